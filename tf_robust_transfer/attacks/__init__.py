@@ -1,0 +1,7 @@
+"""Attacks. Each is a class in a file of its own and a line in `evaluation.attack_names`."""
+
+from tf_robust_transfer.attacks.base import Attack, ThreatModel
+from tf_robust_transfer.attacks.fgsm import FGSM
+from tf_robust_transfer.attacks.pgd import PGD
+
+__all__ = ["FGSM", "PGD", "Attack", "ThreatModel"]

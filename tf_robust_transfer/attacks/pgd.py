@@ -1,0 +1,55 @@
+"""Projected gradient descent, Madry et al. (2018), Eq. 4 of the IGAM paper."""
+
+import tensorflow as tf
+
+from tf_robust_transfer.attacks.base import Attack, random_start
+from tf_robust_transfer.errors import InputError, look_up
+from tf_robust_transfer.losses import classification
+from tf_robust_transfer.ops import norms
+from tf_robust_transfer.ops.gradients import input_gradient
+
+LOSSES = {"cross_entropy": classification.cross_entropy, "cw": classification.margin}
+
+
+class PGD(Attack):
+    """Steepest ascent of a loss in the threat model's norm, projected after each step.
+
+    Args:
+        steps: number of gradient steps, at least 1.
+        step_size: in the units of eps, as a fraction of the pixel range. None: 2.5 eps / steps (MadryLab's rule: from
+            any start, every point of the ball is within reach). The papers use 2/255 at eps 8/255.
+        random_start: start at a uniform point of the ball, else at the image.
+        restarts: independent runs; the best for each example counts.
+        loss: "cross_entropy", or "cw": the margin between the best other logit and the label's.
+        stop_when_fooled: an example that fools the model stays where it is, so that every iterate counts and not only
+            the last. False is the textbook form, which attacks past the decision boundary.
+    """
+
+    def __init__(self, steps=20, step_size=None, *, random_start=True, restarts=1, loss="cross_entropy",
+                 stop_when_fooled=False):  # fmt: skip
+        super().__init__()
+        if steps < 1 or restarts < 1:
+            raise InputError(f"PGD needs at least 1 step and 1 restart, got steps={steps}, restarts={restarts}")
+        if step_size is not None and step_size <= 0:
+            raise InputError(f"step_size must be positive, got {step_size}")
+        self.steps, self.step_size, self.restarts = steps, step_size, restarts
+        self.random_start, self.stop_when_fooled = random_start, stop_when_fooled
+        self.loss = look_up("attack loss", loss, LOSSES)
+
+    def _search(self, logits_of, images, labels, threat_model, eps, seed):
+        step_size = 2.5 * eps / self.steps if self.step_size is None else self.step_size
+
+        def score_of(x):
+            logits = logits_of(x)
+            return self.loss(logits, labels), logits
+
+        def step(i, current):
+            gradient, _, logits = input_gradient(score_of, current)
+            moved = current + step_size * norms.steepest_ascent(gradient, threat_model.norm)
+            moved = threat_model.project(moved, images, eps)
+            if self.stop_when_fooled:
+                moved = tf.where(classification.is_correct(logits, labels)[:, None, None, None], moved, current)
+            return i + 1, moved
+
+        start = random_start(images, threat_model, eps, seed) if self.random_start else images
+        return tf.while_loop(lambda i, _: i < self.steps, step, (tf.constant(0), start))[1]

@@ -1,0 +1,1 @@
+"""Losses as free functions. Each returns one value per example; `ops.replicas` alone reduces."""

@@ -1,0 +1,38 @@
+"""Adversarial training: how robust teachers are made (Eq. 3 of the IGAM paper)."""
+
+import tensorflow as tf
+
+from tf_robust_transfer.attacks import PGD, Attack, ThreatModel
+from tf_robust_transfer.losses import classification
+from tf_robust_transfer.methods.base import Method
+from tf_robust_transfer.ops import replicas
+
+
+class AdversarialTraining(Method):
+    """Cross-entropy on adversarial examples of the current weights.
+
+    Args (keyword-only), beside those of `Method`:
+        threat_model: ball and bounds of the examples.
+        attack: an `Attack` without restarts; by default PGD with 7 steps and a random start. FGSM(random_start=True,
+            step_size=1.25 * eps) is the cheap form of Wong et al. (2020).
+        warm_up_steps: eps grows linearly from 0 over the first so many steps. At large eps a small network otherwise
+            stays at a constant output (seen on MNIST at eps 0.2 and above).
+
+    The examples are made with frozen batch statistics (training=False); MadryLab's code used the batch's.
+    """
+
+    def __init__(self, *, student, threat_model: ThreatModel, attack: Attack | None = None, warm_up_steps=0, **kwargs):
+        super().__init__(student=student, **kwargs)
+        self.threat_model = threat_model
+        self.attack = attack if attack is not None else PGD(steps=7)
+        self.warm_up_steps = warm_up_steps
+
+    def loss_terms(self, images, labels):
+        eps = self.threat_model.eps
+        if self.warm_up_steps:
+            eps = eps * tf.minimum(1.0, tf.cast(self.optimizer.iterations, tf.float32) / self.warm_up_steps)
+        adversarial = self.attack.perturb(
+            lambda x: self.student(x, training=False), images, labels, self.threat_model, self.step_seed(), eps=eps
+        )
+        logits = self.student(adversarial, training=True)
+        return logits, {"cross_entropy": (1.0, replicas.global_mean(classification.cross_entropy(logits, labels)))}

@@ -1,0 +1,42 @@
+"""A new logit layer on a frozen teacher (Eqs. 5 and 6 of the IGAM paper; the FT baselines of its tables)."""
+
+import keras
+
+from tf_robust_transfer.errors import InputError
+from tf_robust_transfer.losses import classification
+from tf_robust_transfer.methods.base import Method
+from tf_robust_transfer.ops import replicas
+
+
+class FineTune(Method):
+    """Trains a fresh logit layer on the features that a teacher computes before its own, everything else frozen.
+
+    The trained model is `student`: a frozen copy of the teacher's layers, batch statistics included, and the
+    new layer. The teacher itself stays as it was.
+
+    Args (keyword-only), beside those of `Method`:
+        teacher: functional keras.Model whose last layer is the logit layer, a `keras.layers.Dense`.
+        num_classes: logits of the new layer.
+    """
+
+    def __init__(self, *, teacher, num_classes, **kwargs):
+        super().__init__(student=replace_logits(teacher, num_classes), **kwargs)
+
+    def loss_terms(self, images, labels):
+        logits = self.student(images, training=False)
+        return logits, {"cross_entropy": (1.0, replicas.global_mean(classification.cross_entropy(logits, labels)))}
+
+
+def replace_logits(teacher, num_classes):
+    """The teacher's body, frozen, under a fresh dense layer "logits" of num_classes. Returns a keras.Model.
+
+    The body is a copy, so that freezing it changes nothing for the caller's teacher.
+    """
+    copy = keras.models.clone_model(teacher)
+    copy.set_weights(teacher.get_weights())
+    last = copy.layers[-1]
+    if not isinstance(last, keras.layers.Dense):
+        raise InputError(f"the teacher must end in a Dense logit layer to be fine-tuned, got {type(last).__name__}")
+    copy.trainable = False
+    logits = keras.layers.Dense(num_classes, name="logits")(last.input)
+    return keras.Model(copy.inputs, logits, name=f"{teacher.name}_finetuned")

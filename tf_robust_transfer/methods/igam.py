@@ -1,0 +1,169 @@
+"""Input gradient adversarial matching (IGAM), Algorithm 1 of the IGAM paper."""
+
+import keras
+import tensorflow as tf
+
+from tf_robust_transfer.attacks.base import fold_seed
+from tf_robust_transfer.errors import InputError, look_up
+from tf_robust_transfer.losses import classification
+from tf_robust_transfer.losses import input_gradient as losses
+from tf_robust_transfer.methods.base import Method, check_pair, unpack
+from tf_robust_transfer.models import build_discriminator
+from tf_robust_transfer.ops import replicas
+from tf_robust_transfer.ops.gradients import input_gradient
+
+# What the matched gradient is taken of: the paper's choice and that of its reference code.
+GRADIENT_OF = {
+    "cross_entropy": classification.cross_entropy,
+    "probability": classification.true_class_probability,
+}
+REDUCTIONS = {"mean": replicas.global_mean, "sum": replicas.global_sum}
+
+
+class IGAM(Method):
+    """Cross-entropy + lambda_adv L_adv + lambda_diff L_diff (Eq. 14), with a discriminator of input gradients.
+
+    Args (keyword-only), beside those of `Method`:
+        teacher: robust keras.Model of the student's input shape and classes; frozen, called with training=False. (The
+            reference code runs its batch norm on batch statistics.)
+        discriminator: keras.Model, input gradient -> score [batch]; by default `build_discriminator` for the student's
+            images. Not used where lambda_adv is 0.
+        lambda_adv: weight of the adversarial term, Eq. 10.
+        lambda_diff: weight of the l2 term, Eq. 13.
+        gradient_of: "cross_entropy" (the paper) or "probability", the softmax probability of the true class (the
+            reference code).
+        pixel_range: 1 takes gradients with respect to [0, 1] pixels, 255 those with respect to 0-255 pixels (the
+            reference code), which are 255 times smaller.
+        difference_reduction: "mean" over the examples, or "sum" over the batch (the reference code).
+        discriminator_input: "zero_mean_l2" (the reference code), "l2" or "raw"; see `losses.discriminator_input`.
+        discriminator_every: the discriminator is updated once every so many steps of the student.
+        warm_start_steps: so many first steps train on the cross-entropy alone. Without them a small network falls into
+            the trivial solution, a constant classifier, whose gradients are zero. The reference code: 280,000 of
+            320,000.
+        noise: uniform noise in [-noise, noise] added to every training image, clipped to [0, 1] (the reference code:
+            8/255).
+
+    The student's and the discriminator's gradients come from one forward pass of each. `compile` takes
+    `discriminator_optimizer`; by default a copy of the student's.
+    """
+
+    def __init__(self, *, student, teacher, discriminator=None, lambda_adv=1.0, lambda_diff=10.0,
+                 gradient_of="cross_entropy", pixel_range=1.0, difference_reduction="mean",
+                 discriminator_input="zero_mean_l2", discriminator_every=5, warm_start_steps=0, noise=0.0,
+                 **kwargs):  # fmt: skip
+        game = ("adversarial", "discriminator_accuracy") if lambda_adv else ()
+        super().__init__(student=student, terms=("cross_entropy", *game, "difference"), **kwargs)
+        check_pair(student, teacher)
+        if lambda_adv < 0 or lambda_diff < 0 or noise < 0 or warm_start_steps < 0:
+            raise InputError(
+                f"lambda_adv, lambda_diff, noise and warm_start_steps must be at least 0, got {lambda_adv}, "
+                f"{lambda_diff}, {noise}, {warm_start_steps}"
+            )
+        if discriminator_every < 1:
+            raise InputError(f"discriminator_every must be at least 1, got {discriminator_every}")
+        look_up("discriminator_input", discriminator_input, dict.fromkeys(losses.DISCRIMINATOR_INPUTS))
+        self.teacher = teacher
+        teacher.trainable = False
+        self.discriminator = None
+        if lambda_adv:
+            self.discriminator = discriminator or build_discriminator(student.input_shape[1:])
+        self.lambda_adv, self.lambda_diff = lambda_adv, lambda_diff
+        self.gradient_of = look_up("gradient_of", gradient_of, GRADIENT_OF)
+        self.pixel_range = pixel_range
+        self.reduce_difference = look_up("difference_reduction", difference_reduction, REDUCTIONS)
+        self.discriminator_input = discriminator_input
+        self.discriminator_every, self.warm_start_steps, self.noise = discriminator_every, warm_start_steps, noise
+        self.discriminator_optimizer = None
+        # Which of three steps the next one is; see make_train_function.
+        self._matching, self._update_discriminator = True, bool(lambda_adv)
+
+    def compile(self, optimizer="rmsprop", discriminator_optimizer=None, **kwargs):
+        """As `Method.compile`; discriminator_optimizer: by default a fresh copy of the student's optimizer."""
+        if kwargs.get("steps_per_execution", 1) != 1:
+            raise InputError("IGAM chooses the kind of each step on the host: steps_per_execution must be 1")
+        super().compile(optimizer=optimizer, **kwargs)
+        if self.discriminator is not None:
+            if discriminator_optimizer is None:
+                discriminator_optimizer = type(self.optimizer).from_config(self.optimizer.get_config())
+            self.discriminator_optimizer = keras.optimizers.get(discriminator_optimizer)
+            with self.distribute_strategy.scope():
+                self.discriminator_optimizer.build(self.discriminator.trainable_variables)
+
+    def make_train_function(self, force=False):
+        """One compiled function for each kind of step, chosen on the host by the number of the step.
+
+        A tf.cond would do on one device, but an optimizer's update inside one is refused under MirroredStrategy; and
+        the warm start should not pay for what it does not use.
+        """
+        self._next_step = int(self.optimizer.iterations)
+        if self.train_function is not None and not force:
+            return self.train_function
+        functions = {}
+
+        def train_function(iterator):
+            step, self._next_step = self._next_step, self._next_step + 1
+            self._matching = step >= self.warm_start_steps
+            self._update_discriminator = (
+                self._matching
+                and self.discriminator is not None
+                and (step - self.warm_start_steps) % self.discriminator_every == 0
+            )
+            kind = self._matching, self._update_discriminator
+            if kind not in functions:
+                super(IGAM, self).make_train_function(force=True)
+                functions[kind] = self.train_function
+                self.train_function = train_function
+            return functions[kind](iterator)
+
+        self.train_function = train_function
+        return train_function
+
+    def train_step(self, data):
+        images, labels = unpack(data)
+        if self.noise:
+            uniform = replicas.random_uniform(tf.shape(images), fold_seed(self.step_seed(), 3))
+            images = tf.clip_by_value(images + self.noise * (2.0 * uniform - 1.0), 0.0, 1.0)
+            images.set_shape(data[0].shape)
+        with tf.GradientTape(persistent=self._update_discriminator) as tape:
+            logits, terms = self.loss_terms(images, labels)
+            scaled = self.optimizer.scale_loss(loss := self._total(terms))
+            if self._update_discriminator:
+                discriminator_loss = -terms["adversarial"][1]
+        variables = self.student.trainable_variables
+        self.optimizer.apply(tape.gradient(scaled, variables), variables)
+        if self._update_discriminator:
+            variables = self.discriminator.trainable_variables
+            self.discriminator_optimizer.apply(tape.gradient(discriminator_loss, variables), variables)
+        del tape
+        return self._log(loss, terms, logits, labels)
+
+    def loss_terms(self, images, labels):
+        if not self._matching:
+            logits = self.student(images, training=True)
+            cross_entropy = classification.cross_entropy(logits, labels)
+            return logits, {"cross_entropy": (1.0, replicas.global_mean(cross_entropy))}
+
+        student_gradient, _, logits = self._gradient(self.student, images, labels, training=True)
+        teacher_gradient, _, _ = self._gradient(self.teacher, images, labels, training=False)
+        teacher_gradient = tf.stop_gradient(teacher_gradient)
+        terms = {"cross_entropy": (1.0, replicas.global_mean(classification.cross_entropy(logits, labels)))}
+        if self.discriminator is not None:
+            # One pass over both, so that batch norm sees the mixture that the discriminator has to tell apart.
+            seen = tf.concat([student_gradient, teacher_gradient], axis=0)
+            seen = losses.discriminator_input(seen, self.discriminator_input)
+            student_scores, teacher_scores = tf.split(self.discriminator(seen, training=True), 2)
+            adversarial = losses.adversarial(teacher_scores, student_scores)
+            terms["adversarial"] = self.lambda_adv, replicas.global_mean(adversarial)
+            right = tf.cast(teacher_scores > 0, tf.float32) + tf.cast(student_scores < 0, tf.float32)
+            terms["discriminator_accuracy"] = 0.0, replicas.global_mean(right / 2)
+        difference = losses.gradient_difference(student_gradient, teacher_gradient)
+        terms["difference"] = self.lambda_diff, self.reduce_difference(difference)
+        return logits, terms
+
+    def _gradient(self, model, images, labels, training):
+        def score_of(x):
+            logits = model(x, training=training)
+            return self.gradient_of(logits, labels), logits
+
+        gradient, scores, logits = input_gradient(score_of, images)
+        return gradient / self.pixel_range, scores, logits

@@ -1,0 +1,57 @@
+"""Networks: images in [0, 1] -> logits, with their own normalisation inside and named endpoints.
+
+A network is one file and one line in `MODELS`. Keras layers and `keras.ops` only, so that a saved student loads under
+any Keras backend.
+"""
+
+import re
+
+import keras
+
+from tf_robust_transfer.errors import InputError, nearest
+from tf_robust_transfer.models.discriminator import build_discriminator
+from tf_robust_transfer.models.endpoints import endpoints
+from tf_robust_transfer.models.madry import madry_mnist
+from tf_robust_transfer.models.small_cnn import small_cnn
+from tf_robust_transfer.models.wide_resnet import wide_resnet
+
+__all__ = ["MODELS", "build_discriminator", "build_model", "endpoints"]
+
+MODELS = {
+    "madry_mnist": madry_mnist,
+    "small_cnn": small_cnn,
+    "wrn_{depth}_{width}": wide_resnet,
+}
+
+
+def build_model(name: str, input_shape, num_classes: int, **options) -> keras.Model:
+    """Builds a network with fresh weights (seed them with `keras.utils.set_random_seed`).
+
+    Args:
+        name: a name of `MODELS`; "wrn_34_10" is the WideResNet of depth 34 and width 10.
+        input_shape: (height, width, channels) of the images.
+        num_classes: number of logits.
+        **options: arguments of the network's own function, such as activation="swish".
+
+    Returns:
+        keras.Model: images float32 [batch, height, width, channels] in [0, 1] -> logits float32 [batch, num_classes].
+
+    Raises:
+        InputError: unknown name or option, or a shape that the network cannot take.
+    """
+    if len(input_shape) != 3 or num_classes < 2:
+        raise InputError(
+            f"a model takes input_shape (height, width, channels) and at least 2 classes, got input_shape "
+            f"{tuple(input_shape)} and num_classes {num_classes}"
+        )
+    build = MODELS.get(name)
+    wide = re.fullmatch(r"wrn_(\d+)_(\d+)", name)
+    if wide:
+        build, options = MODELS["wrn_{depth}_{width}"], {**options, "depth": int(wide[1]), "width": int(wide[2])}
+    if build is None or "{" in name:
+        raise InputError(f"unknown model {name!r}; {nearest(name, MODELS)}")
+    known = build.__kwdefaults__ or {}
+    unknown = sorted(set(options) - set(known) - {"depth", "width"} if wide else set(options) - set(known))
+    if unknown:
+        raise InputError(f"model {name!r} has no option {unknown[0]!r}; {nearest(unknown[0], known)}")
+    return build(tuple(input_shape), num_classes, **options)

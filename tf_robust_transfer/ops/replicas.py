@@ -1,0 +1,66 @@
+"""What changes when a step runs on several replicas: means over the global batch, and random numbers.
+
+The only module that knows how many replicas there are. Keras sums the gradients over replicas, so that a loss which is
+a sum over the replica's examples divided by the size of the global batch gives the gradient of one device.
+"""
+
+import tensorflow as tf
+
+
+def _context():
+    return tf.distribute.get_replica_context()
+
+
+def _num_replicas() -> int:
+    context = _context()
+    return context.num_replicas_in_sync if context is not None else 1
+
+
+def global_mean(per_example):
+    """This replica's share of the mean over the global batch. per_example: float [replica batch]. Returns a scalar.
+
+    Summed over the replicas, the shares are the mean, also where the last batch splits unevenly or leaves a replica
+    without examples.
+    """
+    local = tf.cast(tf.shape(per_example)[0], per_example.dtype)
+    total = _context().all_reduce(tf.distribute.ReduceOp.SUM, local) if _num_replicas() > 1 else local
+    return tf.reduce_sum(per_example) / total
+
+
+def global_sum(per_example):
+    """This replica's share of the sum over the global batch. per_example: float [replica batch]. Returns a scalar."""
+    return tf.reduce_sum(per_example)
+
+
+def once(value):
+    """This replica's share of a term that does not depend on the examples, such as weight decay. value: scalar."""
+    return value / _num_replicas()
+
+
+def whole(share):
+    """The sum of all replicas' shares: the value that belongs in the log. Returns a scalar, equal on every replica."""
+    return _context().all_reduce(tf.distribute.ReduceOp.SUM, share) if _num_replicas() > 1 else share
+
+
+def random_uniform(shape, seed):
+    """Uniform numbers in [0, 1) for this replica's examples. shape: [replica batch, ...]; seed: int [2].
+
+    Every replica draws the numbers of the global batch and takes its own rows, so that the examples meet the same
+    numbers on one device as on several (an even split is assumed, as MirroredStrategy makes of a full batch).
+    """
+    return _own_rows(tf.random.stateless_uniform, shape, seed)
+
+
+def random_normal(shape, seed):
+    """Standard normal numbers for this replica's examples; see random_uniform."""
+    return _own_rows(tf.random.stateless_normal, shape, seed)
+
+
+def _own_rows(draw, shape, seed):
+    replicas = _num_replicas()
+    if replicas == 1:
+        return draw(shape, seed)
+    rows = shape[0]
+    drawn = draw(tf.concat([[rows * replicas], shape[1:]], axis=0), seed)
+    start = tf.cast(_context().replica_id_in_sync_group, tf.int32) * rows
+    return drawn[start : start + rows]

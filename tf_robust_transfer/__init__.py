@@ -1,0 +1,33 @@
+"""Adversarial robustness transfer in Keras: IGAM, MixACM, their teachers, baselines and attacks."""
+
+from tf_robust_transfer import attacks, data, losses, models
+from tf_robust_transfer.attacks import ThreatModel
+from tf_robust_transfer.checkpoints import load_model, save_model
+from tf_robust_transfer.errors import InputError
+from tf_robust_transfer.evaluation import evaluate_robustness
+from tf_robust_transfer.methods import IGAM, AdversarialTraining, FineTune, MixACM, Natural
+from tf_robust_transfer.models import build_discriminator, build_model, endpoints
+from tf_robust_transfer.training.callbacks import StopOnNonFinite
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "IGAM",
+    "AdversarialTraining",
+    "FineTune",
+    "InputError",
+    "MixACM",
+    "Natural",
+    "StopOnNonFinite",
+    "ThreatModel",
+    "attacks",
+    "build_discriminator",
+    "build_model",
+    "data",
+    "endpoints",
+    "evaluate_robustness",
+    "load_model",
+    "losses",
+    "models",
+    "save_model",
+]

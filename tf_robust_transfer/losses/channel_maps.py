@@ -3,7 +3,6 @@
 Endpoints are float [batch, height, width, channels]; maps are float [batch, channels].
 """
 
-import keras
 import tensorflow as tf
 
 REDUCTIONS = ("mean", "sum")
@@ -20,10 +19,16 @@ def match_channels(channel_map, channels: int):
     Windows start at floor(i n / m) and end at ceil((i + 1) n / m), as in PyTorch's adaptive_max_pool1d, so that it
     also enlarges. channel_map: float [batch, n]. Returns float [batch, m], m = channels.
     """
-    if channel_map.shape[1] == channels:
+    width = channel_map.shape[1]
+    if width == channels:
         return channel_map
-    pooled = keras.layers.AdaptiveMaxPooling2D((channels, 1))(channel_map[:, :, None, None])
-    return pooled[:, :, 0, 0]
+    # Not keras.layers.AdaptiveMaxPooling2D (3.15): it also pools with a window one larger than needed, and where that
+    # exceeds the input, as it does here, TensorFlow 2.21's CPU kernel ends the process (SIGFPE, tensorflow #125509).
+    windows = [range(i * width // channels, -(-(i + 1) * width // channels)) for i in range(channels)]
+    longest = max(len(window) for window in windows)
+    # A shorter window repeats its last channel.
+    indices = [[*window, *[window[-1]] * (longest - len(window))] for window in windows]
+    return tf.reduce_max(tf.gather(channel_map, indices, axis=1), axis=2)
 
 
 def acm_loss(teacher_endpoint, student_endpoint, reduction: str = "mean"):

@@ -50,6 +50,10 @@ class Method(keras.Model):
     def metrics(self):
         return list(self._trackers.values())
 
+    def state(self) -> dict:
+        """Everything that a resumed run needs, for `tf.train.Checkpoint(**method.state())`."""
+        return {"student": self.student, "optimizer": self.optimizer}
+
     def step_seed(self):
         """int32 [2], a function of the seed and of the number of the step."""
         return tf.stack([tf.constant(self.seed, tf.int32), tf.cast(self.optimizer.iterations, tf.int32)])

@@ -89,6 +89,12 @@ class IGAM(Method):
             with self.distribute_strategy.scope():
                 self.discriminator_optimizer.build(self.discriminator.trainable_variables)
 
+    def state(self) -> dict:
+        state = super().state()
+        if self.discriminator is not None:
+            state |= {"discriminator": self.discriminator, "discriminator_optimizer": self.discriminator_optimizer}
+        return state
+
     def make_train_function(self, force=False):
         """One compiled function for each kind of step, chosen on the host by the number of the step.
 

@@ -1,0 +1,80 @@
+"""parse_attack: every form of name, and what stands in the message for the others."""
+
+import pytest
+
+from tf_robust_transfer.attacks import FGSM, PGD
+from tf_robust_transfer.attacks.cleverhans import ATTACKS, CleverHans
+from tf_robust_transfer.errors import InputError
+from tf_robust_transfer.evaluation.attack_names import parse_attack
+from tf_robust_transfer.losses import classification
+
+
+def test_clean_is_no_attack():
+    assert parse_attack("clean") is None
+
+
+def test_fgsm_takes_one_step_of_eps_from_the_image():
+    attack = parse_attack("fgsm", step_size=0.01)
+    assert type(attack) is FGSM
+    assert (attack.steps, attack.step_size, attack.random_start, attack.restarts) == (1, None, False, 1)
+
+
+@pytest.mark.parametrize(
+    "name, steps, restarts, loss",
+    [
+        ("pgd1", 1, 1, classification.cross_entropy),
+        ("pgd20", 20, 1, classification.cross_entropy),
+        ("pgd500", 500, 1, classification.cross_entropy),
+        ("pgd100x5", 100, 5, classification.cross_entropy),
+        ("cw-pgd20", 20, 1, classification.margin),
+        ("cw-pgd7x12", 7, 12, classification.margin),
+    ],
+)
+def test_pgd(name, steps, restarts, loss):
+    attack = parse_attack(name, step_size=0.03)
+    assert type(attack) is PGD
+    assert (attack.steps, attack.restarts, attack.loss, attack.step_size) == (steps, restarts, loss, 0.03)
+    # Every iterate counts in an evaluation, from a random start.
+    assert attack.stop_when_fooled and attack.random_start
+
+
+@pytest.mark.parametrize("name", ATTACKS)
+def test_cleverhans(name):
+    attack = parse_attack(f"cleverhans:{name}", step_size=0.03)
+    assert type(attack) is CleverHans
+    assert (attack.name, attack.step_size) == (name, 0.03)
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["", "PGD20", "pgd", "pgd0", "pgd020", "pgd20x0", "pgd20x", "pgdx5", "pgd-20", "pgd20 ", "pgd2.5", "cw-fgsm",
+     "cwpgd20", "fgsm2", "cleverhans", "pgd２０"],
+)  # fmt: skip
+def test_unknown_names_are_refused(name):
+    with pytest.raises(InputError, match="unknown attack"):
+        parse_attack(name)
+
+
+@pytest.mark.parametrize("name, nearest", [("fgms", "fgsm"), ("pdg20", "pgd20"), ("cw_pgd20", "cw-pgd20"),
+                                           ("pgd100*5", "pgd100x5"), ("Clean", "clean")])  # fmt: skip
+def test_the_message_names_the_nearest(name, nearest):
+    with pytest.raises(InputError, match=rf"nearest valid names: .*\b{nearest}\b"):
+        parse_attack(name)
+
+
+def test_the_message_names_the_nearest_of_cleverhans():
+    with pytest.raises(InputError, match="unknown CleverHans attack 'fast_gradient'.*fast_gradient_method"):
+        parse_attack("cleverhans:fast_gradient")
+
+
+@pytest.mark.parametrize("name", ["pgd501", "cw-pgd1000x2"])
+def test_too_many_steps_are_refused(name):
+    with pytest.raises(InputError, match="steps must be 1 to 500"):
+        parse_attack(name)
+
+
+@pytest.mark.parametrize("name", ["pgd20", "cleverhans:projected_gradient_descent"])
+@pytest.mark.parametrize("step_size", [0.0, -0.1])
+def test_step_size_is_positive(name, step_size):
+    with pytest.raises(InputError, match="positive"):
+        parse_attack(name, step_size)

@@ -1,0 +1,92 @@
+"""Flags: how they are read, what is refused, and that a config written out gives itself again."""
+
+import dataclasses
+
+import pytest
+
+from tf_robust_transfer import config
+from tf_robust_transfer.errors import InputError
+
+
+def parse(*arguments):
+    return config.parse(config.TrainConfig, arguments)
+
+
+def test_fractions_lists_sizes_and_options():
+    read = parse("--eps=8/255", "--attacks=fgsm, pgd20", "--image_size=14x16", "--model_options=width=2,activation=swish")
+    assert read.eps == 8 / 255
+    assert read.attacks == ("fgsm", "pgd20")
+    assert read.image_size == (14, 16)
+    assert read.model_options == {"width": 2, "activation": "swish"}
+
+
+def test_flags_are_frozen():
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        parse().eps = 0.1
+
+
+def test_bare_and_explicit_switches():
+    assert parse("--smoke").smoke and parse("--smoke=true").smoke
+    assert not parse("--smoke=false").smoke and not parse().smoke
+
+
+def test_a_flag_file_in_a_flag_file_and_overrides(tmp_path):
+    (tmp_path / "inner.flags").write_text("# a comment\n--eps=0.1\n--epochs=3\n")
+    (tmp_path / "outer.flags").write_text(f"--flagfile={tmp_path}/inner.flags\n--epochs=4\n--nesterov\n")
+    read = parse(f"--flagfile={tmp_path}/outer.flags", "--seed=7")
+    assert (read.eps, read.epochs, read.nesterov, read.seed) == (0.1, 4, True, 7)
+
+
+def test_a_config_written_out_gives_itself_again(tmp_path):
+    read = parse("--eps=8/255", "--image_size=14x16", "--model_options=width=2", "--blocks=block1", "--nesterov",
+                 "--learning_rate=1/3", "--augmentation=crop,flip")  # fmt: skip
+    texts = config.to_text(read)
+    assert set(texts) == {field.name for field in dataclasses.fields(config.TrainConfig)}
+    (tmp_path / "flags.txt").write_text("".join(f"--{name}={text}\n" for name, text in texts.items()))
+    assert parse(f"--flagfile={tmp_path}/flags.txt") == read
+
+
+@pytest.mark.parametrize(
+    ("argument", "says"),
+    [
+        ("--epss=0.1", "unknown flag --epss; nearest valid names: eps"),
+        ("--eps=8", "eps is a fraction of the pixel range .* got 8; write 8/255"),
+        ("--eps=8/0", "--eps: expected a number or a fraction such as 8/255, got '8/0'"),
+        ("--eps=nan", "eps must be a number"),
+        ("--batch_size=0", "--batch_size: expected a number of at least 1, got '0'"),
+        ("--batch_size=many", "--batch_size: expected a whole number, got 'many'"),
+        ("--norm=l7", "--norm: expected one of linf, l2, got 'l7'"),
+        ("--image_size=14", "--image_size: expected an image size such as 28x28, got '14'"),
+        ("--model_options=width", "--model_options: expected key=value"),
+        ("--smoke=perhaps", "--smoke: expected true or false"),
+        ("--learning_rate=0", "--learning_rate: expected a number above 0"),
+        ("--flagfile=/nowhere.flags", "/nowhere.flags"),
+        ("stray", "unexpected argument 'stray'"),
+    ],
+)
+def test_bad_flags_give_one_clear_line(argument, says):
+    with pytest.raises(InputError, match=says) as caught:
+        parse(argument)
+    assert "\n" not in str(caught.value)
+
+
+def test_every_flag_has_a_help_text_and_is_listed(capsys):
+    with pytest.raises(SystemExit) as caught:
+        parse("--help")
+    assert caught.value.code == 0
+    shown = capsys.readouterr().out
+    for field in dataclasses.fields(config.TrainConfig):
+        assert field.metadata["help"] and f"--{field.name}=" in shown
+
+
+@pytest.mark.parametrize(
+    ("arguments", "folder"),
+    [
+        (["--flagfile=flags/small/mnist_igam.flags"], "runs/small/mnist_igam"),
+        (["--seed=1", "--flagfile=./flags/quickstart/igam.flags"], "runs/quickstart/igam"),
+        (["--flagfile=/elsewhere/mine.flags"], "runs/mine"),
+        (["--seed=1"], ""),
+    ],
+)
+def test_the_run_folder_is_named_after_the_flag_file(arguments, folder):
+    assert config.default_run_dir(arguments) == folder

@@ -1,0 +1,239 @@
+"""A run from flags to folder: what it leaves, that a kill costs nothing, and what it refuses."""
+
+import json
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+
+import keras
+import numpy as np
+import pytest
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+import tf_robust_transfer as rt
+from tf_robust_transfer.config import TrainConfig, parse
+from tf_robust_transfer.errors import InputError
+from tf_robust_transfer.training import build, run_training
+from tf_robust_transfer.training.runner import teacher_flags
+
+ROOT = pathlib.Path(__file__).resolve().parents[1]
+# 9 batches an epoch of digits, in about a second.
+QUICK = ("--dataset=digits", "--batch_size=64", "--train_fraction=0.45", "--epochs=3", "--optimizer=adam",
+         "--learning_rate=0.002", "--eps=0.1", "--attacks=fgsm", "--max_examples=60", "--watch_examples=20",
+         "--watch_attack=pgd2")  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def teacher(tmp_path_factory):
+    """A quickly trained teacher with batch norm, as a run folder."""
+    folder = tmp_path_factory.mktemp("runs") / "teacher"
+    run_training(
+        parse(TrainConfig, [*QUICK, "--model_options=batch_norm=True", "--method=adversarial_training",
+                            "--train_attack_steps=1", f"--run_dir={folder}"])
+    )  # fmt: skip
+    return folder
+
+
+@pytest.fixture(scope="module")
+def igam(teacher):
+    """A finished IGAM run with every moving part: noise, warm start, discriminator, augmentation, weight decay."""
+    folder = teacher.parent / "igam"
+    arguments = igam_arguments(teacher, folder)
+    run_training(parse(TrainConfig, arguments))
+    return folder
+
+
+def igam_arguments(teacher, folder):
+    return [*QUICK, "--method=igam", f"--teacher={teacher}", "--model_options=batch_norm=True", "--warm_start_epochs=1",
+            "--noise=0.1", "--discriminator_every=3", "--discriminator_channels=8,16", "--weight_decay=1e-4",
+            "--augmentation=crop", f"--run_dir={folder}"]  # fmt: skip
+
+
+def mixacm_arguments(teacher, folder):
+    return [*QUICK, "--method=mixacm", f"--teacher={teacher}", "--model_options=batch_norm=True", "--optimizer=sgd",
+            "--nesterov", "--learning_rate=0.05", "--blocks=block1,block2", f"--run_dir={folder}"]  # fmt: skip
+
+
+def test_a_run_folder_holds_all_that_the_contract_names(igam):
+    assert {"flags.txt", "model.keras", "results.json", "input_gradients.png", "tensorboard", "checkpoints"} <= set(
+        os.listdir(igam)
+    )
+    results = json.loads((igam / "results.json").read_text())
+    assert results["dataset"] == "digits" and results["num_examples"] == 60 and results["seed"] == 0
+    assert results["threat_model"] == {"norm": "linf", "eps": 0.1}
+    assert set(results["accuracy"]) == set(results["confidence_interval_95"]) == {"clean", "fgsm"}
+    assert not [name for name in os.listdir(igam) if name.startswith(".")], "temporary files left behind"
+
+
+def test_flags_txt_reproduces_the_run(igam, tmp_path):
+    again = tmp_path / "again"
+    run_training(parse(TrainConfig, [f"--flagfile={igam}/flags.txt", f"--run_dir={again}"]))
+    for first, second in zip(weights(igam), weights(again), strict=True):
+        np.testing.assert_array_equal(first, second)
+
+
+def test_tensorboard_shows_scalars_and_images(igam):
+    scalars, images = {}, set()
+    for events in (igam / "tensorboard").rglob("events.out.tfevents.*"):
+        accumulator = EventAccumulator(str(events), size_guidance={"tensors": 0}).Reload()
+        for tag in accumulator.Tags()["tensors"]:
+            points = accumulator.Tensors(tag)
+            plugin = accumulator.SummaryMetadata(tag).plugin_data.plugin_name
+            if plugin == "images":
+                images.add(tag)
+                # Width and height, then one PNG for each example.
+                assert points[0].tensor_proto.string_val[2].startswith(b"\x89PNG")
+            elif plugin == "scalars":
+                scalars[tag] = [point.step for point in points]
+    expected = ("loss", "cross_entropy", "adversarial", "difference", "discriminator_accuracy", "weight_decay",
+                "learning_rate", "images_per_second", "test_clean_accuracy", "test_robust_accuracy")  # fmt: skip
+    for name in expected:
+        assert f"epoch_{name}" in scalars, f"no scalar {name} in {sorted(scalars)}"
+    assert scalars["epoch_loss"] == [0, 1, 2]
+    assert scalars["epoch_difference"] == [1, 2], "the warm start has no difference term"
+    assert images == {"input_gradients/student", "input_gradients/teacher"}
+
+
+_KILLED = """
+import os, signal, sys
+from tf_robust_transfer.config import TrainConfig, parse
+from tf_robust_transfer.training import callbacks, run_training
+
+count = 0
+def die(self, batch, logs=None):
+    global count
+    count += 1
+    if count == {step}:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+callbacks.Progress.on_train_batch_end = die
+run_training(parse(TrainConfig, sys.argv[1:]))
+"""
+
+
+@pytest.mark.parametrize("method", ["igam", "mixacm"])
+def test_a_killed_run_goes_on_and_ends_with_the_same_weights_bit_for_bit(method, teacher, tmp_path, request):
+    if method == "igam":
+        alone, arguments = request.getfixturevalue("igam"), igam_arguments
+    else:
+        alone, arguments = tmp_path / "alone", mixacm_arguments
+        run_training(parse(TrainConfig, arguments(teacher, alone)))
+    killed = tmp_path / "killed"
+    # Checkpoints after nearly every step; killed within the second epoch, at step 13, when that of step 12 is there.
+    often = [*arguments(teacher, killed), "--checkpoint_minutes=0.00001"]
+    process = subprocess.run(
+        [sys.executable, "-c", _KILLED.format(step=13), *often], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert process.returncode == -signal.SIGKILL, process.stderr[-2000:]
+    assert not (killed / "model.keras").exists()
+    assert (killed / "checkpoints" / "checkpoint").read_text().startswith('model_checkpoint_path: "ckpt-12"')
+    run_training(parse(TrainConfig, often))
+    for left_alone, resumed in zip(weights(alone), weights(killed), strict=True):
+        np.testing.assert_array_equal(left_alone, resumed)
+
+
+def test_a_finished_run_is_left_as_it_is(igam, teacher):
+    before = {path: path.stat().st_mtime_ns for path in igam.rglob("*")}
+    run_training(parse(TrainConfig, igam_arguments(teacher, igam)))
+    assert {path: path.stat().st_mtime_ns for path in igam.rglob("*")} == before
+
+
+def test_a_folder_of_other_flags_is_refused_and_kept(igam, teacher):
+    before = (igam / "model.keras").read_bytes()
+    with pytest.raises(InputError, match=r"was made with --lambda_diff=10.0, not --lambda_diff=20.0"):
+        run_training(parse(TrainConfig, [*igam_arguments(teacher, igam), "--lambda_diff=20"]))
+    assert (igam / "model.keras").read_bytes() == before
+
+
+def test_an_unwritable_run_folder(tmp_path):
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(InputError, match="cannot write the run folder .*file"):
+        run_training(parse(TrainConfig, [*QUICK, f"--run_dir={tmp_path}/file/run"]))
+
+
+def test_a_loss_that_is_not_finite_names_step_and_term_and_keeps_the_checkpoint(tmp_path):
+    arguments = [*QUICK, "--optimizer=sgd", "--schedule=constant", "--learning_rate=1e10", "--momentum=0",
+                 "--checkpoint_minutes=0.00001", f"--run_dir={tmp_path}/run"]  # fmt: skip
+    with pytest.raises(InputError, match=r"not finite at step (\d+): cross_entropy") as caught:
+        run_training(parse(TrainConfig, arguments))
+    step = int(str(caught.value).split("at step ")[1].split(":")[0])
+    kept = (tmp_path / "run" / "checkpoints" / "checkpoint").read_text()
+    assert kept.startswith(f'model_checkpoint_path: "ckpt-{step - 1}"')
+    assert not (tmp_path / "run" / "model.keras").exists()
+
+
+def test_train_steps_may_end_within_an_epoch(tmp_path):
+    folder = run_training(parse(TrainConfig, [*QUICK, "--train_steps=11", f"--run_dir={tmp_path}/run"]))
+    assert (folder.checkpoints / "checkpoint").read_text().startswith('model_checkpoint_path: "ckpt-11"')
+
+
+def test_a_chain_trains_its_teacher_first_beside_the_student(tmp_path):
+    (tmp_path / "source.flags").write_text("\n".join([*QUICK, "--epochs=1"]))
+    arguments = [*QUICK, "--epochs=1", "--method=igam", f"--teacher=flagfile:{tmp_path}/source.flags",
+                 "--lambda_adv=0", "--seed=5", f"--run_dir={tmp_path}/student"]  # fmt: skip
+    run_training(parse(TrainConfig, arguments))
+    assert (tmp_path / "source" / "model.keras").exists() and (tmp_path / "student" / "model.keras").exists()
+    assert "--seed=5\n" in (tmp_path / "source" / "flags.txt").read_text()
+
+
+def test_a_teachers_flag_file_may_set_its_own_seed_and_folder(tmp_path):
+    (tmp_path / "t.flags").write_text("--seed=1\n--run_dir=/somewhere/else\n")
+    student = parse(TrainConfig, ["--seed=5", "--run_dir=runs/student", "--data_dir=/data"])
+    teacher = teacher_flags(student, f"{tmp_path}/t.flags")
+    assert (teacher.seed, teacher.run_dir, teacher.data_dir) == (1, "/somewhere/else", "/data")
+
+
+def test_finetuning_keeps_the_teachers_features(teacher, tmp_path):
+    folder = run_training(
+        parse(TrainConfig, [*QUICK, "--epochs=1", "--method=finetune", f"--teacher={teacher}", f"--run_dir={tmp_path}/ft"])
+    )
+    old, new = rt.load_model(str(teacher)), rt.load_model(str(folder.path))
+    for before, after in zip(old.layers[:-1], new.layers[:-1], strict=True):
+        for first, second in zip(before.get_weights(), after.get_weights(), strict=True):
+            np.testing.assert_array_equal(first, second)
+    assert not np.array_equal(old.layers[-1].get_weights()[0], new.layers[-1].get_weights()[0])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["--method=igan"], "unknown method 'igan'; nearest valid names: igam"),
+        (["--model=small_cn"], "unknown model 'small_cn'; nearest valid names: small_cnn"),
+        (["--attacks=pdg20"], "unknown attack 'pdg20'; nearest valid names: .*pgd20"),
+        (["--method=igam"], "method igam needs --teacher"),
+        (["--method=igam", "--teacher=/nowhere"], "no model at '/nowhere'"),
+        (["--model=small_cnn", "--model_options=widht=2"], "no option 'widht'; nearest valid names: width"),
+        (["--augmentation=flop"], "unknown augmentation 'flop'; nearest valid names: flip"),
+        (["--distribution_strategy=multi_worker_mirrored"], "use mirrored"),
+        (["--train_fraction=2"], "train_fraction"),
+    ],
+)
+def test_bad_input_gives_one_clear_line(arguments, says, tmp_path):
+    with pytest.raises(InputError, match=says) as caught:
+        run_training(parse(TrainConfig, [*QUICK, *arguments, f"--run_dir={tmp_path}/run"]))
+    assert "\n" not in str(caught.value)
+
+
+def test_a_teacher_of_another_shape_is_refused(teacher, tmp_path):
+    with pytest.raises(InputError, match=r"the teacher takes images of shape \(8, 8, 1\), the student \(16, 16, 1\)"):
+        run_training(
+            parse(TrainConfig, [*QUICK, "--image_size=16x16", "--method=igam", f"--teacher={teacher}",
+                                f"--run_dir={tmp_path}/run"])
+        )  # fmt: skip
+
+
+def test_schedules():
+    piecewise = build.learning_rate(
+        parse(TrainConfig, ["--schedule=piecewise", "--schedule_boundaries=1/2,3/4", "--learning_rate=0.1"]), 320_000
+    )
+    rates = [float(piecewise(step)) for step in (0, 160_000, 160_001, 240_000, 240_001, 320_000)]
+    np.testing.assert_allclose(rates, [0.1, 0.1, 0.01, 0.01, 0.001, 0.001], rtol=1e-6)
+    cosine = build.learning_rate(parse(TrainConfig, ["--learning_rate=0.2"]), 100)
+    np.testing.assert_allclose([float(cosine(step)) for step in (0, 50, 100)], [0.2, 0.1, 0.0], atol=1e-7)
+    assert build.learning_rate(parse(TrainConfig, ["--schedule=constant", "--learning_rate=0.3"]), 10) == 0.3
+
+
+def weights(folder):
+    return keras.saving.load_model(folder / "model.keras", compile=False).get_weights()

@@ -1,0 +1,28 @@
+"""How every command starts and ends: flags, log lines, exit codes."""
+
+import logging
+import sys
+
+import tensorflow as tf
+
+from tf_robust_transfer.config import parse
+from tf_robust_transfer.errors import InputError
+
+
+def run_command(main, config_class) -> None:
+    """Parses the command line into config_class, calls main(config), and exits.
+
+    Exit codes: 0 done; 2 bad input, with one line on stderr; 1 anything unforeseen, with its traceback.
+    """
+    logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
+    logging.getLogger("tf_robust_transfer").setLevel(logging.INFO)
+    # Each attack on each model is a function of its own, which TensorFlow takes for one function traced again and again.
+    tf.get_logger().setLevel(logging.ERROR)
+    try:
+        main(parse(config_class, sys.argv[1:]))
+    except InputError as error:
+        sys.stderr.write(f"error: {error}\n")
+        sys.exit(2)
+    except KeyboardInterrupt:
+        sys.stderr.write("interrupted; start the same command again to go on\n")
+        sys.exit(130)

@@ -1,0 +1,283 @@
+"""Command-line flags and the frozen dataclasses that the rest of the package reads.
+
+Each field of a dataclass below is a flag of the same name: type, default, help and check stand in one place. The only
+module, beside the mains, that knows absl.
+"""
+
+import ast
+import dataclasses
+import math
+import os
+import pathlib
+import sys
+from collections.abc import Callable, Sequence
+
+from absl import flags
+
+from tf_robust_transfer.attacks.base import ThreatModel
+from tf_robust_transfer.errors import InputError, nearest
+
+STRATEGIES = ("auto", "one_device", "mirrored", "multi_worker_mirrored")
+
+
+def fraction(text) -> float:
+    """A number, which may be written as a fraction: "8/255" or "0.1"."""
+    numerator, slash, denominator = str(text).partition("/")
+    try:
+        return float(numerator) / float(denominator) if slash else float(numerator)
+    except (ValueError, ZeroDivisionError):
+        raise InputError(f"expected a number or a fraction such as 8/255, got {text!r}") from None
+
+
+def names(text) -> tuple[str, ...]:
+    """A comma-separated list."""
+    return tuple(part.strip() for part in text.split(",") if part.strip())
+
+
+def size(text) -> tuple[int, int] | None:
+    """An image size, "28x28" (height x width), or nothing."""
+    if not text:
+        return None
+    height, _, width = text.partition("x")
+    if not (height.isdigit() and width.isdigit() and int(height) and int(width)):
+        raise InputError(f"expected an image size such as 28x28, got {text!r}")
+    return int(height), int(width)
+
+
+def options(text) -> dict:
+    """Keyword arguments, "stem_stride=2,activation=swish"."""
+    result = {}
+    for part in names(text):
+        key, equals, value = part.partition("=")
+        if not equals:
+            raise InputError(f"expected key=value,key=value, got {text!r}")
+        try:
+            result[key] = ast.literal_eval(value)
+        except (ValueError, SyntaxError):
+            result[key] = value
+    return result
+
+
+def boolean(text) -> bool:
+    if str(text).lower() in ("true", "1", "yes"):
+        return True
+    if str(text).lower() in ("false", "0", "no"):
+        return False
+    raise InputError(f"expected true or false, got {text!r}")
+
+
+def flag(default: str, help_text: str, parse: Callable = str, check: Callable | None = None, expected: str = ""):
+    """A dataclass field that is a flag: its default as typed, how it is read, and what values are allowed."""
+    return dataclasses.field(
+        default=default, metadata={"help": help_text, "parse": parse, "check": check, "expected": expected}
+    )
+
+
+def _at_least(low):
+    return {"check": lambda value: math.isfinite(value) and value >= low, "expected": f"a number of at least {low}"}
+
+
+def _above(low):
+    return {"check": lambda value: math.isfinite(value) and value > low, "expected": f"a number above {low}"}
+
+
+def _one_of(*allowed):
+    return {"check": lambda value: value in allowed, "expected": f"one of {', '.join(allowed)}"}
+
+
+@dataclasses.dataclass(frozen=True)
+class SharedConfig:
+    """Flags of every command."""
+
+    dataset: str = flag("digits", "digits (built in), folder:PATH, or a TFDS name such as mnist or cifar10")
+    data_dir: str = flag("", "TFDS directory; data prepared there is used offline")
+    image_size: tuple | None = flag("", "resize images to HEIGHTxWIDTH, such as 28x28; empty: as they are", size)
+    batch_size: int = flag("128", "examples in a (global) batch", int, **_at_least(1))
+    seed: int = flag("0", "of weights, data order, augmentation, noise and attacks", int, **_at_least(0))
+    run_dir: str = flag("", "run folder; by default runs/ and the flag file's name")
+    distribution_strategy: str = flag("auto", "where the work runs: " + ", ".join(STRATEGIES), **_one_of(*STRATEGIES))
+
+
+@dataclasses.dataclass(frozen=True)
+class AttackConfig:
+    """Flags of the threat model and of the evaluation."""
+
+    norm: str = flag("linf", "norm of the threat model: linf or l2", **_one_of("linf", "l2"))
+    eps: float = flag("8/255", "radius of the threat model, a fraction of the pixel range", fraction)
+    attacks: tuple = flag("fgsm,pgd20", "attacks of the evaluation; clean accuracy is always measured", names)
+    attack_step_size: float = flag("0", "step size of the evaluation's PGD; 0: 2.5 eps / steps", fraction, **_at_least(0))
+    max_examples: int = flag("0", "evaluate on so many first test examples; 0: all", int, **_at_least(0))
+
+    @property
+    def threat_model(self):
+        return ThreatModel(norm=self.norm, eps=self.eps)
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainConfig(AttackConfig, SharedConfig):
+    """Flags of `train`."""
+
+    method: str = flag("natural", "natural, adversarial_training, finetune, igam or mixacm")
+    model: str = flag("small_cnn", "network to train: madry_mnist, small_cnn, wrn_{depth}_{width}")
+    model_options: dict = flag("", "options of the network, such as stem_stride=2,activation=swish", options)
+    teacher: str = flag("", "a saved model or run folder, or flagfile:PATH, trained now if it is not there")
+    epochs: float = flag("10", "passes over the training images", fraction, **_above(0))
+    train_steps: int = flag("0", "steps instead of epochs", int, **_at_least(0))
+    train_fraction: float = flag("1", "stratified share of the training images", fraction)
+    augmentation: tuple = flag("", "crop, flip", names)
+    smoke: bool = flag("false", "two steps of the real network at batch 2, synthetic images where data is absent", boolean)
+    # Optimization
+    optimizer: str = flag("sgd", "sgd or adam", **_one_of("sgd", "adam"))
+    learning_rate: float = flag("0.1", "at the start", fraction, **_above(0))
+    momentum: float = flag("0.9", "of sgd", fraction, **_at_least(0))
+    nesterov: bool = flag("false", "Nesterov momentum (MixACM)", boolean)
+    schedule: str = flag("cosine", "constant, cosine or piecewise", **_one_of("constant", "cosine", "piecewise"))
+    schedule_boundaries: tuple = flag("1/2,3/4", "piecewise: shares of the training after which the rate falls", names)
+    schedule_factor: float = flag("0.1", "piecewise: what the rate is multiplied by", fraction, **_above(0))
+    weight_decay: float = flag("0", "L2 weight decay of the kernels", fraction, **_at_least(0))
+    # Adversarial training
+    train_eps: float = flag("0", "adversarial_training: radius; 0: eps", fraction, **_at_least(0))
+    train_attack_steps: int = flag("7", "adversarial_training: PGD steps; 1: FGSM, random start", int, **_at_least(1))
+    train_attack_step_size: float = flag("0", "adversarial_training: 0: 2.5 eps / steps, FGSM 1.25 eps", fraction)
+    eps_warm_up_epochs: float = flag("0", "adversarial_training: radius grows from 0 for so long", fraction, **_at_least(0))
+    # IGAM
+    lambda_adv: float = flag("1", "igam: weight of the adversarial term", fraction, **_at_least(0))
+    lambda_diff: float = flag("10", "igam: weight of the l2 term", fraction, **_at_least(0))
+    gradient_of: str = flag("cross_entropy", "igam: cross_entropy or probability (of the true class)")
+    pixel_range: float = flag("1", "igam: gradients with respect to [0, 1] or [0, 255] pixels", fraction, **_above(0))
+    difference_reduction: str = flag("mean", "igam: l2 term as mean over examples or sum over the batch")
+    discriminator_input: str = flag("zero_mean_l2", "igam: raw, l2 or zero_mean_l2 input gradients")
+    discriminator_channels: tuple = flag("16,32,64,128,256", "igam: of the discriminator's layers", names)
+    discriminator_every: int = flag("5", "igam: steps for one update of the discriminator", int, **_at_least(1))
+    discriminator_optimizer: str = flag("same", "igam: same (as the student's) or adam", **_one_of("same", "adam"))
+    discriminator_learning_rate: float = flag("0.001", "igam: of adam", fraction, **_above(0))
+    warm_start_epochs: float = flag("0", "igam: plain training before the two terms", fraction, **_at_least(0))
+    noise: float = flag("0", "igam: uniform noise on the training images", fraction, **_at_least(0))
+    # MixACM
+    alpha_acm: float = flag("5000", "mixacm: weight of the activated channel maps", fraction, **_at_least(0))
+    alpha_kld: float = flag("0.95", "mixacm: weight of the soft labels", fraction, **_at_least(0))
+    gamma: float = flag("10", "mixacm: temperature of the soft labels", fraction, **_above(0))
+    blocks: tuple = flag("block1,block2,block3,block4", "mixacm: matched endpoints", names)
+    acm_reduction: str = flag("mean", "mixacm: mean or sum over channels")
+    mixup_alpha: float = flag("1", "mixacm: Beta(alpha, alpha); 0: no mixup", fraction, **_at_least(0))
+    mixup_per_example: bool = flag("false", "mixacm: a mixup weight for each example", boolean)
+    # What is watched and kept
+    watch_attack: str = flag("pgd10", "attack of the robust accuracy by epoch")
+    watch_examples: int = flag("500", "test examples of the accuracies by epoch; 0: none", int, **_at_least(0))
+    checkpoint_minutes: float = flag("5", "a checkpoint at least so often, beside each epoch's", fraction, **_at_least(0))
+
+
+@dataclasses.dataclass(frozen=True)
+class EvaluateConfig(AttackConfig, SharedConfig):
+    """Flags of `evaluate`."""
+
+    model: str = flag("", "the model to attack: a saved model or run folder")
+    split: str = flag("test", "split of the data set")
+    output: str = flag("", "results as JSON; empty: only printed")
+    save_adversarial: str = flag("", "adversarial examples of the last attack, .npy")
+    adversarial_examples: str = flag("", "measure accuracy on these examples, .npy, instead of attacking")
+
+
+@dataclasses.dataclass(frozen=True)
+class VisualizeConfig(SharedConfig):
+    """Flags of `visualize`."""
+
+    kind: str = flag("input_gradients", "input_gradients")
+    models: tuple = flag("", "saved models or run folders, comma-separated", names)
+    split: str = flag("test", "split of the data set")
+    num_images: int = flag("8", "rows of the figure", int, **_at_least(1))
+    output: str = flag("", "PNG to write")
+
+
+@dataclasses.dataclass(frozen=True)
+class ReportConfig:
+    """Flags of `report`."""
+
+    runs: str = flag("runs", "a run folder, or a folder of run folders")
+
+
+@dataclasses.dataclass(frozen=True)
+class QuickstartConfig:
+    """Flags of the quickstart."""
+
+    run_dir: str = flag("runs/quickstart", "parent of the run folders")
+    seed: int = flag("0", "of everything random", int, **_at_least(0))
+
+
+def parse(config_class, arguments: Sequence[str]):
+    """Reads the arguments of a command (without the program's name) into its dataclass.
+
+    Raises:
+        InputError: unknown flag, missing flag file, unreadable or forbidden value.
+        SystemExit: after --help, with code 0.
+    """
+    values = flags.FlagValues()
+    for field in dataclasses.fields(config_class):
+        flags.DEFINE_string(field.name, field.default, field.metadata["help"], flag_values=values, required=False)
+    flags.DEFINE_bool("help", False, "show this help", short_name="h", flag_values=values)
+    known = {field.name for field in dataclasses.fields(config_class)}
+    # A bare --smoke is --smoke=true.
+    switches = {f.name for f in dataclasses.fields(config_class) if f.metadata["parse"] is boolean}
+    arguments = [f"{a}=true" if a.startswith("--") and a[2:] in switches else a for a in arguments]
+    try:
+        lines = values.read_flags_from_files(["command", *arguments], force_gnu=True)
+        rest = values([f"{a}=true" if a.startswith("--") and a[2:] in switches else a for a in lines])
+    except flags.UnrecognizedFlagError as error:
+        raise InputError(f"unknown flag --{error.flagname}; {nearest(error.flagname, known)}") from None
+    except flags.Error as error:
+        raise InputError(" ".join(str(error).split())) from None
+    if len(rest) > 1:
+        raise InputError(f"unexpected argument {rest[1]!r}; flags are written --name=value")
+    if values.help:
+        for field in dataclasses.fields(config_class):
+            sys.stdout.write(f"  --{field.name}={field.default}\n      {field.metadata['help']}\n")
+        sys.exit(0)
+    return from_text(config_class, {name: values[name].value for name in known})
+
+
+def from_text(config_class, texts: dict[str, str]):
+    """The dataclass whose fields are read from text, each checked."""
+    read = {}
+    for field in dataclasses.fields(config_class):
+        text, meta = texts.get(field.name, field.default), field.metadata
+        try:
+            value = meta["parse"](text)
+        except InputError as error:
+            raise InputError(f"--{field.name}: {error}") from None
+        except ValueError:
+            raise InputError(f"--{field.name}: expected a whole number, got {text!r}") from None
+        if meta["check"] is not None and not meta["check"](value):
+            raise InputError(f"--{field.name}: expected {meta['expected']}, got {text!r}")
+        read[field.name] = value
+    config = config_class(**read)
+    if isinstance(config, AttackConfig):
+        config.threat_model  # noqa: B018 - raises for an eps that does not fit the norm
+    return config
+
+
+def to_text(config) -> dict[str, str]:
+    """The flags that give this config, complete, as text."""
+    texts = {}
+    for field in dataclasses.fields(config):
+        value = getattr(config, field.name)
+        if isinstance(value, dict):
+            text = ",".join(f"{key}={item}" for key, item in value.items())
+        elif field.metadata["parse"] is size:
+            text = "x".join(map(str, value)) if value else ""
+        elif isinstance(value, tuple):
+            text = ",".join(map(str, value))
+        else:
+            text = str(value).lower() if isinstance(value, bool) else str(value)
+        texts[field.name] = text
+    return texts
+
+
+def default_run_dir(arguments: Sequence[str]) -> str:
+    """runs/ and the name of the first flag file, without "flags/" and its ending; "" where there is no flag file."""
+    for argument in arguments:
+        name, _, value = argument.lstrip("-").partition("=")
+        if name == "flagfile" and value:
+            path = pathlib.PurePath(os.path.relpath(value)).with_suffix("")
+            parts = path.parts[path.parts.index("flags") + 1 :] if "flags" in path.parts else path.parts[-1:]
+            return str(pathlib.PurePath("runs", *parts))
+    return ""

@@ -1,0 +1,20 @@
+"""Data: images in memory, batches that can be resumed, augmentation and mixup."""
+
+from tf_robust_transfer.data.augmentation import AUGMENTATIONS, augment
+from tf_robust_transfer.data.datasets import SHAPES, ImageData, load_data, synthetic_data
+from tf_robust_transfer.data.mixup import mixup, mixup_weights
+from tf_robust_transfer.data.pipeline import eval_batches, steps_per_epoch, train_batches
+
+__all__ = [
+    "AUGMENTATIONS",
+    "ImageData",
+    "SHAPES",
+    "augment",
+    "eval_batches",
+    "load_data",
+    "mixup",
+    "mixup_weights",
+    "steps_per_epoch",
+    "synthetic_data",
+    "train_batches",
+]

@@ -1,0 +1,188 @@
+"""Image files in folders: one folder for each class, and Tiny-ImageNet as Stanford gives it."""
+
+import concurrent.futures
+import os
+import pathlib
+
+import numpy as np
+import tensorflow as tf
+
+from tf_robust_transfer.data.images import ImageData, resize_tensor
+from tf_robust_transfer.errors import InputError
+
+_SUFFIXES = (".png", ".jpg", ".jpeg")
+_PNG_GREY = (0, 4)  # colour types of the PNG header: grey, grey with alpha
+_ORDER_SEED = 0  # of the fixed order that the files are taken in: sorted, the first n would all be of one class
+
+
+def load_folder(
+    name: str, path: str, split: str, image_size: tuple[int, int] | None, limit: int | None = None
+) -> ImageData:
+    """Loads PNG and JPEG files from PATH/<split>/<class>/, or from PATH/<class>/.
+
+    Without folders PATH/train or PATH/test, a fixed 20% of each class (rounded, at least one image) is the split
+    "test" and the rest "train". The classes are the folders in alphabetic order. All images are grey (one channel)
+    if those of every split are, else colour (three); transparency is dropped. Other and hidden files are ignored.
+
+    Args:
+        name: the data set's name, for messages.
+        path: the folder.
+        split: a folder of PATH, or "train" or "test" where they are not folders.
+        image_size: (height, width) to bring each image to; None: all have one size already.
+        limit: read only the first so many of a fixed random order; None is all.
+
+    Returns:
+        The split, images uint8 [n, height, width, 1 or 3], in that fixed order.
+
+    Raises:
+        InputError: no such folder, split or class; a class without images; an unreadable file; sizes that differ.
+    """
+    root = pathlib.Path(path).expanduser()
+    if not path or not root.is_dir():
+        raise InputError(f"{name!r}: {path!r} is not a folder; expected folder:PATH with PATH/train/<class>/*.png and "
+                         "PATH/test/<class>/*.png, or PATH/<class>/*.png (or .jpg)")
+    in_splits = any((root / s).is_dir() and not _images_in(root / s) for s in ("train", "test"))
+    splits = {s.name: _class_folders(s) for s in _folders_in(root)} if in_splits else {"": _class_folders(root)}
+    present = sorted(splits) if in_splits else ["test", "train"]
+    if split not in present:
+        raise InputError(f"unknown split {split!r} of {name!r}; valid names: {', '.join(present)}")
+    first = splits["train" if "train" in splits else split if in_splits else ""]
+    classes = sorted(first)
+    chosen = splits[split if in_splits else ""]
+    if sorted(chosen) != classes:
+        odd = sorted(set(chosen) ^ set(classes))
+        raise InputError(f"{name!r}: the classes of {split!r} and 'train' differ: {', '.join(odd)} are in one of them")
+    files, labels = [], []
+    for label, class_name in enumerate(classes):
+        members = chosen[class_name]
+        if not in_splits:
+            members = _part(members, class_name, split, name)
+        files += members
+        labels += [label] * len(members)
+    files, labels = _in_fixed_order(files, labels, limit)
+    every = files + [file for each in splits.values() for members in each.values() for file in members]
+    images = _read(files, 1 if all(_is_grey(file) for file in every) else 3, image_size)
+    return ImageData(images, labels, len(classes), tuple(classes), name, split)
+
+
+def load_tiny_imagenet(data_dir: str | None, split: str, limit: int | None = None) -> ImageData:
+    """Loads Tiny-ImageNet (200 classes, 64x64 colour) from DATA_DIR/tiny-imagenet-200, the folder that Stanford gives.
+
+    Args:
+        data_dir: the folder that holds tiny-imagenet-200.
+        split: "train" (100,000 images) or "test": the 10,000 images of its `val` folder, since the labels of its `test`
+            folder are not public; "val" and "validation" name the same.
+        limit: read only the first so many of a fixed random order; None is all.
+
+    Returns:
+        The split, images uint8 [n, 64, 64, 3], in that fixed order; class names are WordNet ids.
+
+    Raises:
+        InputError: the folder or a part of it is absent, or a file is unreadable.
+    """
+    name = "tiny_imagenet"
+    root = pathlib.Path(data_dir or "~/tensorflow_datasets").expanduser() / "tiny-imagenet-200"
+    annotations = root / "val" / "val_annotations.txt"
+    if not (root / "train").is_dir() or not annotations.is_file():
+        raise InputError(f"{name!r} is not in {root}; unpack cs231n.stanford.edu/tiny-imagenet-200.zip into DIR and "
+                         "give --data_dir=DIR")
+    classes = sorted(folder.name for folder in _folders_in(root / "train"))
+    index = {class_name: label for label, class_name in enumerate(classes)}
+    files, labels = [], []
+    if split == "train":
+        for class_name in classes:
+            members = _images_in(root / "train" / class_name / "images")
+            files += members
+            labels += [index[class_name]] * len(members)
+    elif split in ("test", "val", "validation"):
+        for line in annotations.read_text().splitlines():
+            file, class_name = line.split("\t")[:2]
+            if class_name not in index:
+                raise InputError(f"{annotations} names the class {class_name!r}, which {root / 'train'} does not have")
+            files.append(root / "val" / "images" / file)
+            labels.append(index[class_name])
+    else:
+        raise InputError(f"unknown split {split!r} of {name!r}; valid names: test, train")
+    files, labels = _in_fixed_order(files, labels, limit)
+    return ImageData(_read(files, 3, None), labels, len(classes), tuple(classes), name, split)
+
+
+def _folders_in(folder: pathlib.Path) -> list[pathlib.Path]:
+    return sorted(f for f in folder.iterdir() if f.is_dir() and not f.name.startswith("."))
+
+
+def _images_in(folder: pathlib.Path) -> list[pathlib.Path]:
+    if not folder.is_dir():
+        raise InputError(f"expected a folder of images, got {str(folder)!r}")
+    return sorted(f for f in folder.iterdir() if f.suffix.lower() in _SUFFIXES and not f.name.startswith("."))
+
+
+def _class_folders(folder: pathlib.Path) -> dict[str, list[pathlib.Path]]:
+    """Class name to its image files."""
+    classes = {f.name: _images_in(f) for f in _folders_in(folder)}
+    if not classes:
+        raise InputError(f"{str(folder)!r} has no class folders; expected one folder of images for each class in it")
+    empty = [class_name for class_name, files in classes.items() if not files]
+    if empty:
+        raise InputError(f"no images ({', '.join(_SUFFIXES)}) for the class {empty[0]!r} in "
+                         f"{str(folder / empty[0])!r}; add some or remove the folder")
+    return classes
+
+
+def _part(files: list[pathlib.Path], class_name: str, split: str, name: str) -> list[pathlib.Path]:
+    """The fixed 80% or 20% of one class."""
+    if len(files) < 2:
+        raise InputError(f"{name!r}: the class {class_name!r} has 1 image, too few for a train and a test part; add "
+                         "images, or make folders train and test")
+    order = np.random.default_rng(_ORDER_SEED).permutation(len(files))
+    tested = set(order[:max(1, round(0.2 * len(files)))].tolist())
+    return [file for i, file in enumerate(files) if (i in tested) == (split == "test")]
+
+
+def _in_fixed_order(files: list, labels: list, limit: int | None) -> tuple[list, np.ndarray]:
+    order = np.random.default_rng(_ORDER_SEED).permutation(len(files))[:limit]
+    return [files[i] for i in order], np.asarray(labels, np.int32)[order]
+
+
+def _is_grey(file: pathlib.Path) -> bool:
+    """Whether a PNG or JPEG file has no colour, from its header."""
+    try:
+        with open(file, "rb") as stream:
+            head = stream.read(26)
+            if head[:8] == b"\x89PNG\r\n\x1a\n" and len(head) == 26:
+                return head[25] in _PNG_GREY
+            if head[:2] == b"\xff\xd8":
+                return int(tf.io.extract_jpeg_shape(head + stream.read())[2]) == 1
+    except (tf.errors.OpError, OSError) as error:
+        raise _unreadable(file, error) from error
+    raise _unreadable(file, "no PNG or JPEG header")
+
+
+def _unreadable(file: pathlib.Path, reason) -> InputError:
+    return InputError(f"cannot read the image {str(file)!r}: {' '.join(str(reason).split())[:200]}; replace or remove "
+                      "the file")
+
+
+def _read(files: list[pathlib.Path], channels: int, image_size: tuple[int, int] | None) -> np.ndarray:
+    """uint8 [n, height, width, channels]; decoding runs outside Python's lock, so threads are enough."""
+
+    def read(file):
+        try:
+            image = tf.io.decode_image(file.read_bytes(), channels=channels, expand_animations=False)
+        except (tf.errors.OpError, OSError) as error:
+            raise _unreadable(file, error) from error
+        return (image if image_size is None else resize_tensor(image, image_size)).numpy()
+
+    with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
+        results = pool.map(read, files)
+        first = next(results)
+        images = np.empty((len(files), *first.shape), np.uint8)
+        images[0] = first
+        for i, image in enumerate(results, start=1):
+            if image.shape != first.shape:
+                pool.shutdown(cancel_futures=True)
+                raise InputError(
+                    f"images differ in size: {str(files[0])!r} is {first.shape[0]}x{first.shape[1]}, {str(files[i])!r} "
+                    f"is {image.shape[0]}x{image.shape[1]}; give image_size, the height and width to bring them to")
+            images[i] = image
+    return images

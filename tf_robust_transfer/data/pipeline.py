@@ -1,0 +1,123 @@
+"""Batches from images in memory, in an order that depends on the seed and the step alone.
+
+Identity: batch number `k` is `permutation(seed, k // s)[(k % s) * b:][:b]`, with b the batch size and s = n // b, and
+its augmentation is drawn from (seed, k). So an interrupted run goes on at step k without replaying what came before.
+"""
+
+import numpy as np
+import tensorflow as tf
+
+from tf_robust_transfer.data.augmentation import AUGMENTATIONS, augment
+from tf_robust_transfer.data.datasets import check_seed
+from tf_robust_transfer.data.images import ImageData
+from tf_robust_transfer.errors import InputError, look_up
+
+_ORDER, _AUGMENTATION = 0, 1  # the two random streams of a seed
+
+
+def steps_per_epoch(data: ImageData, batch_size: int) -> int:
+    """The number of full batches in the data: len(data) // batch_size.
+
+    Raises:
+        InputError: batch_size is below 1, or larger than the data.
+    """
+    if batch_size < 1:
+        raise InputError(f"batch_size must be at least 1, got {batch_size}")
+    if batch_size > len(data):
+        raise InputError(f"batch_size {batch_size} is larger than split {data.split!r} of {data.name!r}, which holds "
+                         f"{len(data)} images; give a batch_size of at most {len(data)}")
+    return len(data) // batch_size
+
+
+def train_batches(
+    data: ImageData,
+    *,
+    batch_size: int,
+    seed: int,
+    start_step: int = 0,
+    augmentation: tuple[str, ...] = (),
+) -> tf.data.Dataset:
+    """Endless shuffled full batches, bit-identical from `start_step` on whether or not the earlier ones were taken.
+
+    Every epoch of `steps_per_epoch` batches has its own order and leaves out the len(data) % batch_size examples at the
+    order's end.
+
+    Args:
+        data: the training images.
+        batch_size: global batch size, 1..len(data).
+        seed: int in [0, 2**31).
+        start_step: number of the first batch, from 0; any number costs the same.
+        augmentation: names in `AUGMENTATIONS`, applied in this order.
+
+    Returns:
+        Infinite dataset of (images float32 [batch_size, height, width, channels] in [0, 1], labels int32 [batch_size]).
+
+    Raises:
+        InputError: batch_size, seed or start_step out of range, unknown augmentation.
+    """
+    steps = steps_per_epoch(data, batch_size)
+    check_seed(seed)
+    if start_step < 0:
+        raise InputError(f"start_step must be at least 0, got {start_step}")
+    for name in augmentation:
+        look_up("augmentation", name, AUGMENTATIONS)
+    images, labels = _constants(data)
+    first_epoch, first_batch = divmod(start_step, steps)
+
+    def batches_of(epoch):  # -> dataset of (step [], indices [batch_size])
+        order_seed = tf.random.experimental.stateless_fold_in(tf.stack([np.int64(seed), epoch]), _ORDER, alg="philox")
+        order = tf.random.experimental.stateless_shuffle(tf.range(len(data)), order_seed, alg="philox")
+        order = tf.reshape(order[:steps * batch_size], [steps, batch_size])
+        start = tf.where(epoch == first_epoch, np.int64(first_batch), np.int64(0))
+        numbers = epoch * steps + tf.range(start, steps, dtype=tf.int64)
+        return tf.data.Dataset.from_tensor_slices((numbers, order[start:]))
+
+    def batch_of(step, indices):
+        batch = _to_float(tf.gather(images, indices))
+        if augmentation:
+            step_seed = tf.stack([np.int64(seed), step])
+            step_seed = tf.random.experimental.stateless_fold_in(step_seed, _AUGMENTATION, alg="philox")
+            batch = augment(batch, augmentation, step_seed)
+        return batch, tf.gather(labels, indices)
+
+    epochs = tf.data.Dataset.range(first_epoch, np.iinfo(np.int64).max // steps)
+    dataset = epochs.flat_map(batches_of).map(batch_of, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
+    dataset = dataset.apply(tf.data.experimental.assert_cardinality(tf.data.INFINITE_CARDINALITY))
+    return _sharded_by_data(dataset.prefetch(tf.data.AUTOTUNE))
+
+
+def eval_batches(data: ImageData, *, batch_size: int) -> tf.data.Dataset:
+    """Every example once, in stored order; the last batch may be smaller.
+
+    Args:
+        data: the images.
+        batch_size: at least 1.
+
+    Returns:
+        Dataset of (images float32 [<= batch_size, height, width, channels] in [0, 1], labels int32 [<= batch_size]).
+
+    Raises:
+        InputError: batch_size is below 1.
+    """
+    if batch_size < 1:
+        raise InputError(f"batch_size must be at least 1, got {batch_size}")
+    dataset = tf.data.Dataset.from_tensor_slices(_constants(data)).batch(batch_size)
+    dataset = dataset.map(lambda images, labels: (_to_float(images), labels))
+    return _sharded_by_data(dataset.prefetch(tf.data.AUTOTUNE))
+
+
+def _constants(data: ImageData) -> tuple[tf.Tensor, tf.Tensor]:
+    """Eager tensors in host memory: functions capture them by reference, so that no graph holds (or limits) them."""
+    with tf.device("CPU:0"):
+        return tf.constant(data.images), tf.constant(data.labels)
+
+
+def _to_float(images: tf.Tensor) -> tf.Tensor:
+    return tf.cast(images, tf.float32) / 255.0
+
+
+def _sharded_by_data(dataset: tf.data.Dataset) -> tf.data.Dataset:
+    """Several workers share each batch; there are no files to divide among them."""
+    options = tf.data.Options()
+    options.experimental_distribute.auto_shard_policy = tf.data.experimental.AutoShardPolicy.DATA
+    return dataset.with_options(options)

@@ -1,0 +1,64 @@
+"""Attacks a model: python -m tf_robust_transfer.evaluate --model=runs/small/mnist_igam --dataset=mnist --eps=0.1"""
+
+import pathlib
+import sys
+
+import numpy as np
+
+from tf_robust_transfer.checkpoints import load_model
+from tf_robust_transfer.command import run_command
+from tf_robust_transfer.config import EvaluateConfig
+from tf_robust_transfer.errors import InputError
+from tf_robust_transfer.evaluation import challenge_files, evaluate_robustness
+from tf_robust_transfer.evaluation.attack_names import parse_attack
+from tf_robust_transfer.training import build
+from tf_robust_transfer.training.run_folder import write_json
+
+
+def main(config: EvaluateConfig) -> None:
+    for attack in config.attacks:
+        parse_attack(attack)
+    for output in (config.output, config.save_adversarial):
+        if output and not pathlib.Path(output).absolute().parent.is_dir():
+            raise InputError(f"cannot write {output!r}: its folder does not exist")
+    model = load_model(config.model)
+    test = build.load_split(config, config.split)
+    images = test.images.astype(np.float32) / np.float32(255)
+    if model.output_shape[-1] != test.num_classes:
+        raise InputError(
+            f"the model has {model.output_shape[-1]} classes, {config.dataset} has {test.num_classes}; give another "
+            "--dataset, or fine-tune the model on it (train --method=finetune)"
+        )
+    if config.adversarial_examples:
+        examples = challenge_files.read(config.adversarial_examples, images, config.threat_model)
+        accuracy = {"clean": _accuracy(model, images, test.labels), "file": _accuracy(model, examples, test.labels)}
+        sys.stdout.write(f"clean {accuracy['clean']:.4f}\n{config.adversarial_examples} {accuracy['file']:.4f}\n")
+        return
+    result = evaluate_robustness(
+        model,
+        images,
+        test.labels,
+        threat_model=config.threat_model,
+        attacks=config.attacks,
+        seed=config.seed,
+        batch_size=config.batch_size,
+        step_size=config.attack_step_size or None,
+        progress=True,
+        keep_adversarial=bool(config.save_adversarial),
+    )
+    for attack, accuracy in result.accuracy.items():
+        low, high = result.confidence_interval_95[attack]
+        sys.stdout.write(f"{attack:20s} {100 * accuracy:6.2f}%  [{100 * low:.2f}, {100 * high:.2f}]\n")
+    if config.save_adversarial:
+        challenge_files.write(config.save_adversarial, result.adversarial[config.attacks[-1]])
+    if config.output:
+        write_json(config.output, result.to_json_dict(model=config.model, dataset=config.dataset, split=config.split))
+
+
+def _accuracy(model, images, labels):
+    predicted = np.concatenate([np.argmax(model(images[i : i + 256]), axis=1) for i in range(0, len(images), 256)])
+    return float(np.mean(predicted == labels))
+
+
+if __name__ == "__main__":
+    run_command(main, EvaluateConfig)

@@ -1,0 +1,65 @@
+"""Prints the table of run folders: python -m tf_robust_transfer.report --runs=runs/quickstart"""
+
+import json
+import pathlib
+import sys
+
+from tf_robust_transfer.command import run_command
+from tf_robust_transfer.config import ReportConfig
+from tf_robust_transfer.errors import InputError
+
+
+def main(config: ReportConfig) -> None:
+    root = pathlib.Path(config.runs)
+    folders = sorted(path.parent for path in root.rglob("results.json")) if root.is_dir() else []
+    if not folders:
+        raise InputError(f"no results.json in {config.runs!r} or below; give a run folder, or train first")
+    show(folders)
+
+
+def show(folders) -> None:
+    """Prints one table of the runs, what was measured of each, and where its files are.
+
+    folders: run folders that hold a results.json.
+    """
+    rows = [(pathlib.Path(folder), _read(pathlib.Path(folder) / "results.json")) for folder in folders]
+    # Rows under different threat models or on different data do not belong under one heading.
+    groups = {}
+    for folder, result in rows:
+        threat = result["threat_model"]
+        heading = (f"{result['dataset']} {result['split']}, {result['num_examples']} images, {threat['norm']} "
+                   f"eps {threat['eps']:.4g}; accuracy in % [95% interval]")  # fmt: skip
+        groups.setdefault(heading, []).append((folder, result))
+    for heading, members in groups.items():
+        columns = list(dict.fromkeys(name for _, result in members for name in result["accuracy"]))
+        table = [["model", *columns]]
+        for folder, result in members:
+            table.append([folder.name, *(_cell(result, column) for column in columns)])
+        widths = [max(len(row[i]) for row in table) for i in range(len(table[0]))]
+        lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in table]
+        sys.stdout.write(f"\n{heading}\n\n" + "\n".join([lines[0], "-" * len(lines[0]), *lines[1:]]) + "\n")
+    sys.stdout.write("\n")
+    for folder, _ in rows:
+        kept = [folder / name for name in ("input_gradients.png", "tensorboard") if (folder / name).exists()]
+        sys.stdout.write(f"{folder.name}: {folder}" + "".join(f"  {path}" for path in kept) + "\n")
+
+
+def _read(path):
+    try:
+        result = json.loads(path.read_text())
+        if not {"dataset", "split", "num_examples", "threat_model", "accuracy"} <= set(result):
+            raise ValueError
+    except ValueError:
+        raise InputError(f"{str(path)!r} is no results file; remove it or evaluate again") from None
+    return result
+
+
+def _cell(result, attack):
+    if attack not in result["accuracy"]:
+        return "-"
+    low, high = result["confidence_interval_95"][attack]
+    return f"{100 * result['accuracy'][attack]:.1f} [{100 * low:.1f}, {100 * high:.1f}]"
+
+
+if __name__ == "__main__":
+    run_command(main, ReportConfig)

@@ -1,0 +1,21 @@
+"""Trains a model: python -m tf_robust_transfer.train --flagfile=flags/small/mnist_igam.flags"""
+
+import dataclasses
+import sys
+
+from tf_robust_transfer.command import run_command
+from tf_robust_transfer.config import TrainConfig, default_run_dir
+from tf_robust_transfer.report import show
+from tf_robust_transfer.training import run_training
+
+
+def main(config: TrainConfig) -> None:
+    if not config.run_dir:
+        named = default_run_dir(sys.argv[1:]) or f"runs/{config.dataset.replace('/', '_')}_{config.method}_{config.model}"
+        config = dataclasses.replace(config, run_dir=named)
+    folder = run_training(config)
+    show([folder.path])
+
+
+if __name__ == "__main__":
+    run_command(main, TrainConfig)

@@ -1,0 +1,142 @@
+"""From flags to objects: data, strategy, student, teacher's place, optimizer, method."""
+
+import keras
+import tensorflow as tf
+
+from tf_robust_transfer import data, methods
+from tf_robust_transfer.attacks import FGSM, PGD
+from tf_robust_transfer.config import fraction
+from tf_robust_transfer.errors import InputError, look_up
+from tf_robust_transfer.models import build_discriminator, build_model
+
+
+def distribution_strategy(name: str) -> tf.distribute.Strategy:
+    """The strategy of --distribution_strategy. "auto" mirrors over the GPUs where there is more than one.
+
+    On a machine without GPUs, "mirrored" mirrors over its logical CPU devices.
+
+    Raises:
+        InputError: "multi_worker_mirrored", which Keras's fit does not run under.
+    """
+    if name == "multi_worker_mirrored":
+        raise InputError(
+            "multi_worker_mirrored is not supported: Keras 3's fit fails under MultiWorkerMirroredStrategy; use mirrored"
+        )
+    devices = tf.config.list_logical_devices("GPU") or tf.config.list_logical_devices("CPU")
+    if name == "mirrored" or (name == "auto" and len(devices) > 1 and devices[0].device_type == "GPU"):
+        return tf.distribute.MirroredStrategy([device.name for device in devices])
+    return tf.distribute.get_strategy()
+
+
+def load_split(config, split: str) -> data.ImageData:
+    """A split of the data set, or for a smoke run synthetic images of its shape where it is absent."""
+    fraction = getattr(config, "train_fraction", 1.0) if split == "train" else 1.0
+    limit = getattr(config, "max_examples", 0) if split != "train" else 0
+    try:
+        return data.load_data(
+            config.dataset,
+            split,
+            data_dir=config.data_dir or None,
+            image_size=config.image_size,
+            train_fraction=fraction,
+            max_examples=limit or None,
+            seed=config.seed,
+        )
+    except InputError:
+        if not getattr(config, "smoke", False) or config.dataset not in data.SHAPES:
+            raise
+        shape, num_classes = data.SHAPES[config.dataset]
+        shape = (*(config.image_size or shape[:2]), shape[2])
+        return data.synthetic_data(shape, num_classes, 16, config.seed)
+
+
+def student_network(config, images: data.ImageData) -> keras.Model:
+    """The network of --model for the images and classes of the data."""
+    return build_model(config.model, images.input_shape, images.num_classes, **config.model_options)
+
+
+def learning_rate(config, total_steps: int):
+    """The schedule of --schedule over the whole run, as a Keras schedule or a number."""
+    schedules = keras.optimizers.schedules
+    if config.schedule == "cosine":
+        return schedules.CosineDecay(config.learning_rate, total_steps)
+    if config.schedule == "piecewise":
+        boundaries = [round(fraction(share) * total_steps) for share in config.schedule_boundaries]
+        rates = [config.learning_rate * config.schedule_factor**i for i in range(len(boundaries) + 1)]
+        return schedules.PiecewiseConstantDecay(boundaries, rates)
+    return config.learning_rate
+
+
+def optimizer(config, total_steps: int) -> keras.optimizers.Optimizer:
+    """The optimizer of --optimizer with its schedule. Weight decay is the method's (L2), not the optimizer's."""
+    rate = learning_rate(config, total_steps)
+    if config.optimizer == "adam":
+        return keras.optimizers.Adam(rate)
+    return keras.optimizers.SGD(rate, momentum=config.momentum, nesterov=config.nesterov)
+
+
+def method(config, *, student, teacher, steps_per_epoch: int) -> methods.Method:
+    """The method of --method around a student, with its flags, not yet compiled. teacher: None where there is none."""
+    method_class = look_up("method", config.method, methods.METHODS)
+    shared = {"student": student, "weight_decay": config.weight_decay, "seed": config.seed}
+    if method_class is methods.AdversarialTraining:
+        eps, size = config.train_eps or config.eps, config.train_attack_step_size or None
+        if config.train_attack_steps == 1:
+            attack = FGSM(size or 1.25 * eps, random_start=True)
+        else:
+            attack = PGD(config.train_attack_steps, size)
+        return method_class(
+            threat_model=type(config.threat_model)(norm=config.norm, eps=eps),
+            attack=attack,
+            warm_up_steps=round(config.eps_warm_up_epochs * steps_per_epoch),
+            **shared,
+        )
+    if method_class is methods.IGAM:
+        discriminator = None
+        if config.lambda_adv:
+            channels = tuple(int(channel) for channel in config.discriminator_channels)
+            discriminator = build_discriminator(student.input_shape[1:], channels=channels)
+        return method_class(
+            teacher=teacher,
+            discriminator=discriminator,
+            lambda_adv=config.lambda_adv,
+            lambda_diff=config.lambda_diff,
+            gradient_of=config.gradient_of,
+            pixel_range=config.pixel_range,
+            difference_reduction=config.difference_reduction,
+            discriminator_input=config.discriminator_input,
+            discriminator_every=config.discriminator_every,
+            # Two smoke steps are to see the whole step, not its warm start.
+            warm_start_steps=0 if config.smoke else round(config.warm_start_epochs * steps_per_epoch),
+            noise=config.noise,
+            **shared,
+        )
+    if method_class is methods.MixACM:
+        return method_class(
+            teacher=teacher,
+            acm_weight=config.alpha_acm,
+            kld_weight=config.alpha_kld,
+            temperature=config.gamma,
+            blocks=config.blocks,
+            acm_reduction=config.acm_reduction,
+            mixup_alpha=config.mixup_alpha,
+            mixup_per_example=config.mixup_per_example,
+            **shared,
+        )
+    return method_class(**shared)
+
+
+def compiled_method(config, *, images: data.ImageData, teacher, steps_per_epoch: int, total_steps: int):
+    """The compiled method around its freshly initialised student."""
+    if config.method == "finetune":
+        built = methods.FineTune(
+            teacher=teacher, num_classes=images.num_classes, weight_decay=config.weight_decay, seed=config.seed
+        )
+    else:
+        student = student_network(config, images)
+        built = method(config, student=student, teacher=teacher, steps_per_epoch=steps_per_epoch)
+    extra = {}
+    if isinstance(built, methods.IGAM) and config.discriminator_optimizer == "adam":
+        extra["discriminator_optimizer"] = keras.optimizers.Adam(config.discriminator_learning_rate)
+    built.compile(optimizer=optimizer(config, total_steps), **extra)
+    return built

@@ -1,0 +1,157 @@
+"""Keras callbacks of a run: they watch, they write, they change nothing about the training."""
+
+import math
+import sys
+import time
+
+import keras
+import tensorflow as tf
+import tqdm
+
+from tf_robust_transfer.errors import InputError
+from tf_robust_transfer.evaluation import evaluate_robustness
+from tf_robust_transfer.plots.input_gradients import input_gradient_image
+
+
+class StopOnNonFinite(keras.callbacks.Callback):
+    """Stops the run at the first loss term that is NaN or infinite.
+
+    Raises:
+        InputError: names the step and the terms. It is raised before any checkpoint of that step is written, so it has
+            to come before the callbacks that write.
+    """
+
+    def on_train_batch_end(self, batch, logs=None):
+        # The logs are means since the start of the epoch: the first bad value is seen in the step that made it.
+        bad = [name for name, value in (logs or {}).items() if not math.isfinite(float(value))]
+        if bad:
+            terms = [name for name in bad if name != "loss"] or bad
+            raise InputError(
+                f"the loss is not finite at step {int(self.model.optimizer.iterations)}: {', '.join(terms)}; the last good "
+                "checkpoint is kept; try a smaller learning rate or weight of that term, in a new run folder"
+            )
+
+
+class WatchAccuracy(keras.callbacks.Callback):
+    """Adds clean and robust accuracy on a few test examples, learning rate and images a second to each epoch's logs.
+
+    Has to come before the callbacks that read the logs.
+
+    Args:
+        images, labels: float32 [n, height, width, channels] in [0, 1] and int [n]; n = 0 measures no accuracy.
+        threat_model: of the robust accuracy.
+        attack: name of the attack, such as "pgd10".
+        batch_size: of the training, for the images a second.
+        seed: of the attack.
+    """
+
+    def __init__(self, images, labels, *, threat_model, attack, batch_size, seed):
+        super().__init__()
+        self.images, self.labels, self.threat_model, self.attack = images, labels, threat_model, attack
+        self.batch_size, self.seed = batch_size, seed
+
+    def on_epoch_begin(self, epoch, logs=None):
+        self._started, self._steps = time.monotonic(), 0
+
+    def on_train_batch_end(self, batch, logs=None):
+        self._steps += 1
+
+    def on_epoch_end(self, epoch, logs=None):
+        logs["images_per_second"] = self._steps * self.batch_size / (time.monotonic() - self._started)
+        logs["learning_rate"] = float(self.model.optimizer.learning_rate)
+        if len(self.images):
+            result = evaluate_robustness(
+                self.model.student,
+                self.images,
+                self.labels,
+                threat_model=self.threat_model,
+                attacks=(self.attack,),
+                seed=self.seed,
+            )
+            logs["test_clean_accuracy"] = result.accuracy["clean"]
+            logs["test_robust_accuracy"] = result.accuracy[self.attack]
+
+
+class Progress(keras.callbacks.Callback):
+    """One line that shows the images done, loss terms, images a second and time left, and one line an epoch.
+
+    Args:
+        total_steps, start_step: of the whole run, and where this start of it begins.
+        batch_size: images in a step.
+        name: shown before the bar.
+    """
+
+    def __init__(self, *, total_steps, start_step, batch_size, name):
+        super().__init__()
+        # A terminal is redrawn often; a log file gets a line now and then.
+        interval = 0.5 if sys.stderr.isatty() else 30
+        self._bar = tqdm.tqdm(
+            total=total_steps * batch_size, initial=start_step * batch_size, desc=name, unit=" images",
+            unit_scale=True, mininterval=interval, dynamic_ncols=True,
+        )  # fmt: skip
+        self._batch_size = batch_size
+
+    def on_train_batch_end(self, batch, logs=None):
+        if self._bar.update(self._batch_size):
+            shown = {name: f"{float(value):.3g}" for name, value in (logs or {}).items()}
+            self._bar.set_postfix({"step": int(self.model.optimizer.iterations), **shown}, refresh=False)
+
+    def on_epoch_end(self, epoch, logs=None):
+        shown = "  ".join(f"{name} {value:.4g}" for name, value in (logs or {}).items())
+        self._bar.write(f"epoch {epoch + 1}  {shown}", file=sys.stderr)
+
+    def close(self):
+        self._bar.close()
+
+
+class InputGradientImages(keras.callbacks.Callback):
+    """Writes input gradients of student and teacher to TensorBoard at the end of each epoch.
+
+    Args:
+        log_dir: TensorBoard folder.
+        images, labels: the examples shown.
+        teacher: keras.Model or None.
+    """
+
+    def __init__(self, log_dir, images, labels, teacher=None):
+        super().__init__()
+        self._log_dir, self._images, self._labels, self._teacher = str(log_dir), images, labels, teacher
+
+    def on_train_begin(self, logs=None):
+        self._writer = tf.summary.create_file_writer(self._log_dir)
+
+    def on_epoch_end(self, epoch, logs=None):
+        with self._writer.as_default(step=epoch):
+            count = len(self._images)
+            student = input_gradient_image(self.model.student, self._images, self._labels)
+            tf.summary.image("input_gradients/student", student, max_outputs=count)
+            if self._teacher is not None:
+                teacher = input_gradient_image(self._teacher, self._images, self._labels)
+                tf.summary.image("input_gradients/teacher", teacher, max_outputs=count)
+
+    def on_train_end(self, logs=None):
+        self._writer.close()
+
+
+class Checkpoint(keras.callbacks.Callback):
+    """Saves the whole state of the run at the end of each epoch, and within one every so many minutes.
+
+    Args:
+        manager: tf.train.CheckpointManager.
+        minutes: 0 saves at the end of epochs only.
+    """
+
+    def __init__(self, manager, minutes):
+        super().__init__()
+        self._manager, self._seconds, self._last = manager, 60 * minutes, time.monotonic()
+
+    def _save(self):
+        self._manager.save(checkpoint_number=int(self.model.optimizer.iterations))
+        self._last = time.monotonic()
+
+    def on_train_batch_end(self, batch, logs=None):
+        if self._seconds and time.monotonic() - self._last > self._seconds:
+            self._save()
+
+    def on_epoch_end(self, epoch, logs=None):
+        self._save()

@@ -1,0 +1,71 @@
+"""The folder of a run: what lies where, and whose it is."""
+
+import json
+import os
+import pathlib
+
+from tf_robust_transfer.config import to_text
+from tf_robust_transfer.errors import InputError
+
+# Flags that change where or how fast a run works, but not what comes out of it.
+_FREE_FLAGS = ("run_dir", "data_dir", "distribution_strategy", "checkpoint_minutes")
+
+
+class RunFolder:
+    """flags.txt, model.keras, results.json, figures, tensorboard/ and checkpoints/ of one run.
+
+    Args:
+        config: the run's TrainConfig.
+
+    Raises:
+        InputError: the folder cannot be written, or holds a run with other flags.
+    """
+
+    def __init__(self, config):
+        self.path = pathlib.Path(config.run_dir)
+        self.flags = self.path / "flags.txt"
+        self.model = self.path / "model.keras"
+        self.results = self.path / "results.json"
+        self.figure = self.path / "input_gradients.png"
+        self.checkpoints = self.path / "checkpoints"
+        self.tensorboard = self.path / "tensorboard"
+        texts = to_text(config)
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            if not self.flags.exists():
+                write_text(self.flags, "".join(f"--{name}={text}\n" for name, text in texts.items()))
+            elif not os.access(self.path, os.W_OK):
+                raise PermissionError
+        except OSError as error:
+            reason = error.strerror or "it is not writable"
+            raise InputError(f"cannot write the run folder {str(self.path)!r}: {reason}; give another --run_dir") from None
+        self._check_flags(texts)
+
+    def _check_flags(self, texts):
+        stored = dict(line[2:].partition("=")[::2] for line in self.flags.read_text().splitlines() if line)
+        for name, text in texts.items():
+            if name not in _FREE_FLAGS and stored.get(name, text) != text:
+                raise InputError(
+                    f"the run folder {str(self.path)!r} was made with --{name}={stored[name]}, not --{name}={text}; give "
+                    "another --run_dir, or remove that folder to train anew"
+                )
+
+    @property
+    def finished(self) -> bool:
+        return self.model.exists() and self.results.exists()
+
+
+def write_text(path, text: str) -> None:
+    """Writes a file whole or not at all."""
+    path = pathlib.Path(path)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        temporary.write_text(text)
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_json(path, content) -> None:
+    """Writes JSON, whole or not at all."""
+    write_text(path, json.dumps(content, indent=1) + "\n")

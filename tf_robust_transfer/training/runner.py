@@ -1,0 +1,168 @@
+"""One training run, from flags to a run folder that holds everything about it."""
+
+import logging
+import pathlib
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from tf_robust_transfer import config as flags
+from tf_robust_transfer import data
+from tf_robust_transfer.checkpoints import load_model, save_model
+from tf_robust_transfer.errors import InputError, look_up
+from tf_robust_transfer.evaluation import evaluate_robustness
+from tf_robust_transfer.evaluation.attack_names import parse_attack
+from tf_robust_transfer.methods import METHODS
+from tf_robust_transfer.plots.input_gradients import plot_input_gradients
+from tf_robust_transfer.training import build, callbacks
+from tf_robust_transfer.training.run_folder import RunFolder, write_json
+
+_WITH_TEACHER = ("finetune", "igam", "mixacm")
+_LOG = logging.getLogger("tf_robust_transfer")
+
+
+def run_training(config: flags.TrainConfig) -> RunFolder:
+    """Trains a student, or goes on training it, and evaluates it.
+
+    A finished run is left as it is. The run folder's files are those of `RunFolder`.
+
+    Args:
+        config: the flags; run_dir is set.
+
+    Raises:
+        InputError: bad input (see the flags), or a loss that is not finite.
+    """
+    look_up("method", config.method, METHODS)
+    for attack in (*config.attacks, config.watch_attack):
+        parse_attack(attack)
+    folder = RunFolder(config)
+    if folder.finished:
+        _LOG.info("%s is finished already", folder.path)
+        return folder
+    # Resumed or not, the same seed has to give the same weights, bit for bit.
+    tf.config.experimental.enable_op_determinism()
+    teacher = _teacher(config)
+    _LOG.info("training %s (%s, %s) in %s", config.model, config.method, config.dataset, folder.path)
+    train, test = build.load_split(config, "train"), build.load_split(config, "test")
+    batch_size = 2 if config.smoke else config.batch_size
+    steps_per_epoch = data.steps_per_epoch(train, batch_size)
+    total_steps = config.train_steps or max(1, round(config.epochs * steps_per_epoch))
+    if config.smoke:
+        total_steps = 2
+        test = data.synthetic_data(test.input_shape, test.num_classes, 4, config.seed)
+
+    keras.utils.set_random_seed(config.seed)
+    strategy = build.distribution_strategy(config.distribution_strategy)
+    with strategy.scope():
+        if teacher is not None and strategy.num_replicas_in_sync > 1:
+            # Its variables have to be mirrored too.
+            copy = keras.models.clone_model(teacher)
+            copy.set_weights(teacher.get_weights())
+            teacher = copy
+        method = build.compiled_method(
+            config, images=train, teacher=teacher, steps_per_epoch=steps_per_epoch, total_steps=total_steps
+        )
+    _fit(config, folder, method, train, test, batch_size, steps_per_epoch, total_steps)
+    save_model(method.student, folder.model)
+    _evaluate(config, folder, method.student, teacher, test)
+    return folder
+
+
+def _fit(config, folder, method, train, test, batch_size, steps_per_epoch, total_steps):
+    checkpoint = tf.train.Checkpoint(**method.state())
+    manager = tf.train.CheckpointManager(checkpoint, str(folder.checkpoints), max_to_keep=2)
+    if manager.latest_checkpoint:
+        checkpoint.restore(manager.latest_checkpoint).assert_consumed()
+    step = int(method.optimizer.iterations)
+    if step:
+        _LOG.info("going on at step %d of %d", step, total_steps)
+    watched = slice(0, 8 if config.smoke else config.watch_examples)
+    images, labels = _pixels(test.images[watched]), test.labels[watched]
+    progress = callbacks.Progress(
+        total_steps=total_steps, start_step=step, batch_size=batch_size, name=folder.path.name
+    )
+    used = [
+        callbacks.StopOnNonFinite(),
+        callbacks.WatchAccuracy(
+            images, labels, threat_model=config.threat_model, attack=config.watch_attack, batch_size=batch_size,
+            seed=config.seed,
+        ),
+        progress,
+        callbacks.InputGradientImages(
+            folder.tensorboard / "input_gradients", images[:8], labels[:8], getattr(method, "teacher", None)
+        ),
+        keras.callbacks.TensorBoard(str(folder.tensorboard), write_graph=False),
+        callbacks.Checkpoint(manager, config.checkpoint_minutes),
+    ]  # fmt: skip
+    try:
+        # The first and the last epoch may be cut: by a resumed run, by a number of steps.
+        while step < total_steps:
+            epoch, done = divmod(step, steps_per_epoch)
+            whole = (total_steps - step) // steps_per_epoch if done == 0 else 0
+            steps = min(steps_per_epoch - done, total_steps - step)
+            batches = data.train_batches(
+                train, batch_size=batch_size, seed=config.seed, start_step=step, augmentation=config.augmentation
+            )
+            method.fit(
+                batches,
+                initial_epoch=epoch,
+                epochs=epoch + max(1, whole),
+                steps_per_epoch=steps,
+                callbacks=used,
+                shuffle=False,
+                verbose=0,
+            )
+            step = int(method.optimizer.iterations)
+    finally:
+        progress.close()
+
+
+def _evaluate(config, folder, student, teacher, test):
+    images = _pixels(test.images)
+    result = evaluate_robustness(
+        student,
+        images,
+        test.labels,
+        threat_model=config.threat_model,
+        attacks=config.attacks,
+        seed=config.seed,
+        step_size=config.attack_step_size or None,
+        progress=True,
+    )
+    models = {config.method: student} | ({"teacher": teacher} if teacher is not None else {})
+    if all(model.output_shape[-1] == test.num_classes for model in models.values()):
+        plot_input_gradients(models, images[:8], test.labels[:8], folder.figure)
+    write_json(folder.results, result.to_json_dict(model=str(folder.model), dataset=config.dataset, split="test"))
+
+
+def _teacher(config):
+    if config.method not in _WITH_TEACHER:
+        return None
+    if not config.teacher:
+        raise InputError(f"method {config.method} needs --teacher: a saved model, a run folder or flagfile:PATH")
+    kind, _, path = config.teacher.partition(":")
+    if kind != "flagfile":
+        return load_model(config.teacher)
+    teacher_config = teacher_flags(config, path)
+    if config.smoke:
+        images = build.load_split(teacher_config, "train")
+        return build.student_network(teacher_config, images)
+    return load_model(str(run_training(teacher_config).path))
+
+
+def teacher_flags(config, path: str) -> flags.TrainConfig:
+    """The flags of a teacher that --teacher=flagfile:PATH names.
+
+    It inherits seed, data directory and strategy unless its flag file sets them, and its run folder stands beside the
+    student's, named as its flag file.
+    """
+    beside = pathlib.Path(config.run_dir).parent / pathlib.Path(path).stem
+    inherited = {"seed": config.seed, "data_dir": config.data_dir, "smoke": str(config.smoke).lower(),
+                 "distribution_strategy": config.distribution_strategy, "run_dir": beside}  # fmt: skip
+    arguments = [f"--{name}={value}" for name, value in inherited.items()]
+    return flags.parse(flags.TrainConfig, [*arguments, f"--flagfile={path}"])
+
+
+def _pixels(images) -> np.ndarray:
+    return images.astype(np.float32) / np.float32(255)

@@ -33,6 +33,7 @@ ROWS = (
     "evaluation",
     "plots",
     "config",
+    "command",
     "training",
 )
 

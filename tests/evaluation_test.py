@@ -69,8 +69,8 @@ class Scripted(Attack):
         # The last pixel alone decides in the model that goes with this attack; brighter is wrong.
         fooled = self.falls_at[examples] == restart
         adversarial = images.numpy()
-        adversarial[:, -1, 0, 0] += np.where(fooled, self.move, -self.move * (1 + restart) / 10)
-        return tf.constant(adversarial), tf.constant(np.where(fooled, 1.0, -1.0 / (1 + restart)), tf.float32)
+        adversarial[:, -1, 0, 0] += np.where(fooled, self.move, -self.move / (10 * (1 + restart)))
+        return tf.constant(adversarial)
 
 
 @pytest.fixture()
@@ -179,7 +179,7 @@ def test_restarts_attack_only_what_resists(scripted):
     moved = result.adversarial["scripted"][:, -1, 0, 0] - images[:, -1, 0, 0]
     for example, restart in enumerate(falls_at):
         # What fell keeps the image that felled it; what never fell, the one with the largest margin (the last here).
-        expected_move = 0.0 if example == 4 else 0.05 if restart >= 0 else -0.015
+        expected_move = 0.0 if example == 4 else 0.05 if restart >= 0 else -0.05 / 30
         assert moved[example] == pytest.approx(expected_move, abs=1e-6), example
 
 

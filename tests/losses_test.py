@@ -280,7 +280,9 @@ class TestChannelMaps:
     def test_a_dead_block_has_a_finite_gradient(self):
         teacher = tf.constant(RNG.uniform(0, 1, (2, 2, 2, 3)), tf.float32)
         dead = np.zeros((2, 2, 2, 3), np.float32)
-        np.testing.assert_array_equal(tensor_gradient(lambda x: channel_maps.acm_loss(teacher, tf.nn.relu(x)), dead), dead)
+        np.testing.assert_array_equal(
+            tensor_gradient(lambda x: channel_maps.acm_loss(teacher, tf.nn.relu(x)), dead), dead
+        )
         assert np.isfinite(tensor_gradient(lambda x: channel_maps.acm_loss(teacher, x), dead)).all()
 
     def test_unknown_reduction_is_refused(self):

@@ -124,8 +124,12 @@ class TestNorms:
 
     def test_unknown_norm_is_refused_with_what_came(self):
         x = tf.zeros([1, 2])
-        for call in (lambda: norms.lp_norm(x, "l1"), lambda: norms.project(x, "l1", 1.0),
-                     lambda: norms.steepest_ascent(x, "l1"), lambda: norms.ball_from_noise(x, x, "l1", 1.0)):  # fmt: skip
+        for call in (
+            lambda: norms.lp_norm(x, "l1"),
+            lambda: norms.project(x, "l1", 1.0),
+            lambda: norms.steepest_ascent(x, "l1"),
+            lambda: norms.ball_from_noise(x, x, "l1", 1.0),
+        ):
             with pytest.raises(ValueError, match="'linf', 'l2'.*'l1'"):
                 call()
 

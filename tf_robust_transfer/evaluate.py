@@ -31,9 +31,12 @@ def main(config: EvaluateConfig) -> None:
         )
     if config.adversarial_examples:
         examples = challenge_files.read(config.adversarial_examples, images, config.threat_model)
-        accuracy = {"clean": _accuracy(model, images, test.labels), "file": _accuracy(model, examples, test.labels)}
-        sys.stdout.write(f"clean {accuracy['clean']:.4f}\n{config.adversarial_examples} {accuracy['file']:.4f}\n")
+        # The examples are judged as they are: every one of them, right or wrong on its clean image.
+        right = evaluate_robustness(model, examples, test.labels, threat_model=config.threat_model, attacks=())
+        sys.stdout.write(_line(config.adversarial_examples, right, "clean"))
         return
+    if config.save_adversarial and config.attacks[-1:] in ((), ("clean",)):
+        raise InputError("--save_adversarial saves the examples of the last attack: name one at the end of --attacks")
     result = evaluate_robustness(
         model,
         images,
@@ -46,18 +49,22 @@ def main(config: EvaluateConfig) -> None:
         progress=True,
         keep_adversarial=bool(config.save_adversarial),
     )
-    for attack, accuracy in result.accuracy.items():
-        low, high = result.confidence_interval_95[attack]
-        sys.stdout.write(f"{attack:20s} {100 * accuracy:6.2f}%  [{100 * low:.2f}, {100 * high:.2f}]\n")
+    for attack in result.accuracy:
+        sys.stdout.write(_line(attack, result, attack))
+    if result.worst_case is not None:
+        sys.stdout.write(_row("worst case of these", result.worst_case.accuracy, result.worst_case.confidence_interval_95))
     if config.save_adversarial:
         challenge_files.write(config.save_adversarial, result.adversarial[config.attacks[-1]])
     if config.output:
         write_json(config.output, result.to_json_dict(model=config.model, dataset=config.dataset, split=config.split))
 
 
-def _accuracy(model, images, labels):
-    predicted = np.concatenate([np.argmax(model(images[i : i + 256]), axis=1) for i in range(0, len(images), 256)])
-    return float(np.mean(predicted == labels))
+def _line(title, result, attack):
+    return _row(title, result.accuracy[attack], result.confidence_interval_95[attack])
+
+
+def _row(title, accuracy, interval):
+    return f"{title:20s} {100 * accuracy:6.2f}%  [{100 * interval[0]:.2f}, {100 * interval[1]:.2f}]\n"
 
 
 if __name__ == "__main__":

@@ -8,21 +8,23 @@ from tf_robust_transfer.command import run_command
 from tf_robust_transfer.config import ReportConfig
 from tf_robust_transfer.errors import InputError
 
+RESULTS = "results*.json"
+
 
 def main(config: ReportConfig) -> None:
     root = pathlib.Path(config.runs)
-    folders = sorted(path.parent for path in root.rglob("results.json")) if root.is_dir() else []
+    folders = sorted({path.parent for path in root.rglob(RESULTS)}) if root.is_dir() else []
     if not folders:
-        raise InputError(f"no results.json in {config.runs!r} or below; give a run folder, or train first")
+        raise InputError(f"no {RESULTS} in {config.runs!r} or below; give a run folder, or train first")
     show(folders)
 
 
 def show(folders) -> None:
-    """Prints one table of the runs, what was measured of each, and where its files are.
+    """Prints one table for each threat model, with a row for each run, and where the runs' files are.
 
-    folders: run folders that hold a results.json.
+    folders: run folders that hold a results.json, and perhaps more results, such as results_eps0.2.json.
     """
-    rows = [(pathlib.Path(folder), _read(pathlib.Path(folder) / "results.json")) for folder in folders]
+    rows = [(pathlib.Path(folder), _read(path)) for folder in folders for path in sorted(pathlib.Path(folder).glob(RESULTS))]
     # Rows under different threat models or on different data do not belong under one heading.
     groups = {}
     for folder, result in rows:
@@ -39,7 +41,7 @@ def show(folders) -> None:
         lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in table]
         sys.stdout.write(f"\n{heading}\n\n" + "\n".join([lines[0], "-" * len(lines[0]), *lines[1:]]) + "\n")
     sys.stdout.write("\n")
-    for folder, _ in rows:
+    for folder in map(pathlib.Path, folders):
         kept = [folder / name for name in ("input_gradients.png", "tensorboard") if (folder / name).exists()]
         sys.stdout.write(f"{folder.name}: {folder}" + "".join(f"  {path}" for path in kept) + "\n")
 

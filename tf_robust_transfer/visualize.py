@@ -21,7 +21,11 @@ def main(config: VisualizeConfig) -> None:
     if not pathlib.Path(config.output).absolute().parent.is_dir():
         raise InputError(f"cannot write {config.output!r}: its folder does not exist")
     shown = build.load_split(config, config.split)
-    models = {pathlib.Path(spec).stem: load_model(spec) for spec in config.models}
+    models = {}
+    for spec in config.models:
+        path = pathlib.Path(spec)
+        title = path.parent.name if path.name == "model.keras" else path.stem
+        models[title if title not in models else spec] = load_model(spec)
     images = shown.images[: config.num_images].astype(np.float32) / np.float32(255)
     plot(models, images, shown.labels[: config.num_images], config.output)
 

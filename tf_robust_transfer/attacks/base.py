@@ -91,34 +91,35 @@ class Attack:
                 bounds.
         """
         images, labels = check_batch(model, images, labels, threat_model)
-        best, best_margin = self.run_restart(model, images, labels, threat_model=threat_model, seed=seed, restart=0)
+        best = self.run_restart(model, images, labels, threat_model=threat_model, seed=seed, restart=0)
+        if self.restarts == 1:
+            return best
+        margin_of = self._function(model, "margin", lambda x, y: classification.margin(model(x, training=False), y))
+        best_margin = margin_of(best, labels)
         for restart in range(1, self.restarts):
-            found, found_margin = self.run_restart(
-                model, images, labels, threat_model=threat_model, seed=seed, restart=restart
-            )
+            found = self.run_restart(model, images, labels, threat_model=threat_model, seed=seed, restart=restart)
+            found_margin = margin_of(found, labels)
             better = found_margin > best_margin
             best = tf.where(better[:, None, None, None], found, best)
             best_margin = tf.where(better, found_margin, best_margin)
         return best
 
     def run_restart(self, model, images, labels, *, threat_model, seed, restart):
-        """One restart, compiled. Returns (adversarial examples, their margins float [batch], positive where fooled)."""
-        key = (id(model), threat_model.norm, threat_model.bounds)
+        """One restart, compiled. Arguments as in __call__, unchecked. Returns the adversarial examples."""
+
+        def search(images, labels, eps, seed):
+            return self.perturb(lambda x: model(x, training=False), images, labels, threat_model, seed, eps=eps)
+
+        function = self._function(model, (threat_model.norm, threat_model.bounds), search)
+        return function(images, labels, tf.constant(threat_model.eps, tf.float32), fold_seed(seed, restart))
+
+    def _function(self, model, key, python_function):
+        """python_function compiled, once for each model and key."""
+        key = (id(model), key)
         if key not in self._compiled:
             # The model is kept beside its function: an id is only unique while its object lives.
-            self._compiled[key] = model, self._compile(model, threat_model)
-        return self._compiled[key][1](images, labels, tf.constant(threat_model.eps, tf.float32), fold_seed(seed, restart))
-
-    def _compile(self, model, threat_model):
-        def logits_of(x):
-            return model(x, training=False)
-
-        @tf.function(reduce_retracing=True)
-        def run(images, labels, eps, seed):
-            adversarial = self.perturb(logits_of, images, labels, threat_model, seed, eps=eps)
-            return adversarial, classification.margin(logits_of(adversarial), labels)
-
-        return run
+            self._compiled[key] = model, tf.function(python_function, reduce_retracing=True)
+        return self._compiled[key][1]
 
     def perturb(self, logits_of, images, labels, threat_model, seed, eps=None):
         """Adversarial examples inside a graph; one restart.
@@ -162,18 +163,24 @@ def check_batch(model, images, labels, threat_model):
     images, labels = tf.convert_to_tensor(images), tf.convert_to_tensor(labels)
     if images.dtype.is_integer:
         raise InputError(f"images must be float in {threat_model.bounds}, got {images.dtype.name}; divide by 255 first")
+    if not labels.dtype.is_integer:
+        raise InputError(f"labels must be integers, got {labels.dtype.name}")
     images, labels = tf.cast(images, tf.float32), tf.cast(labels, tf.int32)
     expected = tuple(model.input_shape[1:])
-    if images.shape.rank != 4 or any(e not in (None, got) for e, got in zip(expected, images.shape[1:], strict=True)):
+    got = tuple(images.shape[1:])
+    if len(got) != 3 or len(expected) != 3 or any(e not in (None, g) for e, g in zip(expected, got, strict=True)):
         raise InputError(f"images must have shape [batch, {', '.join(map(str, expected))}], got {images.shape.as_list()}")
     if labels.shape.rank != 1 or labels.shape[0] != images.shape[0]:
         raise InputError(
             f"labels must be integers of shape [{images.shape[0]}], one for each image, got {labels.shape.as_list()}"
         )
     if images.shape[0]:
-        classes, highest = model.output_shape[-1], int(tf.reduce_max(labels))
-        if highest >= classes or int(tf.reduce_min(labels)) < 0:
-            raise InputError(f"labels must lie in 0..{classes - 1} for a model of {classes} logits, got {highest}")
+        classes = model.output_shape[-1]
+        lowest, highest = int(tf.reduce_min(labels)), int(tf.reduce_max(labels))
+        if highest >= classes or lowest < 0:
+            raise InputError(
+                f"labels must lie in 0..{classes - 1} for a model of {classes} logits, got {lowest} to {highest}"
+            )
         low, high = float(tf.reduce_min(images)), float(tf.reduce_max(images))
         if not (threat_model.bounds[0] - 1e-6 <= low and high <= threat_model.bounds[1] + 1e-6):
             raise InputError(f"images must lie in {threat_model.bounds}, got values from {low:g} to {high:g}")

@@ -42,7 +42,7 @@ class CleverHans(Attack):
         self._compiled_eps = None
         try:
             # Imported only here: no other part of the package needs CleverHans.
-            self._function = getattr(importlib.import_module(f"cleverhans.tf2.attacks.{name}"), name)
+            self._cleverhans = getattr(importlib.import_module(f"cleverhans.tf2.attacks.{name}"), name)
         except ImportError as error:
             raise InputError(f"cleverhans:{name} needs `pip install cleverhans==4.0.0` ({error})") from error
 
@@ -61,4 +61,4 @@ class CleverHans(Attack):
             options["eps_iter"] = 2.5 * eps / self.steps if self.step_size is None else self.step_size
         low, high = threat_model.bounds
         # sanity_checks call NumPy on tensors and so cannot run in a graph; the base class checks more.
-        return self._function(logits_of, images, eps=eps, clip_min=low, clip_max=high, sanity_checks=False, **options)
+        return self._cleverhans(logits_of, images, eps=eps, clip_min=low, clip_max=high, sanity_checks=False, **options)

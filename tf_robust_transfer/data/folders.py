@@ -42,13 +42,11 @@ def load_folder(
         raise InputError(f"{name!r}: {path!r} is not a folder; expected folder:PATH with PATH/train/<class>/*.png and "
                          "PATH/test/<class>/*.png, or PATH/<class>/*.png (or .jpg)")
     in_splits = any((root / s).is_dir() and not _images_in(root / s) for s in ("train", "test"))
-    splits = {s.name: _class_folders(s) for s in _folders_in(root)} if in_splits else {"": _class_folders(root)}
-    present = sorted(splits) if in_splits else ["test", "train"]
+    present = [s.name for s in _folders_in(root)] if in_splits else ["test", "train"]
     if split not in present:
         raise InputError(f"unknown split {split!r} of {name!r}; valid names: {', '.join(present)}")
-    first = splits["train" if "train" in splits else split if in_splits else ""]
-    classes = sorted(first)
-    chosen = splits[split if in_splits else ""]
+    chosen = _class_folders(root / split if in_splits else root)
+    classes = sorted(_class_folders(root / "train") if in_splits and "train" in present else chosen)
     if sorted(chosen) != classes:
         odd = sorted(set(chosen) ^ set(classes))
         raise InputError(f"{name!r}: the classes of {split!r} and 'train' differ: {', '.join(odd)} are in one of them")
@@ -60,8 +58,10 @@ def load_folder(
         files += members
         labels += [label] * len(members)
     files, labels = _in_fixed_order(files, labels, limit)
-    every = files + [file for each in splits.values() for members in each.values() for file in members]
-    images = _read(files, 1 if all(_is_grey(file) for file in every) else 3, image_size)
+    classes_of_splits = [c for s in (_folders_in(root) if in_splits else [root]) for c in _folders_in(s)]
+    # Ends at the first colour image; all of a grey data set's headers are read, so that its splits agree.
+    grey = all(_is_grey(file) for folder in classes_of_splits for file in _images_in(folder))
+    images = _read(files, 1 if grey else 3, image_size)
     return ImageData(images, labels, len(classes), tuple(classes), name, split)
 
 

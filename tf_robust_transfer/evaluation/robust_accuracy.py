@@ -120,7 +120,8 @@ def evaluate_robustness(
             `tf.data.Dataset` of batches (images, labels) in place of both. All of them are held in memory.
         labels: int [num_examples], the true classes; None with a dataset.
         threat_model: what the adversary may do.
-        attacks: names, see `parse_attack`. "clean" is always computed, listed or not.
+        attacks: names, see `parse_attack`, or a dict of names and attacks of your own. "clean" is always computed,
+            listed or not.
         seed: at least 0. Same seed and batch size, same adversarial examples.
         batch_size: examples that are attacked at once.
         step_size: of the iterative attacks, as a fraction of the pixel range; None: each attack's own rule.
@@ -132,7 +133,8 @@ def evaluate_robustness(
         RuntimeError: an attack left the ball or the bounds.
     """
     names = tuple(dict.fromkeys(["clean", *(attacks.split(",") if isinstance(attacks, str) else attacks)]))
-    parsed = {name: parse_attack(name, step_size) for name in names[1:]}
+    own = attacks if isinstance(attacks, dict) else {}
+    parsed = {name: own.get(name) or parse_attack(name, step_size) for name in names[1:]}
     if batch_size < 1 or not 0 <= seed < 2**31:
         raise InputError(f"batch_size must be positive and seed in 0..2^31-1, got batch_size={batch_size}, seed={seed}")
     images, labels = _collect(model, images, labels, threat_model, batch_size)
@@ -176,8 +178,10 @@ class _Evaluation:
         self.seed, self.batch_size, self.progress = seed, batch_size, progress
 
         def judge(x, y):
+            """(whether the model is right: bool [batch], how far from it: float [batch])."""
             # Mixed-precision models too are judged in float32, where logits tie less.
-            return classification.is_correct(tf.cast(model(x, training=False), tf.float32), y)
+            logits = tf.cast(model(x, training=False), tf.float32)
+            return classification.is_correct(logits, y), classification.margin(logits, y)
 
         # Concrete from the start: TensorFlow warns of functions that are made and traced again, as by each evaluation.
         self._judge = tf.function(judge).get_concrete_function(
@@ -194,7 +198,7 @@ class _Evaluation:
     def clean(self):
         correct = np.zeros(len(self.labels), bool)
         for chosen, images, labels in self._batches(np.arange(len(self.labels))):
-            correct[chosen] = self._judge(images, labels).numpy()[: len(chosen)]
+            correct[chosen] = self._judge(images, labels)[0].numpy()[: len(chosen)]
         return correct
 
     def attack(self, name, attack, clean, kept):
@@ -211,7 +215,7 @@ class _Evaluation:
         ) as bar:
             for restart in range(attack.restarts):
                 for number, (chosen, images, labels) in enumerate(self._batches(np.flatnonzero(correct))):
-                    found, margin = attack.run_restart(
+                    found = attack.run_restart(
                         self.model,
                         images,
                         labels,
@@ -219,8 +223,8 @@ class _Evaluation:
                         seed=fold_seed(self.seed, number),
                         restart=restart,
                     )
-                    resists = self._judge(found, labels).numpy()[: len(chosen)]
-                    found, margin = found.numpy()[: len(chosen)], margin.numpy()[: len(chosen)]
+                    judged = self._judge(found, labels)
+                    resists, margin, found = (part.numpy()[: len(chosen)] for part in (*judged, found))
                     _check_inside(name, found, self.images[chosen], self.threat_model)
                     correct[chosen] = resists
                     if kept is not None:

@@ -55,10 +55,7 @@ class MixACM(Method):
     def loss_terms(self, images, labels):
         soft_labels = tf.one_hot(labels, self.student.output_shape[-1])
         if self.mixup_alpha:
-            weights = mixup_weights(
-                tf.shape(images)[0], alpha=self.mixup_alpha, per_example=self.mixup_per_example, seed=self.step_seed()
-            )
-            images, soft_labels = mixup(images, soft_labels, lam=weights)
+            images, soft_labels = mixup(images, soft_labels, lam=self._mixup_weights(tf.shape(images)[0]))
         student = self.student_endpoints(images, training=True)
         teacher = {k: tf.stop_gradient(v) for k, v in self.teacher_endpoints(images, training=False).items()}
         mixed = classification.soft_cross_entropy(student["logits"], soft_labels)
@@ -72,3 +69,11 @@ class MixACM(Method):
             )
             terms["acm"] = self.acm_weight, replicas.global_mean(acm)
         return student["logits"], terms
+
+    def _mixup_weights(self, rows):
+        def draw(count):
+            return mixup_weights(
+                count, alpha=self.mixup_alpha, per_example=self.mixup_per_example, seed=self.step_seed()
+            )
+
+        return replicas.own_rows(draw, rows) if self.mixup_per_example else draw(rows)

@@ -42,25 +42,25 @@ def whole(share):
     return _context().all_reduce(tf.distribute.ReduceOp.SUM, share) if _num_replicas() > 1 else share
 
 
-def random_uniform(shape, seed):
-    """Uniform numbers in [0, 1) for this replica's examples. shape: [replica batch, ...]; seed: int [2].
+def own_rows(draw, rows):
+    """This replica's part of numbers that are drawn for the global batch.
 
-    Every replica draws the numbers of the global batch and takes its own rows, so that the examples meet the same
-    numbers on one device as on several (an even split is assumed, as MirroredStrategy makes of a full batch).
+    Every replica draws all of them and takes its own rows, so that the examples meet the same numbers on one device as
+    on several (an even split is assumed, as MirroredStrategy makes of a full batch).
+
+    draw: number of rows -> tensor [rows, ...]; rows: examples of this replica. Returns a tensor [rows, ...].
     """
-    return _own_rows(tf.random.stateless_uniform, shape, seed)
+    if _num_replicas() == 1:
+        return draw(rows)
+    start = tf.cast(_context().replica_id_in_sync_group, tf.int32) * rows
+    return draw(rows * _num_replicas())[start : start + rows]
+
+
+def random_uniform(shape, seed):
+    """Uniform numbers in [0, 1) for this replica's examples; see own_rows. shape: [replica batch, ...]; seed: int [2]."""
+    return own_rows(lambda rows: tf.random.stateless_uniform(tf.concat([[rows], shape[1:]], axis=0), seed), shape[0])
 
 
 def random_normal(shape, seed):
     """Standard normal numbers for this replica's examples; see random_uniform."""
-    return _own_rows(tf.random.stateless_normal, shape, seed)
-
-
-def _own_rows(draw, shape, seed):
-    replicas = _num_replicas()
-    if replicas == 1:
-        return draw(shape, seed)
-    rows = shape[0]
-    drawn = draw(tf.concat([[rows * replicas], shape[1:]], axis=0), seed)
-    start = tf.cast(_context().replica_id_in_sync_group, tf.int32) * rows
-    return drawn[start : start + rows]
+    return own_rows(lambda rows: tf.random.stateless_normal(tf.concat([[rows], shape[1:]], axis=0), seed), shape[0])

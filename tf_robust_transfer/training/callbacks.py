@@ -9,7 +9,7 @@ import tensorflow as tf
 import tqdm
 
 from tf_robust_transfer.errors import InputError
-from tf_robust_transfer.evaluation import evaluate_robustness
+from tf_robust_transfer.evaluation import evaluate_robustness, parse_attack
 from tf_robust_transfer.plots.input_gradients import input_gradient_image
 
 
@@ -47,7 +47,9 @@ class WatchAccuracy(keras.callbacks.Callback):
 
     def __init__(self, images, labels, *, threat_model, attack, batch_size, seed):
         super().__init__()
-        self.images, self.labels, self.threat_model, self.attack = images, labels, threat_model, attack
+        self.images, self.labels, self.threat_model = images, labels, threat_model
+        # One object for all epochs, so that it is compiled once.
+        self.attack = {attack: parse_attack(attack)}
         self.batch_size, self.seed = batch_size, seed
 
     def on_epoch_begin(self, epoch, logs=None):
@@ -65,11 +67,11 @@ class WatchAccuracy(keras.callbacks.Callback):
                 self.images,
                 self.labels,
                 threat_model=self.threat_model,
-                attacks=(self.attack,),
+                attacks=self.attack,
                 seed=self.seed,
             )
             logs["test_clean_accuracy"] = result.accuracy["clean"]
-            logs["test_robust_accuracy"] = result.accuracy[self.attack]
+            logs["test_robust_accuracy"] = result.accuracy[result.attacks[-1]]
 
 
 class Progress(keras.callbacks.Callback):

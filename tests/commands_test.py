@@ -1,0 +1,173 @@
+"""The commands as people call them: output, exit codes, one clear line for bad input, nothing half-written."""
+
+import json
+import os
+import pathlib
+import subprocess
+import sys
+
+import keras
+import numpy as np
+import pytest
+
+import tf_robust_transfer as rt
+from tf_robust_transfer import data, evaluate, quickstart, report, train, visualize
+from tf_robust_transfer.command import run_command
+from tf_robust_transfer.config import EvaluateConfig, QuickstartConfig, ReportConfig, TrainConfig, VisualizeConfig
+
+ROOT = pathlib.Path(__file__).resolve().parents[1]
+COMMANDS = {
+    "train": (train.main, TrainConfig),
+    "evaluate": (evaluate.main, EvaluateConfig),
+    "report": (report.main, ReportConfig),
+    "visualize": (visualize.main, VisualizeConfig),
+    "quickstart": (quickstart.main, QuickstartConfig),
+}
+
+
+@pytest.fixture
+def call(monkeypatch, capsys):
+    """Runs a command in this process. Returns (exit code, stdout, stderr)."""
+
+    def run(command, *arguments):
+        monkeypatch.setattr(sys, "argv", [command, *map(str, arguments)])
+        try:
+            run_command(*COMMANDS[command])
+            code = 0
+        except SystemExit as stop:
+            code = stop.code
+        return code, *capsys.readouterr()
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    """A briefly trained classifier of the digits, as a .keras file."""
+    keras.utils.set_random_seed(0)
+    digits = data.load_data("digits", "train")
+    network = rt.build_model("small_cnn", digits.input_shape, digits.num_classes)
+    method = rt.Natural(student=network)
+    method.compile(optimizer=keras.optimizers.Adam(0.003))
+    method.fit(data.train_batches(digits, batch_size=64, seed=0), steps_per_epoch=80, verbose=0, shuffle=False)
+    path = tmp_path_factory.mktemp("models") / "natural.keras"
+    rt.save_model(network, path)
+    return path
+
+
+def test_train_as_a_process_prints_a_table_and_progress(tmp_path):
+    process = subprocess.run(
+        [sys.executable, "-m", "tf_robust_transfer.train", "--epochs=1", "--eps=0.1", "--attacks=fgsm",
+         "--max_examples=40", "--watch_examples=10", "--watch_attack=fgsm", f"--run_dir={tmp_path}/run"],
+        cwd=ROOT, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert process.returncode == 0, process.stderr[-2000:]
+    assert "digits test, 40 images, linf eps 0.1" in process.stdout
+    assert "images/s" in process.stderr and "cross_entropy" in process.stderr
+
+
+def test_bad_input_of_a_process_is_one_line_and_exit_code_2(tmp_path):
+    process = subprocess.run(
+        [sys.executable, "-m", "tf_robust_transfer.train", "--eps=8", f"--run_dir={tmp_path}/run"],
+        cwd=ROOT, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert process.returncode == 2
+    assert "Traceback" not in process.stderr
+    assert process.stderr.splitlines()[-1].startswith("error: eps is a fraction of the pixel range")
+    assert not (tmp_path / "run").exists()
+
+
+def test_evaluate_writes_the_contracts_json(call, model, tmp_path):
+    output = tmp_path / "results.json"
+    code, out, _ = call("evaluate", f"--model={model}", "--dataset=digits", "--attacks=fgsm,pgd20,pgd5x2", "--eps=8/255",
+                        "--max_examples=100", f"--output={output}")  # fmt: skip
+    assert code == 0
+    result = json.loads(output.read_text())
+    assert result["num_examples"] == 100 and result["split"] == "test"
+    assert result["threat_model"]["eps"] == pytest.approx(0.031372549)
+    assert set(result["accuracy"]) == {"clean", "fgsm", "pgd20", "pgd5x2"} == set(result["seconds"])
+    for attack, accuracy in result["accuracy"].items():
+        low, high = result["confidence_interval_95"][attack]
+        assert 0 <= low <= accuracy <= high <= 1
+        assert f"{100 * accuracy:.2f}%" in out
+
+
+def test_saved_adversarial_examples_are_read_back_and_fool_as_much(call, model, tmp_path):
+    saved = tmp_path / "adversarial.npy"
+    shared = (f"--model={model}", "--dataset=digits", "--eps=0.1", "--max_examples=100", "--attacks=fgsm")
+    code, out, _ = call("evaluate", *shared, f"--save_adversarial={saved}")
+    assert code == 0
+    examples = np.load(saved)
+    assert examples.shape == (100, 64) and examples.dtype == np.float32, "MadryLab's form for grey images"
+    accuracy = next(line.split()[1] for line in out.splitlines() if line.startswith("fgsm"))
+    code, again, _ = call("evaluate", *shared, f"--adversarial_examples={saved}")
+    assert code == 0
+    assert again.split()[1] == accuracy
+    np.save(saved, examples + np.float32(0.05) * (examples < 0.5))
+    code, _, err = call("evaluate", *shared, f"--adversarial_examples={saved}")
+    assert code == 2 and "from its image in linf, allowed is eps 0.1" in err
+
+
+def test_visualize_writes_a_png(call, model, tmp_path):
+    code, _, err = call("visualize", "--kind=input_gradients", f"--models={model},{model}", "--dataset=digits",
+                        "--num_images=2", f"--output={tmp_path}/gradients.png")  # fmt: skip
+    assert code == 0, err
+    assert (tmp_path / "gradients.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_report_prints_a_row_for_each_run(call, model, tmp_path):
+    for name, eps in (("a", "0.1"), ("b", "0.1"), ("c", "0.2")):
+        (tmp_path / name).mkdir()
+        call("evaluate", f"--model={model}", "--dataset=digits", "--attacks=fgsm", f"--eps={eps}", "--max_examples=50",
+             f"--output={tmp_path}/{name}/results.json")  # fmt: skip
+    code, out, _ = call("report", f"--runs={tmp_path}")
+    assert code == 0
+    assert out.count("digits test, 50 images, linf eps 0.1;") == 1, "runs of one threat model share a table"
+    assert out.count("digits test, 50 images, linf eps 0.2;") == 1
+    stored = json.loads((tmp_path / "a" / "results.json").read_text())
+    assert f"{100 * stored['accuracy']['fgsm']:.1f} [" in out
+
+
+@pytest.mark.parametrize(
+    ("command", "arguments", "says"),
+    [
+        ("evaluate", ["--model=/nowhere.keras"], "no model at '/nowhere.keras'"),
+        ("evaluate", [], "no model given"),
+        ("evaluate", ["--model={model}", "--dataset=digits", "--attacks=autoatack"], "unknown attack 'autoatack'"),
+        ("evaluate", ["--model={model}", "--dataset=digits", "--image_size=9x9"], "images must have shape"),
+        ("evaluate", ["--model={model}", "--dataset=digits", "--split=tset"], "unknown split 'tset'"),
+        ("evaluate", ["--model={model}", "--output=/nowhere/x.json"], "cannot write '/nowhere/x.json'"),
+        ("evaluate", ["--model={model}", "--dataset=folder:{tmp}/empty"], "empty"),
+        ("evaluate", ["--model={corrupt}"], "is no .keras file: it is damaged"),
+        ("evaluate", ["--model={truncated}"], "is no .keras file: it is damaged"),
+        ("evaluate", ["--model={scrambled}"], "cannot be loaded"),
+        ("visualize", ["--kind=gradients"], "unknown kind of figure 'gradients'; nearest valid names: input_gradients"),
+        ("visualize", [], "give --models=A,B"),
+        ("report", ["--runs={tmp}"], "no results*.json in"),
+        ("train", ["--epoch=3"], "unknown flag --epoch; nearest valid names: epochs"),
+        ("quickstart", ["--sed=3"], "unknown flag --sed; nearest valid names: seed"),
+    ],
+)
+def test_bad_input_gives_one_line_and_exit_code_2(call, model, tmp_path, command, arguments, says):
+    (tmp_path / "empty").mkdir()
+    whole = model.read_bytes()
+    files = {name: tmp_path / f"{name}.keras" for name in ("corrupt", "truncated", "scrambled")}
+    files["corrupt"].write_bytes(b"no archive")
+    files["truncated"].write_bytes(whole[: len(whole) // 2])
+    middle = len(whole) // 2
+    files["scrambled"].write_bytes(whole[:middle] + bytes(b ^ 255 for b in whole[middle : middle + 2000]) + whole[middle + 2000 :])
+    before = sorted(os.listdir(tmp_path))
+    values = {"model": model, "tmp": tmp_path, **files}
+    code, out, err = call(command, *(argument.format(**values) for argument in arguments))
+    assert code == 2
+    lines = [line for line in err.splitlines() if line.startswith("error:")]
+    assert len(lines) == 1 and says in lines[0], err
+    assert not out
+    assert sorted(os.listdir(tmp_path)) == before, "nothing is written for bad input"
+
+
+def test_the_public_names_of_the_contract():
+    for name in ("build_model", "load_model", "endpoints", "ThreatModel", "evaluate_robustness", "IGAM", "MixACM", "Natural",
+                 "AdversarialTraining", "FineTune"):  # fmt: skip
+        assert callable(getattr(rt, name))
+    assert callable(rt.attacks.PGD) and callable(rt.attacks.FGSM)

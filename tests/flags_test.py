@@ -1,0 +1,32 @@
+"""Every flag file: it parses, says what it is, and trains two steps of its real network."""
+
+import pathlib
+
+import pytest
+
+from tf_robust_transfer.config import TrainConfig, parse
+from tf_robust_transfer.training import run_training
+
+ROOT = pathlib.Path(__file__).resolve().parents[1]
+# A file that others include is no row of its own.
+ROWS = sorted(path for path in (ROOT / "flags").rglob("*.flags") if path.stem != "common")
+
+
+@pytest.fixture(autouse=True)
+def at_the_root(monkeypatch):
+    monkeypatch.chdir(ROOT)
+
+
+@pytest.mark.parametrize("path", ROWS, ids=lambda path: str(path.relative_to(ROOT / "flags")))
+def test_a_flag_file_trains_two_steps(path, tmp_path):
+    config = parse(TrainConfig, [f"--flagfile={path}", "--smoke", f"--run_dir={tmp_path}/run"])
+    folder = run_training(config)
+    assert folder.model.exists() and folder.results.exists()
+    assert (folder.checkpoints / "checkpoint").read_text().startswith('model_checkpoint_path: "ckpt-2"')
+
+
+@pytest.mark.parametrize("path", ROWS, ids=lambda path: str(path.relative_to(ROOT / "flags")))
+def test_a_flag_file_names_its_command(path):
+    header = path.read_text().split("--", 1)[0]
+    assert header.startswith("# ")
+    assert f"--flagfile={path.relative_to(ROOT)}" in path.read_text()

@@ -155,7 +155,8 @@ def test_bad_input_gives_one_line_and_exit_code_2(call, model, tmp_path, command
     files["corrupt"].write_bytes(b"no archive")
     files["truncated"].write_bytes(whole[: len(whole) // 2])
     middle = len(whole) // 2
-    files["scrambled"].write_bytes(whole[:middle] + bytes(b ^ 255 for b in whole[middle : middle + 2000]) + whole[middle + 2000 :])
+    scrambled = bytes(byte ^ 255 for byte in whole[middle : middle + 2000])
+    files["scrambled"].write_bytes(whole[:middle] + scrambled + whole[middle + 2000 :])
     before = sorted(os.listdir(tmp_path))
     values = {"model": model, "tmp": tmp_path, **files}
     code, out, err = call(command, *(argument.format(**values) for argument in arguments))

@@ -15,7 +15,6 @@ from tf_robust_transfer.data import augmentation, images, pipeline
 from tf_robust_transfer.errors import InputError
 
 
-
 def numbered(count, shape=(6, 5, 1), num_classes=3, split="train"):
     """Images whose first pixels hold the example's number, labels number % num_classes."""
     pixels = np.random.default_rng(0).integers(0, 256, (count, *shape)).astype(np.uint8)

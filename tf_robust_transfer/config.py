@@ -117,7 +117,7 @@ class AttackConfig:
 class TrainConfig(AttackConfig, SharedConfig):
     """Flags of `train`."""
 
-    method: str = flag("natural", "natural, adversarial_training, finetune, igam or mixacm")
+    method: str = flag("natural", "natural, adversarial_training, distillation, finetune, igam or mixacm")
     model: str = flag("small_cnn", "network to train: madry_mnist, small_cnn, wrn_{depth}_{width}")
     model_options: dict = flag("", "options of the network, such as stem_stride=2,activation=swish", options)
     teacher: str = flag("", "a saved model or run folder, or flagfile:PATH, trained now if it is not there")
@@ -155,8 +155,8 @@ class TrainConfig(AttackConfig, SharedConfig):
     noise: float = flag("0", "igam: uniform noise on the training images", fraction, **_at_least(0))
     # MixACM
     alpha_acm: float = flag("5000", "mixacm: weight of the activated channel maps", fraction, **_at_least(0))
-    alpha_kld: float = flag("0.95", "mixacm: weight of the soft labels", fraction, **_at_least(0))
-    gamma: float = flag("10", "mixacm: temperature of the soft labels", fraction, **_above(0))
+    alpha_kld: float = flag("0.95", "mixacm, distillation: weight of the soft labels", fraction, **_at_least(0))
+    gamma: float = flag("10", "mixacm, distillation: temperature of the soft labels", fraction, **_above(0))
     blocks: tuple = flag("block1,block2,block3,block4", "mixacm: matched endpoints", names)
     acm_reduction: str = flag("mean", "mixacm: mean or sum over channels")
     mixup_alpha: float = flag("1", "mixacm: Beta(alpha, alpha); 0: no mixup", fraction, **_at_least(0))

@@ -2,6 +2,7 @@
 
 import json
 import pathlib
+import statistics
 import sys
 
 from tf_robust_transfer.command import run_command
@@ -36,10 +37,11 @@ def show(folders) -> None:
         columns = list(dict.fromkeys(name for _, result in members for name in result["accuracy"]))
         table = [["model", *columns]]
         for folder, result in members:
-            table.append([folder.name, *(_cell(result, column) for column in columns)])
+            table.append([_name(folder, result), *(_cell(result, column) for column in columns)])
+        table += _means(members, columns)
         widths = [max(len(row[i]) for row in table) for i in range(len(table[0]))]
         lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in table]
-        sys.stdout.write(f"\n{heading}\n\n" + "\n".join([lines[0], "-" * len(lines[0]), *lines[1:]]) + "\n")
+        sys.stdout.write(f"\n{heading}\n\n" + "\n".join([lines[0], "-" * max(map(len, lines)), *lines[1:]]) + "\n")
     sys.stdout.write("\n")
     for folder in map(pathlib.Path, folders):
         kept = [folder / name for name in ("input_gradients.png", "tensorboard") if (folder / name).exists()]
@@ -54,6 +56,27 @@ def _read(path):
     except ValueError:
         raise InputError(f"{str(path)!r} is no results file; remove it or evaluate again") from None
     return result
+
+
+def _name(folder, result):
+    return f"{folder.name} (seed {result['seed']})" if result.get("seed") else folder.name
+
+
+def _means(members, columns):
+    """A row for each name that was run with several seeds: mean and sample standard deviation over them."""
+    by_name = {}
+    for folder, result in members:
+        by_name.setdefault(folder.name, []).append(result["accuracy"])
+    rows = []
+    for name, runs in by_name.items():
+        if len(runs) > 1:
+            cells = []
+            for column in columns:
+                values = [100 * accuracy[column] for accuracy in runs if column in accuracy]
+                complete = len(values) == len(runs)
+                cells.append(f"{statistics.mean(values):.1f} sd {statistics.stdev(values):.2f}" if complete else "-")
+            rows.append([f"{name}, mean of {len(runs)} seeds", *cells])
+    return rows
 
 
 def _cell(result, attack):

@@ -5,8 +5,6 @@ J_s and J_t are the input gradients of student and teacher, float [batch, height
 
 import tensorflow as tf
 
-from tf_robust_transfer.ops import norms
-
 DISCRIMINATOR_INPUTS = ("raw", "l2", "zero_mean_l2")
 
 

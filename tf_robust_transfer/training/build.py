@@ -125,6 +125,8 @@ def method(config, *, student, teacher, steps_per_epoch: int) -> methods.Method:
             mixup_per_example=config.mixup_per_example,
             **shared,
         )
+    if method_class is methods.Distillation:
+        return method_class(teacher=teacher, kld_weight=config.alpha_kld, temperature=config.gamma, **shared)
     return method_class(**shared)
 
 

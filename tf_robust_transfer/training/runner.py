@@ -18,7 +18,7 @@ from tf_robust_transfer.plots.input_gradients import plot_input_gradients
 from tf_robust_transfer.training import build, callbacks
 from tf_robust_transfer.training.run_folder import RunFolder, write_json
 
-_WITH_TEACHER = ("finetune", "igam", "mixacm")
+_WITH_TEACHER = ("distillation", "finetune", "igam", "mixacm")
 _LOG = logging.getLogger("tf_robust_transfer")
 
 

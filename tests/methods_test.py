@@ -14,8 +14,8 @@ import tensorflow as tf
 from tf_robust_transfer.attacks import FGSM, PGD, ThreatModel
 from tf_robust_transfer.data.mixup import mixup_weights
 from tf_robust_transfer.errors import InputError
-from tf_robust_transfer.methods import IGAM, METHODS, AdversarialTraining, FineTune, MixACM, Natural
-from tf_robust_transfer.models import build_model, endpoints
+from tf_robust_transfer.methods import IGAM, METHODS, AdversarialTraining, Distillation, FineTune, MixACM, Natural
+from tf_robust_transfer.models import build_discriminator, build_model, endpoints
 
 ROOT = Path(__file__).resolve().parent.parent
 SHAPE, CLASSES = (2, 2, 1), 3
@@ -136,9 +136,7 @@ class TestNatural:
         after = {v.path.split("/")[-1]: v.numpy() for v in student.layers[1].weights}
         np.testing.assert_allclose(after["moving_mean"], 0.9 * before["moving_mean"] + 0.1 * x.mean(), rtol=1e-5)
         assert after["gamma"] == before["gamma"]
-        np.testing.assert_allclose(
-            history["weight_decay"], 0.5 * (student.layers[-1].kernel.numpy() ** 2).sum(), rtol=1e-5
-        )
+        np.testing.assert_allclose(history["weight_decay"], 0.5 * (student.layers[-1].kernel.numpy() ** 2).sum(), rtol=1e-5)
 
     def test_validation_and_evaluate_give_clean_accuracy_and_cross_entropy(self):
         student, (x, y) = linear_model(), batch(7)
@@ -250,9 +248,7 @@ class TestIGAMOneStep:
 
         np.testing.assert_allclose(history["loss"], loss(*before), rtol=1e-4)
         np.testing.assert_allclose(history["adversarial"], oracle.adversarial(*before, *fooled), rtol=1e-4)
-        student_scores, teacher_scores = (
-            oracle.scores(oracle.jacobian(*k), *fooled) for k in (before, weights64(teacher))
-        )
+        student_scores, teacher_scores = (oracle.scores(oracle.jacobian(*k), *fooled) for k in (before, weights64(teacher)))
         right = ((student_scores < 0).mean() + (teacher_scores > 0).mean()) / 2
         np.testing.assert_allclose(history["discriminator_accuracy"], right, rtol=1e-5)
 
@@ -295,7 +291,8 @@ class TestIGAMOneStep:
         for run, seed in (("first", 0), ("again", 0), ("other", 1)):
             student = linear_model(1, shape=(4, 4, 1), scale=0.1)
             method = compiled(
-                IGAM(student=student, teacher=linear_model(2, (4, 4, 1)), noise=0.1, warm_start_steps=99, seed=seed)
+                IGAM(student=student, teacher=linear_model(2, (4, 4, 1)), noise=0.1, warm_start_steps=99, seed=seed),
+                run_eagerly=True,
             )
             for image in clean:
                 w, b = weights64(student)
@@ -502,9 +499,7 @@ class TestMixACM:
         (1 - kld_weight) of the cross-entropy's gradient."""
         teacher, (x, y) = block_model((3, 3), 1), batch(4, (2, 2, 2))
         students = [block_model((3, 3), 1), block_model((3, 3), 1)]
-        method = MixACM(
-            student=students[0], teacher=teacher, blocks=("block1", "block2"), kld_weight=0.75, mixup_alpha=0.0
-        )
+        method = MixACM(student=students[0], teacher=teacher, blocks=("block1", "block2"), kld_weight=0.75, mixup_alpha=0.0)
         before = weights64(teacher)
         history = fit(compiled(method), x, y)
         assert history["kld"] == [0.0] and history["acm"] == [0.0]
@@ -523,7 +518,7 @@ class TestMixACM:
                 acm_weight=1.0,
                 seed=seed,
             )
-            method.compile(optimizer=keras.optimizers.SGD(0.0))
+            method.compile(optimizer=keras.optimizers.SGD(0.0), run_eagerly=True)
             losses.append([history for _ in range(3) for history in fit(method, x, y)["loss"]])
         assert losses[0] == losses[1] and losses[0] != losses[2]
         assert len(set(losses[0])) == 3
@@ -551,6 +546,24 @@ class TestMixACM:
             np.testing.assert_array_equal(a, b)
 
 
+class TestDistillation:
+    def test_one_step_by_hand(self):
+        """The gradient of g^2 KL at the logits is g (softmax(z_S / g) - softmax(z_T / g)) for each example."""
+        student, teacher, (x, y) = linear_model(1), linear_model(2), batch()
+        (w, b), (wt, bt), flat = weights64(student), weights64(teacher), x.reshape(6, -1).astype(np.float64)
+        z, zt, temperature = flat @ w + b, flat @ wt + bt, 4.0
+        q, p = (scipy.special.softmax(logits / temperature, axis=1) for logits in (z, zt))
+        at_logits = temperature * (q - p) / 6
+        ce = cross_entropy_gradients(w, b, x, y)
+        gradients = [0.3 * ce[0] + 0.7 * flat.T @ at_logits, 0.3 * ce[1] + 0.7 * at_logits.sum(axis=0)]
+        method = Distillation(student=student, teacher=teacher, kld_weight=0.7, temperature=temperature)
+        history = fit(compiled(method), x, y)
+        assert_step([w, b], weights64(student), gradients)
+        kld = temperature**2 * scipy.special.rel_entr(p, q).sum(axis=1).mean()
+        np.testing.assert_allclose(history["kld"], kld, rtol=1e-4)
+        np.testing.assert_allclose(history["loss"], 0.3 * cross_entropy(w, b, x, y) + 0.7 * kld, rtol=1e-4)
+
+
 class TestAdversarialTraining:
     def adversarial(self, w, b, x, y, eps):
         """FGSM on a linear softmax: x + eps sign(W (p - e_y)), clipped."""
@@ -574,9 +587,7 @@ class TestAdversarialTraining:
         """Four steps with warm_up_steps 2: eps 0, half, whole, whole."""
         student, (x, y) = linear_model(), batch()
         w, b = weights64(student)
-        method = AdversarialTraining(
-            student=student, threat_model=ThreatModel("linf", 0.2), attack=FGSM(), warm_up_steps=2
-        )
+        method = AdversarialTraining(student=student, threat_model=ThreatModel("linf", 0.2), attack=FGSM(), warm_up_steps=2)
         fit(compiled(method), x, y, epochs=4)
         for eps in (0.0, 0.1, 0.2, 0.2):
             gradients = cross_entropy_gradients(w, b, self.adversarial(w, b, x, y, eps), y)
@@ -594,7 +605,7 @@ class TestAdversarialTraining:
                 attack=PGD(1, 0.01),
                 seed=seed,
             )
-            method.compile(optimizer=keras.optimizers.SGD(0.0))
+            method.compile(optimizer=keras.optimizers.SGD(0.0), run_eagerly=True)
             losses.append(fit(method, x, y, epochs=3)["loss"])
         assert losses[0] == losses[1] and losses[0] != losses[2]
         assert len(set(losses[0])) == 3
@@ -616,13 +627,17 @@ class TestAdversarialTraining:
 
 
 class TestFrozenTeachers:
-    @pytest.mark.parametrize("kind", ["igam", "mixacm"])
+    @pytest.mark.parametrize("kind", ["igam", "mixacm", "distillation"])
     def test_a_batch_norm_teacher_is_bit_identical_after_training(self, kind):
         keras.utils.set_random_seed(0)
         student = build_model("small_cnn", (4, 4, 1), CLASSES, batch_norm=True)
         teacher = seeded(build_model("small_cnn", (4, 4, 1), CLASSES, width=2, batch_norm=True), 1, scale=0.1)
         before, start = teacher.get_weights(), student.get_weights()
-        options = {"igam": {}, "mixacm": {"blocks": ("block1", "block2"), "acm_weight": 1.0}}[kind]
+        options = {
+            "igam": {"discriminator": build_discriminator((4, 4, 1), channels=(4,))},
+            "mixacm": {"blocks": ("block1", "block2"), "acm_weight": 1.0},
+            "distillation": {},
+        }[kind]
         method = METHODS[kind](student=student, teacher=teacher, weight_decay=1e-3, **options)
         method.compile(optimizer=keras.optimizers.SGD(0.01, momentum=0.9))
         x, y = batch(8, (4, 4, 1))
@@ -632,6 +647,25 @@ class TestFrozenTeachers:
         # ... while everything of the student moves, its statistics too.
         for variable, old in zip(student.weights, start, strict=True):
             assert (variable.numpy() != old).any(), variable.path
+
+    @pytest.mark.parametrize("kind", ["igam", "mixacm", "distillation", "finetune"])
+    def test_a_teachers_dropout_stays_off(self, kind):
+        x, y = batch(4, (2, 2, 2))
+        found = []
+        for rate in (1e-9, 0.9):  # both have a seed, which the new layer of FineTune comes after
+            images = keras.Input((2, 2, 2))
+            z = keras.layers.Conv2D(3, 1, activation="tanh", name="block1")(keras.layers.Dropout(rate)(images))
+            teacher = seeded(keras.Model(images, keras.layers.Dense(CLASSES)(keras.layers.Flatten()(z))), 2)
+            keras.utils.set_random_seed(0)
+            if kind == "finetune":
+                method = FineTune(teacher=teacher, num_classes=CLASSES)
+            else:
+                options = {"igam": {"lambda_adv": 0.0}, "mixacm": {"blocks": ("block1",)}, "distillation": {}}[kind]
+                method = METHODS[kind](student=block_model((3, 3), 1), teacher=teacher, **options)
+            fit(compiled(method, run_eagerly=True), x, y)
+            found.append(method.student.get_weights())
+        for plain, dropped in zip(*found, strict=True):
+            np.testing.assert_array_equal(plain, dropped)
 
     def test_a_students_statistics_move_once_a_step_although_igam_differentiates_twice(self):
         images = keras.Input((2, 2, 1))
@@ -709,14 +743,15 @@ class TestNothingBecomesNaN:
             )
             teacher_gradient, *_ = method._gradient(method.teacher, tf.constant(x), labels, False)
             assert (teacher_gradient.numpy() == 0).any()
-            fit(compiled(method), x, labels, epochs=4)
+            fit(compiled(method, run_eagerly=True), x, labels, epochs=4)
             for model in (student, method.discriminator):
                 assert all(np.isfinite(w).all() for w in model.get_weights()), kind
 
     def test_igam_with_a_saturated_student(self):
         x, y = batch()
         student = linear_model(1, scale=1e4)
-        history = fit(compiled(IGAM(student=student, teacher=linear_model(2), discriminator_every=1)), x, y, epochs=3)
+        method = IGAM(student=student, teacher=linear_model(2), discriminator_every=1)
+        history = fit(compiled(method, run_eagerly=True), x, y, epochs=3)
         assert np.isfinite(history["loss"]).all()
         assert all(np.isfinite(w).all() for w in student.get_weights())
 
@@ -731,14 +766,15 @@ class TestNothingBecomesNaN:
         x, y = batch(4, (2, 2, 2))
         for student_bias, teacher_bias in ((-50.0, 1.0), (1.0, -50.0), (-50.0, -50.0)):
             student = model(1, student_bias)
-            method = compiled(MixACM(student=student, teacher=model(2, teacher_bias), blocks=("block1",)))
+            method = MixACM(student=student, teacher=model(2, teacher_bias), blocks=("block1",))
+            compiled(method, run_eagerly=True)
             method.optimizer.learning_rate = 1e-3
             assert np.isfinite(fit(method, x, y, epochs=3)["loss"]).all()
             assert all(np.isfinite(w).all() for w in student.get_weights())
 
 
 class TestErrors:
-    @pytest.mark.parametrize("kind", [IGAM, MixACM])
+    @pytest.mark.parametrize("kind", [IGAM, MixACM, Distillation])
     def test_a_teacher_of_another_shape_or_other_classes(self, kind):
         with pytest.raises(InputError, match=r"teacher takes images of shape \(4, 4, 1\), the student \(2, 2, 1\)"):
             kind(student=linear_model(), teacher=linear_model(shape=(4, 4, 1)))
@@ -779,6 +815,11 @@ class TestErrors:
     def test_mixacm_options(self, options, text):
         with pytest.raises(InputError, match=text):
             MixACM(student=block_model((3, 3), 1), teacher=block_model((3, 3), 2), **options)
+
+    @pytest.mark.parametrize("options", [{"kld_weight": 1.5}, {"kld_weight": -0.1}, {"temperature": 0.0}], ids=str)
+    def test_distillation_options(self, options):
+        with pytest.raises(InputError, match=f"{next(iter(options.values()))}"):
+            Distillation(student=linear_model(), teacher=linear_model(), **options)
 
     def test_mixacm_blocks_of_the_teacher(self):
         student = build_model("wrn_10_1", (8, 8, 1), 3)
@@ -823,7 +864,6 @@ cpu = tf.config.list_physical_devices("CPU")[0]
 tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
 from tf_robust_transfer.attacks import PGD, ThreatModel
 from tf_robust_transfer.methods import IGAM, AdversarialTraining, MixACM, Natural
-from tf_robust_transfer.models import build_discriminator
 
 
 def network(seed, channels=3):
@@ -835,10 +875,13 @@ def network(seed, channels=3):
     return model
 
 
-def discriminator():
-    model = build_discriminator((4, 4, 1), channels=(3,), batch_norm=False)
-    rng = np.random.default_rng(9)
-    model.set_weights([rng.standard_normal(w.shape) for w in model.get_weights()])
+def dense(seed, out=3):
+    images = keras.Input((4, 4, 1))
+    x = keras.layers.Dense(5, activation="tanh")(keras.layers.Flatten()(images))
+    x = keras.layers.Dense(out)(x)
+    model = keras.Model(images, x if out > 1 else keras.layers.Reshape(())(x))
+    rng = np.random.default_rng(seed)
+    model.set_weights([0.5 * rng.standard_normal(w.shape) for w in model.get_weights()])
     return model
 
 
@@ -847,8 +890,8 @@ def mixacm(**options):
 
 
 def igam():
-    return IGAM(student=network(1), teacher=network(2), discriminator=discriminator(), lambda_adv=1.0, lambda_diff=3.0,
-                noise=0.05, discriminator_every=2, warm_start_steps=1, weight_decay=1e-2, seed=4)
+    return IGAM(student=dense(1), teacher=dense(2), discriminator=dense(3, out=1), lambda_adv=1.0, lambda_diff=3.0,
+                noise=0.05, discriminator_every=2, weight_decay=1e-2, seed=4)
 
 
 CASES = {
@@ -856,16 +899,18 @@ CASES = {
     "mixacm": mixacm,
     "mixacm_per_example": lambda: mixacm(mixup_per_example=True),
     "adversarial_training": lambda: AdversarialTraining(
-        student=network(1), threat_model=ThreatModel("l2", 0.5), attack=PGD(2), seed=4),
-    "natural_partial_batch": lambda: Natural(student=network(1), weight_decay=1e-2),
+        student=dense(1), threat_model=ThreatModel("l2", 0.5), attack=PGD(2), seed=4),
+    "natural_partial_batch": lambda: Natural(student=dense(1), weight_decay=1e-2),
 }
 rng = np.random.default_rng(0)
 images, labels = rng.uniform(0, 1, (11, 4, 4, 1)).astype(np.float32), rng.integers(0, 3, 11)
 found = {}
+# One strategy for all cases: the collective operations of two in one process get into each other's way.
+strategies = {1: tf.distribute.get_strategy(), 2: tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])}
 for name, build in CASES.items():
     count = 11 if "partial" in name else 8  # batches of 4; 11 leaves a last one of 3, for two devices 2 and 1
-    for devices, strategy in ((1, None), (2, tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"]))):
-        with strategy.scope() if strategy else tf.distribute.get_strategy().scope():
+    for devices, strategy in strategies.items():
+        with strategy.scope():
             method = build()
             method.compile(optimizer=keras.optimizers.SGD(0.2, momentum=0.9))
         history = method.fit(images[:count], labels[:count], batch_size=4, epochs=2, shuffle=False, verbose=0).history
@@ -895,9 +940,7 @@ def two_devices(tmp_path_factory):
     return dict(np.load(path))
 
 
-@pytest.mark.parametrize(
-    "case", ["igam", "mixacm", "mixacm_per_example", "adversarial_training", "natural_partial_batch"]
-)
+@pytest.mark.parametrize("case", ["igam", "mixacm", "mixacm_per_example", "adversarial_training", "natural_partial_batch"])
 def test_two_devices_give_the_weights_of_one(two_devices, case):
     names = [name.removeprefix(f"{case}/1/") for name in two_devices if name.startswith(f"{case}/1/")]
     assert len(names) > 5

@@ -134,6 +134,33 @@ def test_a_killed_run_goes_on_and_ends_with_the_same_weights_bit_for_bit(method,
         np.testing.assert_array_equal(left_alone, resumed)
 
 
+_MIRRORED = """
+import sys
+import tensorflow as tf
+
+cpu = tf.config.list_physical_devices("CPU")[0]
+tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
+from tf_robust_transfer.config import TrainConfig, parse
+from tf_robust_transfer.training import build, run_training
+
+assert build.distribution_strategy("mirrored").num_replicas_in_sync == 2
+run_training(parse(TrainConfig, [*sys.argv[1:], "--distribution_strategy=mirrored"]))
+"""
+
+
+def test_a_run_on_two_devices_gives_the_weights_of_one(teacher, tmp_path):
+    arguments = [*igam_arguments(teacher, tmp_path / "one"), "--model_options=width=1", "--lambda_adv=0", "--epochs=2",
+                 "--optimizer=sgd", "--learning_rate=0.01"]  # fmt: skip
+    run_training(parse(TrainConfig, arguments))
+    process = subprocess.run(
+        [sys.executable, "-c", _MIRRORED, *arguments, f"--run_dir={tmp_path}/two"],
+        cwd=ROOT, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert process.returncode == 0, process.stderr[-2000:]
+    for one, two in zip(weights(tmp_path / "one"), weights(tmp_path / "two"), strict=True):
+        np.testing.assert_allclose(one, two, atol=1e-4)
+
+
 def test_a_finished_run_is_left_as_it_is(igam, teacher):
     before = {path: path.stat().st_mtime_ns for path in igam.rglob("*")}
     run_training(parse(TrainConfig, igam_arguments(teacher, igam)))

@@ -8,6 +8,7 @@ import sys
 from tf_robust_transfer.command import run_command
 from tf_robust_transfer.config import ReportConfig
 from tf_robust_transfer.errors import InputError
+from tf_robust_transfer.methods import METHODS
 
 RESULTS = "results*.json"
 
@@ -25,7 +26,8 @@ def show(folders) -> None:
 
     folders: run folders that hold a results.json, and perhaps more results, such as results_eps0.2.json.
     """
-    rows = [(pathlib.Path(folder), _read(path)) for folder in folders for path in sorted(pathlib.Path(folder).glob(RESULTS))]
+    folders = sorted(map(pathlib.Path, folders), key=_order)
+    rows = [(folder, _read(path)) for folder in folders for path in sorted(folder.glob(RESULTS))]
     # Rows under different threat models or on different data do not belong under one heading.
     groups = {}
     for folder, result in rows:
@@ -43,9 +45,18 @@ def show(folders) -> None:
         lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in table]
         sys.stdout.write(f"\n{heading}\n\n" + "\n".join([lines[0], "-" * max(map(len, lines)), *lines[1:]]) + "\n")
     sys.stdout.write("\n")
-    for folder in map(pathlib.Path, folders):
+    for folder in folders:
         kept = [folder / name for name in ("input_gradients.png", "tensorboard") if (folder / name).exists()]
         sys.stdout.write(f"{folder.name}: {folder}" + "".join(f"  {path}" for path in kept) + "\n")
+
+
+def _order(folder):
+    """Baselines first, in the order of the registry of methods; then by name."""
+    flags = folder / "flags.txt"
+    lines = flags.read_text().splitlines() if flags.exists() else []
+    methods = [line.partition("=")[2] for line in lines if line.startswith("--method=")]
+    known = list(METHODS)
+    return (known.index(methods[0]) if methods and methods[0] in known else len(known)), folder.name, str(folder)
 
 
 def _read(path):

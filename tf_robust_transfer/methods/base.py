@@ -50,6 +50,12 @@ class Method(keras.Model):
     def metrics(self):
         return list(self._trackers.values())
 
+    @property
+    def steps_done(self) -> int:
+        """Number of training steps so far."""
+        # int() fails on a mirrored variable.
+        return int(keras.ops.convert_to_numpy(self.optimizer.iterations))
+
     def state(self) -> dict:
         """Everything that a resumed run needs, for `tf.train.Checkpoint(**method.state())`."""
         return {"student": self.student, "optimizer": self.optimizer}

@@ -101,7 +101,7 @@ class IGAM(Method):
         A tf.cond would do on one device, but an optimizer's update inside one is refused under MirroredStrategy; and
         the warm start should not pay for what it does not use.
         """
-        self._next_step = int(keras.ops.convert_to_numpy(self.optimizer.iterations))
+        self._next_step = self.steps_done
         if self.train_function is not None and not force:
             return self.train_function
         functions = {}

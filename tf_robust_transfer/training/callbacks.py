@@ -27,7 +27,7 @@ class StopOnNonFinite(keras.callbacks.Callback):
         if bad:
             terms = [name for name in bad if name != "loss"] or bad
             raise InputError(
-                f"the loss is not finite at step {int(self.model.optimizer.iterations)}: {', '.join(terms)}; the last good "
+                f"the loss is not finite at step {self.model.steps_done}: {', '.join(terms)}; the last good "
                 "checkpoint is kept; try a smaller learning rate or weight of that term, in a new run folder"
             )
 
@@ -60,7 +60,7 @@ class WatchAccuracy(keras.callbacks.Callback):
 
     def on_epoch_end(self, epoch, logs=None):
         logs["images_per_second"] = self._steps * self.batch_size / (time.monotonic() - self._started)
-        logs["learning_rate"] = float(self.model.optimizer.learning_rate)
+        logs["learning_rate"] = float(keras.ops.convert_to_numpy(self.model.optimizer.learning_rate))
         if len(self.images):
             result = evaluate_robustness(
                 self.model.student,
@@ -96,7 +96,7 @@ class Progress(keras.callbacks.Callback):
     def on_train_batch_end(self, batch, logs=None):
         if self._bar.update(self._batch_size):
             shown = {name: f"{float(value):.3g}" for name, value in (logs or {}).items()}
-            self._bar.set_postfix({"step": int(self.model.optimizer.iterations), **shown}, refresh=False)
+            self._bar.set_postfix({"step": self.model.steps_done, **shown}, refresh=False)
 
     def on_epoch_end(self, epoch, logs=None):
         shown = "  ".join(f"{name} {value:.4g}" for name, value in (logs or {}).items())
@@ -148,7 +148,7 @@ class Checkpoint(keras.callbacks.Callback):
         self._manager, self._seconds, self._last = manager, 60 * minutes, time.monotonic()
 
     def _save(self):
-        self._manager.save(checkpoint_number=int(self.model.optimizer.iterations))
+        self._manager.save(checkpoint_number=self.model.steps_done)
         self._last = time.monotonic()
 
     def on_train_batch_end(self, batch, logs=None):

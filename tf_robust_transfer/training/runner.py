@@ -52,14 +52,11 @@ def run_training(config: flags.TrainConfig) -> RunFolder:
         total_steps = 2
         test = data.synthetic_data(test.input_shape, test.num_classes, 4, config.seed)
 
-    keras.utils.set_random_seed(config.seed)
     strategy = build.distribution_strategy(config.distribution_strategy)
     with strategy.scope():
         if teacher is not None and strategy.num_replicas_in_sync > 1:
-            # Its variables have to be mirrored too.
-            copy = keras.models.clone_model(teacher)
-            copy.set_weights(teacher.get_weights())
-            teacher = copy
+            teacher = _copy(teacher)
+        keras.utils.set_random_seed(config.seed)
         method = build.compiled_method(
             config, images=train, teacher=teacher, steps_per_epoch=steps_per_epoch, total_steps=total_steps
         )
@@ -74,7 +71,7 @@ def _fit(config, folder, method, train, test, batch_size, steps_per_epoch, total
     manager = tf.train.CheckpointManager(checkpoint, str(folder.checkpoints), max_to_keep=2)
     if manager.latest_checkpoint:
         checkpoint.restore(manager.latest_checkpoint).assert_consumed()
-    step = int(method.optimizer.iterations)
+    step = method.steps_done
     if step:
         _LOG.info("going on at step %d of %d", step, total_steps)
     watched = slice(0, 8 if config.smoke else config.watch_examples)
@@ -113,7 +110,7 @@ def _fit(config, folder, method, train, test, batch_size, steps_per_epoch, total
                 shuffle=False,
                 verbose=0,
             )
-            step = int(method.optimizer.iterations)
+            step = method.steps_done
     finally:
         progress.close()
 
@@ -162,6 +159,13 @@ def teacher_flags(config, path: str) -> flags.TrainConfig:
                  "distribution_strategy": config.distribution_strategy, "run_dir": beside}  # fmt: skip
     arguments = [f"--{name}={value}" for name, value in inherited.items()]
     return flags.parse(flags.TrainConfig, [*arguments, f"--flagfile={path}"])
+
+
+def _copy(model):
+    """The same model with variables of the current strategy's scope: mirrored ones, where it mirrors."""
+    copy = keras.models.clone_model(model)
+    copy.set_weights(model.get_weights())
+    return copy
 
 
 def _pixels(images) -> np.ndarray:

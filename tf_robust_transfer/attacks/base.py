@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+import numbers
 
 import numpy as np
 import tensorflow as tf
@@ -34,7 +35,7 @@ class ThreatModel:
         low, high = self.bounds
         if not low < high:
             raise InputError(f"bounds must be (lowest, highest), got {self.bounds}")
-        if not (isinstance(self.eps, (int, float)) and math.isfinite(self.eps) and self.eps >= 0):
+        if not (isinstance(self.eps, numbers.Real) and math.isfinite(self.eps) and self.eps >= 0):
             raise InputError(f"eps must be a number of at least 0, got {self.eps!r}")
         if self.norm == "linf" and self.eps > high - low:
             raise InputError(
@@ -43,9 +44,10 @@ class ThreatModel:
             )
 
     def project(self, adversarial, images, eps=None):
-        """Nearest allowed image, first in the ball, then in the bounds. Both float [batch, ...]; eps overrides.
+        """An allowed image near `adversarial`: projected on the ball, then clipped. Both float [batch, ...]; eps overrides.
 
-        Clipping to the bounds moves a pixel towards the clean image's value, which lies in the bounds, and so never
+        For linf this is the nearest allowed image. For l2 it is not quite where the bounds cut the ball, as in Foolbox
+        and AutoAttack. Clipping to the bounds moves a pixel towards the clean image's value, which lies in the bounds, and so never
         leaves the ball.
         """
         perturbation = norms.project(adversarial - images, self.norm, self.eps if eps is None else eps)

@@ -39,4 +39,4 @@ def replace_logits(teacher, num_classes):
         raise InputError(f"the teacher must end in a Dense logit layer to be fine-tuned, got {type(last).__name__}")
     copy.trainable = False
     logits = keras.layers.Dense(num_classes, name="logits")(last.input)
-    return keras.Model(copy.inputs, logits, name=f"{teacher.name}_finetuned")
+    return keras.Model(copy.inputs[0], logits, name=f"{teacher.name}_finetuned")

@@ -43,6 +43,9 @@ class IGAM(Method):
         noise: uniform noise in [-noise, noise] added to every training image, clipped to [0, 1] (the reference code:
             8/255).
 
+    Every example's gradient is that of its own cross-entropy. Eq. 8 read literally takes the gradient of the batch's
+    mean, which is smaller by the batch size; lambda_diff would then depend on it.
+
     The student's and the discriminator's gradients come from one forward pass of each. `compile` takes
     `discriminator_optimizer`; by default a copy of the student's.
     """
@@ -107,7 +110,7 @@ class IGAM(Method):
         functions = {}
 
         def train_function(iterator):
-            step, self._next_step = self._next_step, self._next_step + 1
+            step = self._next_step
             self._matching = step >= self.warm_start_steps
             self._update_discriminator = (
                 self._matching
@@ -119,7 +122,10 @@ class IGAM(Method):
                 super(IGAM, self).make_train_function(force=True)
                 functions[kind] = self.train_function
                 self.train_function = train_function
-            return functions[kind](iterator)
+            logs = functions[kind](iterator)
+            # Counted after the step: of data of unknown length Keras asks for one batch more than there is.
+            self._next_step = step + 1
+            return logs
 
         self.train_function = train_function
         return train_function

@@ -44,14 +44,16 @@ def build_model(name: str, input_shape, num_classes: int, **options) -> keras.Mo
             f"a model takes input_shape (height, width, channels) and at least 2 classes, got input_shape "
             f"{tuple(input_shape)} and num_classes {num_classes}"
         )
-    build = MODELS.get(name)
+    build, given = MODELS.get(name), options
     wide = re.fullmatch(r"wrn_(\d+)_(\d+)", name)
     if wide:
         build, options = MODELS["wrn_{depth}_{width}"], {**options, "depth": int(wide[1]), "width": int(wide[2])}
     if build is None or "{" in name:
         raise InputError(f"unknown model {name!r}; {nearest(name, MODELS)}")
     known = build.__kwdefaults__ or {}
-    unknown = sorted(set(options) - set(known) - {"depth", "width"} if wide else set(options) - set(known))
+    if wide and {"depth", "width"} & set(given):
+        raise InputError(f"model {name!r} says its depth and width already; leave these options out")
+    unknown = sorted(set(options) - set(known))
     if unknown:
         raise InputError(f"model {name!r} has no option {unknown[0]!r}; {nearest(unknown[0], known)}")
     return build(tuple(input_shape), num_classes, **options)

@@ -23,8 +23,14 @@ def endpoints(model: keras.Model, layers: dict[str, str] | None = None) -> keras
     Raises:
         InputError: a layer that the model does not have, or a subclassed model, whose layers have no fixed outputs.
     """
-    if not isinstance(model, keras.Sequential) and not hasattr(model, "_functional") and not hasattr(model, "operations"):
-        raise InputError(f"endpoints need a functional or sequential keras.Model, got the subclass {type(model).__name__}")
+    try:
+        model.inputs, model.outputs  # noqa: B018 - absent in subclassed models and in a Sequential not yet built
+    except (AttributeError, ValueError):
+        raise InputError(
+            f"endpoints need a functional or sequential keras.Model of known input shape, got the subclass {type(model).__name__}"
+        ) from None
+    if not model.inputs or not model.outputs:
+        raise InputError(f"endpoints need a model of known input shape, but {model.name!r} is not built yet")
     names = {layer.name: layer for layer in model.layers}
     wanted = layers if layers is not None else {name: name for name in names if _ENDPOINT.fullmatch(name)}
     outputs = {}
@@ -32,5 +38,5 @@ def endpoints(model: keras.Model, layers: dict[str, str] | None = None) -> keras
         if layer not in names:
             raise InputError(f"model {model.name!r} has no layer {layer!r} for {endpoint!r}; {nearest(layer, names)}")
         outputs[endpoint] = names[layer].output
-    outputs["logits"] = model.outputs[0]
-    return keras.Model(model.inputs, outputs, name=f"{model.name}_endpoints")
+    outputs.setdefault("logits", model.outputs[0])
+    return keras.Model(model.inputs[0], outputs, name=f"{model.name}_endpoints")

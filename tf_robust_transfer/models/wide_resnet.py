@@ -42,6 +42,11 @@ def wide_resnet(
     """
     if depth < 10 or (depth - 4) % 6:
         raise InputError(f"a WideResNet's depth is 6 n + 4 (10, 16, 22, 28, 34, ...), got {depth}")
+    if width < 1:
+        raise InputError(f"a WideResNet's width is at least 1, got {width}")
+    for statistic in (mean, std):
+        if statistic is not None and len(statistic) != input_shape[-1]:
+            raise InputError(f"mean and std have one number for each of {input_shape[-1]} channels, got {mean} and {std}")
     if activation not in ACTIVATIONS:
         raise InputError(f"activation must be one of {', '.join(ACTIVATIONS)}, got {activation!r}")
     if padding not in PADDINGS:

@@ -1,5 +1,7 @@
 """From flags to objects: data, strategy, student, teacher's place, optimizer, method."""
 
+import functools
+
 import keras
 import tensorflow as tf
 
@@ -10,6 +12,7 @@ from tf_robust_transfer.errors import InputError, look_up
 from tf_robust_transfer.models import build_discriminator, build_model
 
 
+@functools.cache  # TensorFlow's collectives of two MirroredStrategy objects in one process get into each other's way.
 def distribution_strategy(name: str) -> tf.distribute.Strategy:
     """The strategy of --distribution_strategy. "auto" mirrors over the GPUs where there is more than one.
 

@@ -11,8 +11,8 @@ from tf_robust_transfer.config import EvaluateConfig
 from tf_robust_transfer.errors import InputError
 from tf_robust_transfer.evaluation import challenge_files, evaluate_robustness
 from tf_robust_transfer.evaluation.attack_names import parse_attack
+from tf_robust_transfer.files import write_json
 from tf_robust_transfer.training import build
-from tf_robust_transfer.training.run_folder import write_json
 
 
 def main(config: EvaluateConfig) -> None:
@@ -21,6 +21,10 @@ def main(config: EvaluateConfig) -> None:
     for output in (config.output, config.save_adversarial):
         if output and not pathlib.Path(output).absolute().parent.is_dir():
             raise InputError(f"cannot write {output!r}: its folder does not exist")
+    if config.save_adversarial and not config.save_adversarial.endswith(".npy"):
+        raise InputError(f"--save_adversarial: expected a name that ends in .npy, got {config.save_adversarial!r}")
+    if config.save_adversarial and config.attacks[-1:] in ((), ("clean",)):
+        raise InputError("--save_adversarial saves the examples of the last attack: name one at the end of --attacks")
     model = load_model(config.model)
     test = build.load_split(config, config.split)
     images = test.images.astype(np.float32) / np.float32(255)
@@ -35,8 +39,6 @@ def main(config: EvaluateConfig) -> None:
         right = evaluate_robustness(model, examples, test.labels, threat_model=config.threat_model, attacks=())
         sys.stdout.write(_line(config.adversarial_examples, right, "clean"))
         return
-    if config.save_adversarial and config.attacks[-1:] in ((), ("clean",)):
-        raise InputError("--save_adversarial saves the examples of the last attack: name one at the end of --attacks")
     result = evaluate_robustness(
         model,
         images,

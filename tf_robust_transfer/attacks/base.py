@@ -47,8 +47,8 @@ class ThreatModel:
         """An allowed image near `adversarial`: projected on the ball, then clipped. Both float [batch, ...]; eps overrides.
 
         For linf this is the nearest allowed image. For l2 it is not quite where the bounds cut the ball, as in Foolbox
-        and AutoAttack. Clipping to the bounds moves a pixel towards the clean image's value, which lies in the bounds, and so never
-        leaves the ball.
+        and AutoAttack. Clipping to the bounds moves a pixel towards the clean image's value, which lies in the bounds,
+        and so never leaves the ball.
         """
         perturbation = norms.project(adversarial - images, self.norm, self.eps if eps is None else eps)
         return tf.clip_by_value(images + perturbation, *self.bounds)

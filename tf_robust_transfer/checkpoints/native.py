@@ -1,12 +1,12 @@
 """Models as `.keras` files: saved whole or not at all, and loaded with an error that a person can use."""
 
-import os
 import pathlib
 import zipfile
 
 import keras
 
 from tf_robust_transfer.errors import InputError
+from tf_robust_transfer.files import replacing
 
 
 def load_model(spec: str) -> keras.Model:
@@ -42,11 +42,6 @@ def load_model(spec: str) -> keras.Model:
 
 
 def save_model(model: keras.Model, path) -> None:
-    """Saves a model as a `.keras` file, under a temporary name first, so that no half-written file is ever seen."""
-    path = pathlib.Path(path)
-    temporary = path.with_name(f".{path.stem}.{os.getpid()}.keras")
-    try:
+    """Saves a model as a `.keras` file, which appears whole or not at all."""
+    with replacing(path) as temporary:
         model.save(temporary)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)

@@ -3,25 +3,18 @@
 MNIST: float32 [n, 784] in [0, 1]. Colour images: float32 [n, height, width, channels] in [0, 255].
 """
 
-import os
-import pathlib
-
 import numpy as np
 
 from tf_robust_transfer.errors import InputError
+from tf_robust_transfer.files import replacing
 
 
 def write(path, images) -> None:
-    """Writes images, float [n, height, width, channels] in [0, 1], whole or not at all."""
-    path = pathlib.Path(path)
+    """Writes images, float [n, height, width, channels] in [0, 1]. path: ends in .npy."""
     images = np.asarray(images, np.float32)
     stored = images.reshape(len(images), -1) if images.shape[-1] == 1 else images * np.float32(255)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.npy")
-    try:
+    with replacing(path) as temporary:
         np.save(temporary, stored)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def read(path, images, threat_model) -> np.ndarray:

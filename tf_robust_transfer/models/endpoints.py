@@ -27,7 +27,8 @@ def endpoints(model: keras.Model, layers: dict[str, str] | None = None) -> keras
         model.inputs, model.outputs  # noqa: B018 - absent in subclassed models and in a Sequential not yet built
     except (AttributeError, ValueError):
         raise InputError(
-            f"endpoints need a functional or sequential keras.Model of known input shape, got the subclass {type(model).__name__}"
+            "endpoints need a functional or sequential keras.Model of known input shape, got the subclass "
+            f"{type(model).__name__}"
         ) from None
     if not model.inputs or not model.outputs:
         raise InputError(f"endpoints need a model of known input shape, but {model.name!r} is not built yet")

@@ -5,7 +5,6 @@ values and clipped to [-1, 1]: a gradient's scale says little about its structur
 leave the rest grey.
 """
 
-import os
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +12,7 @@ from matplotlib.figure import Figure
 
 from tf_robust_transfer.attacks.base import ThreatModel, check_batch
 from tf_robust_transfer.errors import InputError
+from tf_robust_transfer.files import replacing
 from tf_robust_transfer.losses import classification
 from tf_robust_transfer.ops.gradients import input_gradient
 
@@ -113,10 +113,5 @@ def _write(figure, path):
     if suffix not in formats:
         raise InputError(f"a figure cannot be written as {str(path)!r}; end the name in .png, .pdf or .svg")
     path.parent.mkdir(parents=True, exist_ok=True)
-    # Renamed at the end, so that an interrupted run leaves no half a picture.
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
+    with replacing(path) as temporary:
         figure.savefig(temporary, format=suffix)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)

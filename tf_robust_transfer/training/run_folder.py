@@ -1,11 +1,11 @@
 """The folder of a run: what lies where, and whose it is."""
 
-import json
 import os
 import pathlib
 
 from tf_robust_transfer.config import to_text
 from tf_robust_transfer.errors import InputError
+from tf_robust_transfer.files import write_text
 
 # Flags that change where or how fast a run works, but not what comes out of it.
 _FREE_FLAGS = ("run_dir", "data_dir", "distribution_strategy", "checkpoint_minutes")
@@ -53,19 +53,3 @@ class RunFolder:
     @property
     def finished(self) -> bool:
         return self.model.exists() and self.results.exists()
-
-
-def write_text(path, text: str) -> None:
-    """Writes a file whole or not at all."""
-    path = pathlib.Path(path)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        temporary.write_text(text)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def write_json(path, content) -> None:
-    """Writes JSON, whole or not at all."""
-    write_text(path, json.dumps(content, indent=1) + "\n")

@@ -13,10 +13,11 @@ from tf_robust_transfer.checkpoints import load_model, save_model
 from tf_robust_transfer.errors import InputError, look_up
 from tf_robust_transfer.evaluation import evaluate_robustness
 from tf_robust_transfer.evaluation.attack_names import parse_attack
+from tf_robust_transfer.files import write_json
 from tf_robust_transfer.methods import METHODS
 from tf_robust_transfer.plots.input_gradients import plot_input_gradients
 from tf_robust_transfer.training import build, callbacks
-from tf_robust_transfer.training.run_folder import RunFolder, write_json
+from tf_robust_transfer.training.run_folder import RunFolder
 
 _WITH_TEACHER = ("distillation", "finetune", "igam", "mixacm")
 _LOG = logging.getLogger("tf_robust_transfer")

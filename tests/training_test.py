@@ -251,6 +251,14 @@ def test_a_teacher_of_another_shape_is_refused(teacher, tmp_path):
         )  # fmt: skip
 
 
+def test_finetuning_a_teacher_of_another_shape_is_refused(teacher, tmp_path):
+    with pytest.raises(InputError, match=r"the teacher takes images of shape \(8, 8, 1\), digits has \(16, 16, 1\)"):
+        run_training(
+            parse(TrainConfig, [*QUICK, "--image_size=16x16", "--method=finetune", f"--teacher={teacher}",
+                                f"--run_dir={tmp_path}/run"])
+        )  # fmt: skip
+
+
 def test_schedules():
     piecewise = build.learning_rate(
         parse(TrainConfig, ["--schedule=piecewise", "--schedule_boundaries=1/2,3/4", "--learning_rate=0.1"]), 320_000

@@ -136,6 +136,11 @@ def method(config, *, student, teacher, steps_per_epoch: int) -> methods.Method:
 def compiled_method(config, *, images: data.ImageData, teacher, steps_per_epoch: int, total_steps: int):
     """The compiled method around its freshly initialised student."""
     if config.method == "finetune":
+        if tuple(teacher.input_shape[1:]) != images.input_shape:
+            raise InputError(
+                f"the teacher takes images of shape {teacher.input_shape[1:]}, {config.dataset} has {images.input_shape}; "
+                "resize them (--image_size), or give a teacher of that shape"
+            )
         built = methods.FineTune(
             teacher=teacher, num_classes=images.num_classes, weight_decay=config.weight_decay, seed=config.seed
         )

@@ -24,6 +24,9 @@ class MixACM(Method):
             "w/o mixup").
         mixup_per_example: one weight for each example instead of one for the batch (the original mixup code).
         student_endpoints, teacher_endpoints: for models of your own, the submodels made by `rt.endpoints(model, {...})`.
+
+    The training accuracy in the logs is that on the mixed images against their own labels, which a mixed image shows but
+    in part: about a half is what to expect. Validation data is not mixed.
     """
 
     def __init__(self, *, student, teacher, acm_weight=5000.0, kld_weight=0.95, temperature=10.0,

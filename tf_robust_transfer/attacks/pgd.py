@@ -52,4 +52,6 @@ class PGD(Attack):
             return i + 1, moved
 
         start = random_start(images, threat_model, eps, seed) if self.random_start else images
+        if self.steps == 1:
+            return step(0, start)[1]  # FGSM pays for no loop
         return tf.while_loop(lambda i, _: i < self.steps, step, (tf.constant(0), start))[1]

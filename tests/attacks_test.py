@@ -12,6 +12,7 @@ import tensorflow as tf
 from hypothesis import strategies as st
 
 from tf_robust_transfer.attacks import FGSM, PGD, Attack, ThreatModel
+from tf_robust_transfer.attacks.noise import fold_seed
 from tf_robust_transfer.errors import InputError
 
 
@@ -228,8 +229,14 @@ class TestBallAndBounds:
 
     def test_a_search_that_leaves_the_ball_or_returns_nan_is_brought_back(self):
         class Wild(Attack):
-            def _search(self, logits_of, images, labels, threat_model, eps, seed):
-                return tf.where(images > 0.5, images + 7.0, tf.constant(float("nan")))
+            def start(self, problem, images, labels, round, noise):
+                return {"found": tf.where(images > 0.5, images + 7.0, tf.constant(float("nan")))}
+
+            def step(self, problem, images, labels, state, iteration, drawn):
+                return state, state["found"], problem.logits_of(state["found"])
+
+            def result(self, state):
+                return state["found"]
 
         images, labels = images_and_labels(16)
         for norm in ("linf", "l2"):
@@ -290,7 +297,7 @@ class TestRestarts:
         images, labels = images_and_labels(64, (3, 2, 1), 3)
         threat, attack = ThreatModel("linf", 0.15), PGD(1, 0.05, restarts=4)
         tensors = tf.constant(images), tf.constant(labels, tf.int32)
-        runs = [attack.run_restart(model, *tensors, threat_model=threat, seed=5, restart=r).numpy() for r in range(4)]
+        runs = [attack.perturb(model, *tensors, threat, fold_seed(5, r)).numpy() for r in range(4)]
         margins = np.stack([numpy_margin(model, found, labels) for found in runs])
         assert len(set(margins.argmax(axis=0).tolist())) == 4  # every restart is somebody's best
         found = attack(model, images, labels, threat_model=threat, seed=5).numpy()
@@ -457,5 +464,5 @@ class TestInputErrors:
 
     def test_a_base_attack_says_what_is_missing(self):
         images, labels = images_and_labels(2)
-        with pytest.raises(NotImplementedError, match="_search"):
+        with pytest.raises(NotImplementedError, match="must define start"):
             Attack()(linear_model()[0], images, labels, threat_model=ThreatModel())

@@ -1,78 +1,116 @@
-"""What every attack shares: the threat model, input checks, compilation, and the projection that no attack can skip."""
+"""The base of the attacks: an attack is a start and a step; this module and `search` do the rest.
 
-import dataclasses
-import math
-import numbers
+Two callers drive the same two methods. `Attack.perturb` runs all steps on a batch inside a graph, as a training step
+needs it. `search.Search` runs an evaluation: examples that are fooled make room for others.
+"""
+
+import functools
 
 import numpy as np
 import tensorflow as tf
 
-from tf_robust_transfer.errors import InputError
+from tf_robust_transfer.attacks.noise import BatchNoise, fold_seed
+from tf_robust_transfer.attacks.search import Search
+from tf_robust_transfer.attacks.threat_model import Problem, ThreatModel, check_batch
 from tf_robust_transfer.losses import classification
-from tf_robust_transfer.ops import norms, replicas
-
-
-@dataclasses.dataclass(frozen=True)
-class ThreatModel:
-    """What an adversary may do: move each image within a ball around it, inside the pixel bounds.
-
-    Attributes:
-        norm: "linf" or "l2".
-        eps: radius of the ball, as a fraction of the [0, 1] pixel range: 8 / 255, not 8.
-        bounds: lowest and highest pixel value.
-
-    Raises:
-        InputError: unknown norm, eps not a number of that range, bounds not increasing.
-    """
-
-    norm: str = "linf"
-    eps: float = 8 / 255
-    bounds: tuple[float, float] = (0.0, 1.0)
-
-    def __post_init__(self):
-        if self.norm not in norms.NORMS:
-            raise InputError(f"norm must be one of {norms.NORMS}, got {self.norm!r}")
-        low, high = self.bounds
-        if not low < high:
-            raise InputError(f"bounds must be (lowest, highest), got {self.bounds}")
-        if not (isinstance(self.eps, numbers.Real) and math.isfinite(self.eps) and self.eps >= 0):
-            raise InputError(f"eps must be a number of at least 0, got {self.eps!r}")
-        if self.norm == "linf" and self.eps > high - low:
-            raise InputError(
-                f"eps is a fraction of the pixel range [{low:g}, {high:g}] and cannot exceed it, got {self.eps:g}; "
-                f"write {self.eps:g}/255 if you meant {self.eps:g} of 255 grey levels"
-            )
-
-    def project(self, adversarial, images, eps=None):
-        """An allowed image near `adversarial`: projected on the ball, then clipped. Both float [batch, ...]; eps overrides.
-
-        For linf this is the nearest allowed image. For l2 it is not quite where the bounds cut the ball, as in Foolbox
-        and AutoAttack. Clipping to the bounds moves a pixel towards the clean image's value, which lies in the bounds,
-        and so never leaves the ball.
-        """
-        perturbation = norms.project(adversarial - images, self.norm, self.eps if eps is None else eps)
-        return tf.clip_by_value(images + perturbation, *self.bounds)
-
-
-def fold_seed(seed, *numbers):
-    """A stateless seed, int32 [2], that is a function of all its arguments; each may be a tensor."""
-    folded = tf.stack([tf.cast(seed, tf.int32), tf.constant(0x5EED, tf.int32)]) if np.ndim(seed) == 0 else seed
-    for number in numbers:
-        folded = tf.random.experimental.stateless_fold_in(folded, tf.cast(number, tf.int32))
-    return folded
 
 
 class Attack:
-    """Base of the attacks. A subclass writes `_search`; this class checks, compiles, restarts and projects.
+    """Base of the attacks. A subclass writes start, step and result; this class checks, compiles, restarts, projects.
 
     An attack is called on arrays (`attack(model, images, labels, threat_model=..., seed=0)`), or, inside a graph such as
     a training step, through `perturb`. Calls with the same batch shape reuse one compiled function.
+
+    Attributes:
+        iterations: steps of one round.
+        restarts: rounds; an attack that aims at several classes has a round for each of them, see `rounds`.
+        stop_when_fooled: a call ends for an example with the first image that fools the model. Otherwise it goes on to
+            the last iterate, past the decision boundary, as the textbook forms do.
     """
 
+    iterations = 1
     restarts = 1
+    stop_when_fooled = True
 
-    def __init__(self):
-        self._compiled = {}
+    def components(self, num_classes: int, norm: str) -> dict:
+        """The attacks of an ensemble by name; an attack alone is its own only component.
+
+        Each component attacks what resisted those before it. num_classes: of the model; norm: "linf" or "l2".
+        """
+        return {"": self}
+
+    def rounds(self, num_classes: int) -> int:
+        """How often the search is begun anew for an example that still resists. num_classes: of the model."""
+        return self.restarts
+
+    def start(self, problem, images, labels, round, noise) -> dict:
+        """The state before the first step. It must not call the model.
+
+        Args:
+            problem: a `threat_model.Problem`.
+            images: float32 [batch, height, width, channels]; labels: int32 [batch].
+            round: int32 [batch], from 0; examples of one batch may be in different rounds.
+            noise: `noise.BatchNoise` or `noise.ExampleNoise`, seeded anew for each round.
+
+        Returns:
+            dict of tensors [batch, ...].
+        """
+        raise NotImplementedError(f"{type(self).__name__} must define start")
+
+    def draw(self, noise, iteration, count: int):
+        """Random numbers for the next `count` steps: a tensor [batch, count, ...] or a tuple of them.
+
+        Drawn for many steps at once since a seed for each example costs more than the numbers. iteration: int32 [batch].
+        """
+        return ()
+
+    def step(self, problem, images, labels, state, iteration, drawn):
+        """One step of every example, with one pass through the model or a few.
+
+        Args:
+            problem, images, labels: as in start.
+            state: as start or an earlier step returned it.
+            iteration: int32 [batch], steps taken before this one; examples may differ.
+            drawn: this step's random numbers [batch, ...], see draw.
+
+        Returns:
+            (state, visited: float32 [batch, height, width, channels], its logits float32 [batch, classes]). A visited
+            image counts where it lies in ball and bounds.
+        """
+        raise NotImplementedError(f"{type(self).__name__} must define step")
+
+    def result(self, state):
+        """The image that a round ends with, float32 [batch, height, width, channels]; it may not have been visited yet."""
+        raise NotImplementedError(f"{type(self).__name__} must define result")
+
+    def perturb(self, logits_of, images, labels, threat_model, seed, eps=None):
+        """One round on a batch, inside a graph.
+
+        Args:
+            logits_of: images -> logits.
+            images, labels: as in __call__, unchecked.
+            threat_model: norm and bounds, and eps where the argument is None.
+            seed: int32 [2].
+            eps: scalar tensor, so that one graph serves every radius.
+
+        Returns:
+            float [batch, ...] in ball and bounds, with no gradient to anything.
+        """
+        problem = Problem(logits_of, threat_model, threat_model.eps if eps is None else eps)
+        batch_size = tf.shape(images)[0]
+        noise, zeros = BatchNoise(seed, batch_size), tf.zeros([batch_size], tf.int32)
+        drawn = self.draw(noise, zeros, self.iterations)
+
+        def step(i, state):
+            now = tf.nest.map_structure(lambda numbers: numbers[:, i], drawn)
+            return i + 1, self.step(problem, images, labels, state, zeros + i, now)[0]
+
+        state = self.start(problem, images, labels, zeros, noise)
+        if self.iterations == 1:
+            state = step(0, state)[1]  # FGSM pays for no loop
+        else:
+            state = tf.while_loop(lambda i, _: i < self.iterations, step, (tf.constant(0), state))[1]
+        return tf.stop_gradient(problem.allowed(self.result(state), images))
 
     def __call__(self, model, images, labels, *, threat_model: ThreatModel, seed: int = 0):
         """Adversarial examples for images.
@@ -85,105 +123,64 @@ class Attack:
             seed: the same seed gives the same examples.
 
         Returns:
-            float32 tensor of the images' shape. With restarts, each example is that of its best restart: one that
-            fools the model, or else the one with the largest margin.
+            float32 tensor of the images' shape. An image that the model gets wrong already stays as it is where the
+            attack stops when fooled. Of several rounds each example is that of its best: one that fools the model, or
+            else the one with the largest margin.
 
         Raises:
             InputError: shapes that do not belong together, labels outside the model's classes, images outside the
                 bounds.
         """
         images, labels = check_batch(model, images, labels, threat_model)
-        best = self.run_restart(model, images, labels, threat_model=threat_model, seed=seed, restart=0)
+        if self.stop_when_fooled and images.shape[0]:
+            return self._search(model, images, labels, threat_model, seed)
+        best = self._round(model, images, labels, threat_model, seed, 0)
         if self.restarts == 1:
             return best
-        margin_of = self._function(model, "margin", lambda x, y: classification.margin(model(x, training=False), y))
+        margin_of = self._compiled(
+            model, "margin", lambda: tf.function(lambda x, y: classification.margin(model(x, training=False), y))
+        )
         best_margin = margin_of(best, labels)
         for restart in range(1, self.restarts):
-            found = self.run_restart(model, images, labels, threat_model=threat_model, seed=seed, restart=restart)
+            found = self._round(model, images, labels, threat_model, seed, restart)
             found_margin = margin_of(found, labels)
             better = found_margin > best_margin
             best = tf.where(better[:, None, None, None], found, best)
             best_margin = tf.where(better, found_margin, best_margin)
         return best
 
-    def run_restart(self, model, images, labels, *, threat_model, seed, restart):
-        """One restart, compiled. Arguments as in __call__, unchecked. Returns the adversarial examples."""
-
-        def search(images, labels, eps, seed):
+    def _round(self, model, images, labels, threat_model, seed, restart):
+        def perturb(images, labels, eps, seed):
             return self.perturb(lambda x: model(x, training=False), images, labels, threat_model, seed, eps=eps)
 
-        function = self._function(model, (threat_model.norm, threat_model.bounds), search)
+        key = (threat_model.norm, threat_model.bounds)
+        function = self._compiled(model, key, lambda: tf.function(perturb, reduce_retracing=True))
         return function(images, labels, tf.constant(threat_model.eps, tf.float32), fold_seed(seed, restart))
 
-    def _function(self, model, key, python_function):
-        """python_function compiled, once for each model and key."""
-        key = (id(model), key)
-        if key not in self._compiled:
-            # The model is kept beside its function: an id is only unique while its object lives.
-            self._compiled[key] = model, tf.function(python_function, reduce_retracing=True)
-        return self._compiled[key][1]
-
-    def perturb(self, logits_of, images, labels, threat_model, seed, eps=None):
-        """Adversarial examples inside a graph; one restart.
-
-        Args:
-            logits_of: images -> logits.
-            images, labels: as in __call__, unchecked.
-            threat_model: norm and bounds, and eps where the argument is None.
-            seed: int32 [2].
-            eps: scalar tensor, so that one graph serves every radius.
-
-        Returns:
-            float [batch, ...] in ball and bounds, with no gradient to anything.
-        """
-        eps = threat_model.eps if eps is None else eps
-        adversarial = self._search(logits_of, images, labels, threat_model, eps, seed)
-        # A NaN from an overflowing gradient would slip through every clip: fall back to the clean pixel.
-        adversarial = tf.where(tf.math.is_nan(adversarial), images, adversarial)
-        return tf.stop_gradient(threat_model.project(adversarial, images, eps))
-
-    def _search(self, logits_of, images, labels, threat_model, eps, seed):
-        raise NotImplementedError(f"{type(self).__name__} must define _search")
-
-
-def random_start(images, threat_model, eps, seed):
-    """A uniform point of the ball around each image, clipped to the bounds."""
-    shape = tf.shape(images)
-    perturbation = norms.ball_from_noise(
-        tf.ensure_shape(replicas.random_uniform(shape, fold_seed(seed, 1)), images.shape),
-        tf.ensure_shape(replicas.random_normal(shape, fold_seed(seed, 2)), images.shape)
-        if threat_model.norm == "l2"
-        else None,
-        threat_model.norm,
-        eps,
-    )
-    return threat_model.project(images + perturbation, images, eps)
-
-
-def check_batch(model, images, labels, threat_model):
-    """Images as float32 and labels as int32 tensors, or an InputError that says what does not fit."""
-    images, labels = tf.convert_to_tensor(images), tf.convert_to_tensor(labels)
-    if images.dtype.is_integer:
-        raise InputError(f"images must be float in {threat_model.bounds}, got {images.dtype.name}; divide by 255 first")
-    if not labels.dtype.is_integer:
-        raise InputError(f"labels must be integers, got {labels.dtype.name}")
-    images, labels = tf.cast(images, tf.float32), tf.cast(labels, tf.int32)
-    expected = tuple(model.input_shape[1:])
-    got = tuple(images.shape[1:])
-    if len(got) != 3 or len(expected) != 3 or any(e not in (None, g) for e, g in zip(expected, got, strict=True)):
-        raise InputError(f"images must have shape [batch, {', '.join(map(str, expected))}], got {images.shape.as_list()}")
-    if labels.shape.rank != 1 or labels.shape[0] != images.shape[0]:
-        raise InputError(
-            f"labels must be integers of shape [{images.shape[0]}], one for each image, got {labels.shape.as_list()}"
-        )
-    if images.shape[0]:
-        classes = model.output_shape[-1]
-        lowest, highest = int(tf.reduce_min(labels)), int(tf.reduce_max(labels))
-        if highest >= classes or lowest < 0:
-            raise InputError(
-                f"labels must lie in 0..{classes - 1} for a model of {classes} logits, got {lowest} to {highest}"
+    def _search(self, model, images, labels, threat_model, seed):
+        found, images, labels = images.numpy(), images.numpy(), labels.numpy()
+        resists, margins = None, np.full(len(images), -np.inf, np.float32)
+        for name, attack in self.components(model.output_shape[-1], threat_model.norm).items():
+            search = self._compiled(
+                model,
+                (name, threat_model.norm, threat_model.bounds, images.shape),
+                functools.partial(Search, attack, model, threat_model, batch_size=len(images), keep_images=True),
             )
-        low, high = float(tf.reduce_min(images)), float(tf.reduce_max(images))
-        if not (threat_model.bounds[0] - 1e-6 <= low and high <= threat_model.bounds[1] + 1e-6):
-            raise InputError(f"images must lie in {threat_model.bounds}, got values from {low:g} to {high:g}")
-    return images, labels
+            if resists is None:
+                resists = search.judge(images, labels)[0]
+            keys = (seed, *name.encode())
+            for decided in search.run(images, labels, resists.nonzero()[0], eps=threat_model.eps, seed=keys):
+                closer = decided.margins > margins[decided.examples]
+                found[decided.examples[closer]] = decided.images[closer]
+                margins[decided.examples] = np.maximum(margins[decided.examples], decided.margins)
+                resists[decided.examples] = ~decided.fooled
+        return tf.constant(found)
+
+    def _compiled(self, model, key, make):
+        """make(), once for each model and key."""
+        key = (id(model), key)
+        cache = self.__dict__.setdefault("_cache", {})
+        if key not in cache:
+            # The model is kept beside its function: an id is only unique while its object lives.
+            cache[key] = model, make()
+        return cache[key][1]

@@ -32,33 +32,43 @@ class CleverHans(Attack):
     """
 
     def __init__(self, name, *, steps=20, step_size=None):
-        super().__init__()
         self.iterates = look_up("CleverHans attack", name, ATTACKS)
         if steps < 3 and self.iterates and step_size is None:
             raise InputError(f"CleverHans takes no step beyond eps, so that steps={steps} needs a step_size")
         if steps < 1 or (step_size is not None and step_size <= 0):
             raise InputError(f"steps and step_size must be positive, got steps={steps}, step_size={step_size}")
         self.name, self.steps, self.step_size = name, steps, step_size
-        self._compiled_eps = None
+        self._eps = None
         try:
             # Imported only here: no other part of the package needs CleverHans.
             self._cleverhans = getattr(importlib.import_module(f"cleverhans.tf2.attacks.{name}"), name)
         except ImportError as error:
             raise InputError(f"cleverhans:{name} needs `pip install cleverhans==4.0.0` ({error})") from error
 
-    def run_restart(self, model, images, labels, *, threat_model, seed, restart):
-        """As in the base class, but compiled anew for each eps."""
-        if threat_model.eps != self._compiled_eps:
-            self._compiled, self._compiled_eps = {}, threat_model.eps
-        return super().run_restart(model, images, labels, threat_model=threat_model, seed=seed, restart=restart)
+    stop_when_fooled = False
 
-    def _search(self, logits_of, images, labels, threat_model, eps, seed):
+    def __call__(self, model, images, labels, *, threat_model, seed=0):
+        """As in the base class, but compiled anew for each eps."""
+        if threat_model.eps != self._eps:
+            self._cache, self._eps = {}, threat_model.eps
+        return super().__call__(model, images, labels, threat_model=threat_model, seed=seed)
+
+    def start(self, problem, images, labels, round, noise):
+        return {"current": images}
+
+    def step(self, problem, images, labels, state, iteration, drawn):
         # CleverHans compares eps with its step in a Python assert, which a tensor in a graph cannot pass.
-        eps = threat_model.eps
-        options = {"norm": {"linf": np.inf, "l2": 2}[threat_model.norm], "y": labels}
+        eps = problem.threat_model.eps
+        options = {"norm": {"linf": np.inf, "l2": 2}[problem.threat_model.norm], "y": labels}
         if self.iterates:
             options["nb_iter"] = self.steps
             options["eps_iter"] = 2.5 * eps / self.steps if self.step_size is None else self.step_size
-        low, high = threat_model.bounds
+        low, high = problem.threat_model.bounds
         # sanity_checks call NumPy on tensors and so cannot run in a graph; the base class checks more.
-        return self._cleverhans(logits_of, images, eps=eps, clip_min=low, clip_max=high, sanity_checks=False, **options)
+        found = self._cleverhans(
+            problem.logits_of, images, eps=eps, clip_min=low, clip_max=high, sanity_checks=False, **options
+        )
+        return {"current": found}, images, problem.logits_of(images)
+
+    def result(self, state):
+        return state["current"]

@@ -14,11 +14,7 @@ class FGSM(PGD):
     def __init__(self, step_size=None, *, random_start=False):
         super().__init__(steps=1, step_size=step_size, random_start=random_start)
 
-    def _search(self, logits_of, images, labels, threat_model, eps, seed):
+    def _step_size(self, eps):
         # From the image itself a step of eps reaches the border; PGD's rule of 2.5 eps would get there by projection
         # too, but for l2 balls cut by the bounds the two differ.
-        attack = self
-        if self.step_size is None:
-            attack = PGD(steps=1, step_size=1.0, random_start=self.random_start)
-            attack.step_size = eps
-        return PGD._search(attack, logits_of, images, labels, threat_model, eps, seed)
+        return eps if self.step_size is None else self.step_size

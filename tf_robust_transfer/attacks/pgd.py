@@ -2,7 +2,8 @@
 
 import tensorflow as tf
 
-from tf_robust_transfer.attacks.base import Attack, random_start
+from tf_robust_transfer.attacks.base import Attack
+from tf_robust_transfer.attacks.noise import random_start
 from tf_robust_transfer.errors import InputError, look_up
 from tf_robust_transfer.losses import classification
 from tf_robust_transfer.ops import norms
@@ -27,7 +28,6 @@ class PGD(Attack):
 
     def __init__(self, steps=20, step_size=None, *, random_start=True, restarts=1, loss="cross_entropy",
                  stop_when_fooled=False):  # fmt: skip
-        super().__init__()
         if steps < 1 or restarts < 1:
             raise InputError(f"PGD needs at least 1 step and 1 restart, got steps={steps}, restarts={restarts}")
         if step_size is not None and step_size <= 0:
@@ -36,22 +36,28 @@ class PGD(Attack):
         self.random_start, self.stop_when_fooled = random_start, stop_when_fooled
         self.loss = look_up("attack loss", loss, LOSSES)
 
-    def _search(self, logits_of, images, labels, threat_model, eps, seed):
-        step_size = 2.5 * eps / self.steps if self.step_size is None else self.step_size
+    @property
+    def iterations(self):
+        return self.steps
 
+    def _step_size(self, eps):
+        return 2.5 * eps / self.steps if self.step_size is None else self.step_size
+
+    def start(self, problem, images, labels, round, noise):
+        return {"current": random_start(problem, images, noise) if self.random_start else images}
+
+    def step(self, problem, images, labels, state, iteration, drawn):
         def score_of(x):
-            logits = logits_of(x)
+            logits = problem.logits_of(x)
             return self.loss(logits, labels), logits
 
-        def step(i, current):
-            gradient, _, logits = input_gradient(score_of, current)
-            moved = current + step_size * norms.steepest_ascent(gradient, threat_model.norm)
-            moved = threat_model.project(moved, images, eps)
-            if self.stop_when_fooled:
-                moved = tf.where(classification.is_correct(logits, labels)[:, None, None, None], moved, current)
-            return i + 1, moved
+        current = state["current"]
+        gradient, _, logits = input_gradient(score_of, current)
+        moved = current + self._step_size(problem.eps) * norms.steepest_ascent(gradient, problem.threat_model.norm)
+        moved = problem.project(moved, images)
+        if self.stop_when_fooled:
+            moved = tf.where(classification.is_correct(logits, labels)[:, None, None, None], moved, current)
+        return {"current": moved}, current, logits
 
-        start = random_start(images, threat_model, eps, seed) if self.random_start else images
-        if self.steps == 1:
-            return step(0, start)[1]  # FGSM pays for no loop
-        return tf.while_loop(lambda i, _: i < self.steps, step, (tf.constant(0), start))[1]
+    def result(self, state):
+        return state["current"]

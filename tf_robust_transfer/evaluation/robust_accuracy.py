@@ -2,101 +2,36 @@
 
 An example is robust under an attack if no image that the attack visits, in any of its restarts, fools the model. A
 clean image lies in its own ball, so that one which is misclassified already is never robust and need not be attacked;
-and a restart need only attack what resisted the ones before.
+and what has fallen is spared the rest.
 """
 
-import dataclasses
+import hashlib
 import sys
 import time
+import warnings
+import zlib
 
-import keras
 import numpy as np
 import tensorflow as tf
-from scipy import stats
 from tqdm import tqdm
 
-from tf_robust_transfer.attacks.base import ThreatModel, check_batch, fold_seed
+from tf_robust_transfer.attacks.autoattack import fewer_classes
+from tf_robust_transfer.attacks.base import Attack
+from tf_robust_transfer.attacks.search import Search
+from tf_robust_transfer.attacks.threat_model import ThreatModel
 from tf_robust_transfer.errors import InputError
+from tf_robust_transfer.evaluation import checks
 from tf_robust_transfer.evaluation.attack_names import parse_attack
-from tf_robust_transfer.losses import classification
+from tf_robust_transfer.evaluation.examples import collect
+from tf_robust_transfer.evaluation.result import RobustnessResult, WorstCase, clopper_pearson
+from tf_robust_transfer.evaluation.state import State
 
-# Rounding of float32 pixels may carry a result this far out of the ball or the bounds.
-TOLERANCE = 1e-5
-
-
-@dataclasses.dataclass(frozen=True)
-class WorstCase:
-    """Robustness against the best of several attacks, chosen for each example.
-
-    Attributes:
-        correct: bool [num_examples].
-        accuracy: fraction in [0, 1].
-        confidence_interval_95: (low, high), as in RobustnessResult.
-    """
-
-    correct: np.ndarray
-    accuracy: float
-    confidence_interval_95: tuple[float, float]
+# Images that the checks of the model look at.
+CHECKED = 64
 
 
-@dataclasses.dataclass(frozen=True)
-class RobustnessResult:
-    """What `evaluate_robustness` found. Every dict is keyed by the attacks' names.
-
-    Attributes:
-        threat_model: the ball and the bounds.
-        num_examples: number of examples.
-        seed: of the attacks.
-        attacks: the names, "clean" first, in the order in which they ran.
-        correct: bool [num_examples], whether the model is right on everything that the attack tried.
-        accuracy: the fraction of those, in [0, 1].
-        confidence_interval_95: (low, high) of the accuracy, Clopper & Pearson (1934).
-        seconds: wall time of each attack, compilation included.
-        worst_case: None unless there are at least two attacks besides "clean".
-        adversarial: float32 [num_examples, height, width, channels] in the threat model's ball and bounds; the clean
-            image where the model errs on it, else an image that fools the model, else the one that came closest to it.
-            Empty unless asked for.
-    """
-
-    threat_model: ThreatModel
-    num_examples: int
-    seed: int
-    attacks: tuple[str, ...]
-    correct: dict[str, np.ndarray]
-    accuracy: dict[str, float]
-    confidence_interval_95: dict[str, tuple[float, float]]
-    seconds: dict[str, float]
-    worst_case: WorstCase | None = None
-    adversarial: dict[str, np.ndarray] = dataclasses.field(default_factory=dict)
-
-    def to_json_dict(self, *, model: str, dataset: str, split: str) -> dict:
-        """What stands in results.json: plain strings, numbers, lists and dicts.
-
-        model, dataset, split: where model and examples came from. Returns a dict that `json.dump` takes.
-        """
-        result = {
-            "model": model,
-            "dataset": dataset,
-            "split": split,
-            "num_examples": self.num_examples,
-            "seed": self.seed,
-            "threat_model": {"norm": self.threat_model.norm, "eps": float(self.threat_model.eps)},
-            "accuracy": dict(self.accuracy),
-            "confidence_interval_95": {name: list(pair) for name, pair in self.confidence_interval_95.items()},
-            "seconds": dict(self.seconds),
-            "versions": {
-                "tensorflow": tf.__version__,
-                "keras": keras.__version__,
-                # Not imported, since the package's own __init__ imports this module.
-                "tf_robust_transfer": sys.modules["tf_robust_transfer"].__version__,
-            },
-        }
-        if self.worst_case is not None:
-            result["worst_case"] = {
-                "accuracy": self.worst_case.accuracy,
-                "confidence_interval_95": list(self.worst_case.confidence_interval_95),
-            }
-        return result
+class RobustnessWarning(UserWarning):
+    """Something about the model or an attack makes a robust accuracy doubtful."""
 
 
 def evaluate_robustness(
@@ -111,6 +46,7 @@ def evaluate_robustness(
     step_size: float | None = None,
     progress: bool = False,
     keep_adversarial: bool = False,
+    state=None,
 ) -> RobustnessResult:
     """Accuracy of a model, clean and under attacks.
 
@@ -127,159 +63,180 @@ def evaluate_robustness(
         step_size: of the iterative attacks, as a fraction of the pixel range; None: each attack's own rule.
         progress: show a progress bar for each attack on stderr.
         keep_adversarial: keep the adversarial examples in the result.
+        state: a file (.npz) that is written as the evaluation goes on. If it exists, the evaluation that wrote it is
+            gone on with, in the middle of an attack too, and gives the flags of one that was never interrupted.
+
+    Returns:
+        RobustnessResult. What makes its figures doubtful stands in its `warnings` and is issued as a `RobustnessWarning`
+        each.
 
     Raises:
-        InputError: unknown attack, no examples, or examples that do not fit the model or the bounds.
-        RuntimeError: an attack left the ball or the bounds.
+        InputError: unknown attack, no examples, examples that do not fit the model or the bounds, or a state of another
+            evaluation.
     """
     names = tuple(dict.fromkeys(["clean", *(attacks.split(",") if isinstance(attacks, str) else attacks)]))
     own = attacks if isinstance(attacks, dict) else {}
     parsed = {name: own.get(name) or parse_attack(name, step_size) for name in names[1:]}
     if batch_size < 1 or not 0 <= seed < 2**31:
         raise InputError(f"batch_size must be positive and seed in 0..2^31-1, got batch_size={batch_size}, seed={seed}")
-    images, labels = _collect(model, images, labels, threat_model, batch_size)
+    images, labels = collect(model, images, labels, threat_model, batch_size)
 
-    evaluation = _Evaluation(model, images, labels, threat_model, seed, min(batch_size, len(labels)), progress)
-    correct, seconds, adversarial = {}, {}, {}
-    for name in names:
-        start = time.perf_counter()
-        if name == "clean":
-            correct[name] = evaluation.clean()
-        else:
-            kept = images.copy() if keep_adversarial else None
-            correct[name] = evaluation.attack(name, parsed[name], correct["clean"], kept)
-            if keep_adversarial:
-                adversarial[name] = kept
-        seconds[name] = time.perf_counter() - start
+    evaluation = _Evaluation(model, images, labels, threat_model, int(seed), min(batch_size, len(labels)), progress)
+    evaluation.state = State(state, evaluation.identity(names, step_size, keep_adversarial) if state else {})
+    if keep_adversarial:
+        evaluation.kept = {}
+    doubts = evaluation.clean()
+    for name in names[1:]:
+        evaluation.attack(name, parsed[name])
+    correct = {name: evaluation.state.arrays[f"correct/{name}"] for name in names}
+    finished = evaluation.state.values["finished"]
+    accuracy = {name: float(right.mean()) for name, right in correct.items()}
+    doubts += [line for name in names[1:] for line in finished[name]["warnings"]]
+    doubts += [line for line in [checks.check_autoattack(accuracy)] if line]
+    for line in doubts:
+        warnings.warn(line, RobustnessWarning, stacklevel=2)
 
     worst_case = None
     if len(parsed) > 1:
-        together = np.logical_and.reduce([correct[name] for name in names])
-        worst_case = WorstCase(together, float(together.mean()), _clopper_pearson(together))
+        together = np.logical_and.reduce(list(correct.values()))
+        worst_case = WorstCase(together, float(together.mean()), clopper_pearson(together))
     return RobustnessResult(
         threat_model=threat_model,
         num_examples=len(labels),
         seed=int(seed),
         attacks=names,
         correct=correct,
-        accuracy={name: float(right.mean()) for name, right in correct.items()},
-        confidence_interval_95={name: _clopper_pearson(right) for name, right in correct.items()},
-        seconds=seconds,
+        accuracy=accuracy,
+        confidence_interval_95={name: clopper_pearson(right) for name, right in correct.items()},
+        seconds={name: finished[name]["seconds"] for name in names},
+        components={name: finished[name]["components"] for name in names if len(finished[name]["components"]) > 1},
+        warnings=tuple(doubts),
         worst_case=worst_case,
-        adversarial=adversarial,
+        adversarial={name: evaluation.state.arrays[f"adversarial/{name}"] for name in names[1:]} if keep_adversarial else {},
     )
 
 
 class _Evaluation:
-    """The examples with what judges and attacks them in batches of one size, so that nothing is compiled twice."""
+    """The examples, and what is done about them. What is decided stands in `state`, which may be on disk."""
+
+    kept = None
 
     def __init__(self, model, images, labels, threat_model, seed, batch_size, progress):
         self.model, self.images, self.labels, self.threat_model = model, images, labels, threat_model
         self.seed, self.batch_size, self.progress = seed, batch_size, progress
 
-        def judge(x, y):
-            """(whether the model is right: bool [batch], how far from it: float [batch])."""
-            # Mixed-precision models too are judged in float32, where logits tie less.
-            logits = tf.cast(model(x, training=False), tf.float32)
-            return classification.is_correct(logits, y), classification.margin(logits, y)
+    def identity(self, names, step_size, keep_adversarial):
+        """What a state has to be of, so that going on with it gives what an evaluation in one piece gives."""
 
-        # Concrete from the start: TensorFlow warns of functions that are made and traced again, as by each evaluation.
-        self._judge = tf.function(judge).get_concrete_function(
-            tf.TensorSpec((batch_size, *images.shape[1:]), tf.float32), tf.TensorSpec((batch_size,), tf.int32)
+        def digest(arrays):
+            sha256 = hashlib.sha256()
+            for array in arrays:
+                sha256.update(np.ascontiguousarray(array).tobytes())
+            return sha256.hexdigest()
+
+        return {
+            "model": digest(self.model.get_weights()),
+            "set of examples": digest([self.images, self.labels]),
+            "threat model": repr(self.threat_model),
+            "list of attacks": ",".join(names),
+            "seed": str(self.seed),
+            "batch size": str(self.batch_size),
+            "step size": str(step_size),
+            "choice of what is kept": str(keep_adversarial),
+        }
+
+    def _search(self, attack):
+        return Search(
+            attack, self.model, self.threat_model, batch_size=self.batch_size, keep_images=self.kept is not None
         )
 
-    def _batches(self, indices):
-        """Yields (indices of the batch's examples, images, labels); the last batch is filled up with its first row."""
-        for start in range(0, len(indices), self.batch_size):
-            chosen = indices[start : start + self.batch_size]
-            rows = np.concatenate([chosen, np.repeat(chosen[:1], self.batch_size - len(chosen))])
-            yield chosen, tf.constant(self.images[rows]), tf.constant(self.labels[rows])
+    def clean(self) -> list[str]:
+        """Fills in "clean". Returns the doubts about the model."""
+        start = time.perf_counter()
+        # Again after an interruption too: it costs little, and the doubts are not written down.
+        right, _ = self._search(Attack()).judge(self.images, self.labels)
+        seconds = time.perf_counter() - start
+        self.state.arrays["correct/clean"] = right
+        finished = self.state.values.setdefault("finished", {})
+        finished.setdefault("clean", {"seconds": seconds, "components": {}, "warnings": []})
+        some = tf.constant(self.images[:CHECKED]), tf.constant(self.labels[:CHECKED])
+        return checks.check_model(self.model, *some, self.threat_model, self.seed)
 
-    def clean(self):
-        correct = np.zeros(len(self.labels), bool)
-        for chosen, images, labels in self._batches(np.arange(len(self.labels))):
-            correct[chosen] = self._judge(images, labels)[0].numpy()[: len(chosen)]
-        return correct
+    def attack(self, name, attack):
+        """Fills in the attack of this name, or the rest of it."""
+        state = self.state
+        if name in state.values["finished"]:
+            return
+        if state.values.get("running", {}).get("name") != name:
+            state.values["running"] = {"name": name, "seconds": 0.0, "components": {}, "warnings": []}
+            state.arrays["running/resists"] = state.arrays["correct/clean"].copy()
+            if self.kept is not None:
+                state.arrays["running/images"] = self.images.copy()
+                state.arrays["running/margins"] = np.full(len(self.labels), -np.inf, np.float32)
+        running = state.values["running"]
+        components = attack.components(self.model.output_shape[-1], self.threat_model.norm)
+        for component, part in components.items():
+            if component not in running["components"]:
+                self._component(name, component, part)
+        running["warnings"] += fewer_classes(list(components), self.model.output_shape[-1])
+        running["warnings"] += [line for line in [checks.check_square(running["components"])] if line]
+        state.values["finished"][name] = {key: running[key] for key in ("seconds", "components", "warnings")}
+        state.arrays[f"correct/{name}"] = state.arrays.pop("running/resists")
+        if self.kept is not None:
+            state.arrays[f"adversarial/{name}"] = state.arrays.pop("running/images")
+            del state.arrays["running/margins"]
+        del state.values["running"]
+        state.write()
 
-    def attack(self, name, attack, clean, kept):
-        """bool [num_examples]. kept: None, or the images, in which attacked ones are replaced by adversarial ones."""
-        correct = clean.copy()
-        margins = np.full(len(clean), -np.inf, np.float32)
-        with tqdm(
-            total=int(clean.sum()) * attack.restarts,
+    def _component(self, name, component, attack):
+        """One component, on what resists those before it."""
+        state, running = self.state, self.state.values["running"]
+        resists = state.arrays["running/resists"]
+        start, before = time.perf_counter(), running["seconds"]
+        search = self._search(attack)
+        restored = {key[6:]: state.arrays.pop(key) for key in list(state.arrays) if key.startswith("lanes/")} or None
+        fooled_at = state.arrays.setdefault("running/fooled_at", np.zeros(0, int))
+        # The examples that were in work, or yet to come, are those to attack.
+        examples = np.flatnonzero(resists & ~state.arrays.setdefault("running/done", np.zeros(len(resists), bool)))
+        full = f"{name} {component}".strip()
+        keys = (self.seed, zlib.crc32(full.encode()))
+        with self._bar(full, int(resists.sum()) * search.steps) as bar:
+            for decided in search.run(
+                self.images, self.labels, examples, eps=self.threat_model.eps, seed=keys, restored=restored
+            ):
+                state.arrays["running/done"][decided.examples] = True
+                resists[decided.examples] = ~decided.fooled
+                fooled_at = np.concatenate([fooled_at, decided.taken[decided.fooled]])
+                state.arrays["running/fooled_at"] = fooled_at
+                if self.kept is not None:
+                    self._keep(decided)
+                running["seconds"] = before + time.perf_counter() - start
+                state.write(lambda: {f"lanes/{key}": part for key, part in search.snapshot().items()}, now=False)
+                # A decided example is spared the steps that are left.
+                left = int((resists & ~state.arrays["running/done"]).sum())
+                bar.set_postfix_str(f"{left} examples left, robust at most {resists.mean():.1%}", refresh=False)
+                bar.update(bar.total - left * search.steps + decided.steps - bar.n)
+        running["seconds"] = before + time.perf_counter() - start
+        running["components"][component] = float(resists.mean())
+        if attack.rounds(self.model.output_shape[-1]) == attack.restarts:
+            running["warnings"] += checks.check_progress(full, attack, fooled_at, len(resists))
+        del state.arrays["running/done"], state.arrays["running/fooled_at"]
+        state.write()
+
+    def _keep(self, decided):
+        margins, found = self.state.arrays["running/margins"], self.state.arrays["running/images"]
+        closer = decided.margins > margins[decided.examples]
+        if closer.any():
+            found[decided.examples[closer]] = decided.images[closer]
+            margins[decided.examples[closer]] = decided.margins[closer]
+
+    def _bar(self, name, total):
+        return tqdm(
+            total=total,
             desc=name,
-            unit="example" if attack.restarts == 1 else "example-restart",
+            unit="step",
+            unit_scale=True,
             disable=not self.progress,
             file=sys.stderr,
             mininterval=0.1 if sys.stderr.isatty() else 10.0,
-        ) as bar:
-            for restart in range(attack.restarts):
-                for number, (chosen, images, labels) in enumerate(self._batches(np.flatnonzero(correct))):
-                    found = attack.run_restart(
-                        self.model,
-                        images,
-                        labels,
-                        threat_model=self.threat_model,
-                        seed=fold_seed(self.seed, number),
-                        restart=restart,
-                    )
-                    judged = self._judge(found, labels)
-                    resists, margin, found = (part.numpy()[: len(chosen)] for part in (*judged, found))
-                    _check_inside(name, found, self.images[chosen], self.threat_model)
-                    correct[chosen] = resists
-                    if kept is not None:
-                        better = ~resists | (margin > margins[chosen])
-                        kept[chosen[better]] = found[better]
-                        margins[chosen[better]] = margin[better]
-                    # During the first restart, the part of the examples that it has come to.
-                    seen = chosen[-1] + 1 if restart == 0 else len(correct)
-                    bar.set_postfix_str(f"robust {correct[:seen].mean():.1%}", refresh=False)
-                    # What fell is spared the other restarts.
-                    bar.update(len(chosen) + int((~resists).sum()) * (attack.restarts - 1 - restart))
-        return correct
-
-
-def _collect(model, images, labels, threat_model, batch_size):
-    """All examples as arrays: images float32, labels int32, checked batch by batch."""
-    if isinstance(images, tf.data.Dataset):
-        spec = images.element_spec
-        if labels is not None or not isinstance(spec, tuple) or len(spec) != 2:
-            raise InputError("a dataset holds batches (images, labels) and takes the place of images and labels both")
-        if int(images.cardinality()) == tf.data.INFINITE_CARDINALITY:
-            raise InputError("the dataset never ends; evaluate one without repeat(), or use take(n)")
-        batches = images
-    else:
-        if labels is None:
-            raise InputError("labels are missing; leave them out only where images is a dataset of (images, labels)")
-        images, labels = np.asarray(images), np.asarray(labels)
-        if images.ndim != 4 or labels.shape != images.shape[:1]:
-            raise InputError(
-                f"images must have shape [num_examples, height, width, channels] and labels [num_examples], "
-                f"got {list(images.shape)} and {list(labels.shape)}"
-            )
-        starts = range(0, len(labels), batch_size)
-        batches = ((images[i : i + batch_size], labels[i : i + batch_size]) for i in starts)
-    checked = [check_batch(model, *batch, threat_model) for batch in batches]
-    if not sum(len(labels) for _, labels in checked):
-        raise InputError("there are no examples to evaluate")
-    return tuple(np.concatenate([part.numpy() for part in parts]) for parts in zip(*checked, strict=True))
-
-
-def _check_inside(name, adversarial, images, threat_model):
-    """Raises a RuntimeError for images outside ball or bounds: a figure from such an attack would mean nothing."""
-    flat = (adversarial.astype(np.float64) - images).reshape(len(images), -1)
-    distance = np.max(np.abs(flat)) if threat_model.norm == "linf" else np.max(np.linalg.norm(flat, axis=1))
-    low, high = threat_model.bounds
-    # Written so that a NaN fails.
-    if not (distance <= threat_model.eps + TOLERANCE):
-        raise RuntimeError(f"attack {name!r} moved an image by {distance:.8g} in {threat_model.norm}, past its eps "
-                           f"{threat_model.eps:.8g}")  # fmt: skip
-    if not (adversarial.min() >= low - TOLERANCE and adversarial.max() <= high + TOLERANCE):
-        raise RuntimeError(
-            f"attack {name!r} left the bounds [{low:g}, {high:g}]: {adversarial.min():.8g} to {adversarial.max():.8g}"
         )
-
-
-def _clopper_pearson(correct):
-    interval = stats.binomtest(int(correct.sum()), correct.size).proportion_ci(0.95, method="exact")
-    return float(interval.low), float(interval.high)

@@ -3,7 +3,7 @@
 import keras
 import tensorflow as tf
 
-from tf_robust_transfer.attacks.base import fold_seed
+from tf_robust_transfer.attacks.noise import fold_seed
 from tf_robust_transfer.errors import InputError, look_up
 from tf_robust_transfer.losses import classification
 from tf_robust_transfer.losses import input_gradient as losses

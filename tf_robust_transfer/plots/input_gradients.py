@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 from matplotlib.figure import Figure
 
-from tf_robust_transfer.attacks.base import ThreatModel, check_batch
+from tf_robust_transfer.attacks.threat_model import ThreatModel, check_batch
 from tf_robust_transfer.errors import InputError
 from tf_robust_transfer.files import replacing
 from tf_robust_transfer.losses import classification

@@ -1,0 +1,71 @@
+"""AutoAttack, Croce & Hein (2020), "Reliable evaluation of adversarial robustness with an ensemble of diverse
+parameter-free attacks": the ensemble, as the official implementation (github.com/fra31/auto-attack) sets it up."""
+
+from tf_robust_transfer.attacks.apgd import APGD, APGDTargeted
+from tf_robust_transfer.attacks.base import Attack
+from tf_robust_transfer.attacks.fab import FAB, FABTargeted
+from tf_robust_transfer.attacks.square import Square
+from tf_robust_transfer.errors import InputError, nearest
+
+VERSIONS = {
+    "standard": ("apgd-ce", "apgd-t", "fab-t", "square"),
+    "plus": ("apgd-ce", "apgd-dlr", "fab", "square", "apgd-t", "fab-t"),
+    "rand": ("apgd-ce", "apgd-dlr"),
+}
+COMPONENTS = ("apgd-ce", "apgd-dlr", "apgd-t", "fab", "fab-t", "square")
+
+
+class AutoAttack(Attack):
+    """Several attacks in order, each on what resisted those before it.
+
+    Where the model has too few classes, apgd-t (4) and apgd-dlr (3) take another loss, see `fewer_classes`.
+
+    Args:
+        version: "standard" (apgd-ce, apgd-t, fab-t, square); "plus" (all six, the untargeted with 5 restarts); "rand", for
+            models with randomness inside (apgd-ce and apgd-dlr, each gradient the mean of 20).
+        attacks: names of `COMPONENTS` in place of a version's own list.
+
+    Raises:
+        InputError: unknown version or component, or no component at all.
+    """
+
+    def __init__(self, version="standard", *, attacks=None):
+        if version not in VERSIONS:
+            raise InputError(f"unknown version {version!r} of AutoAttack; {nearest(version, VERSIONS)}")
+        names = tuple(VERSIONS[version] if attacks is None else attacks)
+        for name in names:
+            if name not in COMPONENTS:
+                raise InputError(f"AutoAttack has no component {name!r}; {nearest(name, COMPONENTS)}")
+        if not names or len(set(names)) < len(names):
+            raise InputError(f"AutoAttack needs one or more different components, got {', '.join(names) or 'none'}")
+        self.version, self.names = version, names
+
+    def components(self, num_classes, norm):
+        restarts = 5 if self.version == "plus" else 1
+        untargeted = {"restarts": restarts, "eot_iterations": 20 if self.version == "rand" else 1}
+        made = {
+            "apgd-ce": lambda: APGD("cross_entropy", **untargeted),
+            "apgd-dlr": lambda: APGD(loss_for("apgd-dlr", num_classes), **untargeted),
+            "apgd-t": lambda: APGDTargeted() if num_classes > 3 else APGD(loss_for("apgd-t", num_classes)),
+            "fab": lambda: FAB(restarts=restarts),
+            "fab-t": lambda: FABTargeted(),
+            "square": lambda: Square(),
+        }
+        return {name: made[name]() for name in self.names}
+
+    def start(self, problem, images, labels, round, noise):
+        raise InputError("AutoAttack is for evaluation; inside a training step take PGD or APGD")
+
+
+def fewer_classes(names, num_classes: int) -> list[str]:
+    """What takes another loss than its name says, one line each. names: of components."""
+    return [
+        f"{name} needs {needed} classes and the model has {num_classes}: run with the loss {loss_for(name, num_classes)}"
+        for name, needed in (("apgd-dlr", 3), ("apgd-t", 4))
+        if name in names and num_classes < needed
+    ]
+
+
+def loss_for(name: str, num_classes: int) -> str:
+    """The loss that stands in where a model has too few classes for that of `apgd-dlr` or `apgd-t`."""
+    return "dlr" if num_classes > 2 else "cw"

@@ -1,0 +1,98 @@
+"""What an evaluation found, in memory and as results.json."""
+
+import dataclasses
+import sys
+
+import keras
+import numpy as np
+import tensorflow as tf
+from scipy import stats
+
+from tf_robust_transfer.attacks.threat_model import ThreatModel
+
+
+@dataclasses.dataclass(frozen=True)
+class WorstCase:
+    """Robustness against the best of several attacks, chosen for each example.
+
+    Attributes:
+        correct: bool [num_examples].
+        accuracy: fraction in [0, 1].
+        confidence_interval_95: (low, high), as in RobustnessResult.
+    """
+
+    correct: np.ndarray
+    accuracy: float
+    confidence_interval_95: tuple[float, float]
+
+
+@dataclasses.dataclass(frozen=True)
+class RobustnessResult:
+    """What `evaluate_robustness` found. Every dict is keyed by the attacks' names.
+
+    Attributes:
+        threat_model: the ball and the bounds.
+        num_examples: number of examples.
+        seed: of the attacks.
+        attacks: the names, "clean" first, in the order in which they ran.
+        correct: bool [num_examples], whether the model is right on everything that the attack tried.
+        accuracy: the fraction of those, in [0, 1].
+        confidence_interval_95: (low, high) of the accuracy, Clopper & Pearson (1934).
+        seconds: wall time of each attack, compilation included.
+        components: for an ensemble such as "autoattack": accuracy after each of its attacks, in order.
+        warnings: what makes the figures doubtful, a line each.
+        worst_case: None unless there are at least two attacks besides "clean".
+        adversarial: float32 [num_examples, height, width, channels] in the threat model's ball and bounds; the clean
+            image where the model errs on it, else an image that fools the model, else the one that came closest to it.
+            Empty unless asked for.
+    """
+
+    threat_model: ThreatModel
+    num_examples: int
+    seed: int
+    attacks: tuple[str, ...]
+    correct: dict[str, np.ndarray]
+    accuracy: dict[str, float]
+    confidence_interval_95: dict[str, tuple[float, float]]
+    seconds: dict[str, float]
+    components: dict[str, dict[str, float]] = dataclasses.field(default_factory=dict)
+    warnings: tuple[str, ...] = ()
+    worst_case: WorstCase | None = None
+    adversarial: dict[str, np.ndarray] = dataclasses.field(default_factory=dict)
+
+    def to_json_dict(self, *, model: str, dataset: str, split: str) -> dict:
+        """What stands in results.json: plain strings, numbers, lists and dicts.
+
+        model, dataset, split: where model and examples came from. Returns a dict that `json.dump` takes.
+        """
+        result = {
+            "model": model,
+            "dataset": dataset,
+            "split": split,
+            "num_examples": self.num_examples,
+            "seed": self.seed,
+            "threat_model": {"norm": self.threat_model.norm, "eps": float(self.threat_model.eps)},
+            "accuracy": dict(self.accuracy),
+            "confidence_interval_95": {name: list(pair) for name, pair in self.confidence_interval_95.items()},
+            "seconds": dict(self.seconds),
+            "components": {name: dict(after) for name, after in self.components.items()},
+            "warnings": list(self.warnings),
+            "versions": {
+                "tensorflow": tf.__version__,
+                "keras": keras.__version__,
+                # Not imported, since the package's own __init__ imports this module.
+                "tf_robust_transfer": sys.modules["tf_robust_transfer"].__version__,
+            },
+        }
+        if self.worst_case is not None:
+            result["worst_case"] = {
+                "accuracy": self.worst_case.accuracy,
+                "confidence_interval_95": list(self.worst_case.confidence_interval_95),
+            }
+        return result
+
+
+def clopper_pearson(correct) -> tuple[float, float]:
+    """The exact 95% interval of an accuracy, Clopper & Pearson (1934). correct: bool [n]. Returns (low, high)."""
+    interval = stats.binomtest(int(correct.sum()), correct.size).proportion_ci(0.95, method="exact")
+    return float(interval.low), float(interval.high)

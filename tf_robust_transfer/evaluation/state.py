@@ -1,0 +1,66 @@
+"""An evaluation on disk: what is decided, and the search in work, so that a killed evaluation goes on where it was."""
+
+import json
+import pathlib
+import time
+import zipfile
+
+import numpy as np
+
+from tf_robust_transfer.errors import InputError
+from tf_robust_transfer.files import replacing
+
+SECONDS_BETWEEN_WRITES = 20.0
+
+
+class State:
+    """Arrays and numbers of an evaluation, written now and then to one .npz file.
+
+    Args:
+        path: the file; None: nothing is written.
+        identity: what the evaluation is of, str -> str; a file that was written for another one is refused.
+
+    Attributes:
+        values: JSON-serialisable values by name.
+        arrays: NumPy arrays by name.
+
+    Raises:
+        InputError: the file is none of ours, or belongs to another evaluation.
+    """
+
+    def __init__(self, path, identity: dict[str, str]):
+        self.path = pathlib.Path(path) if path else None
+        self.identity = identity
+        self.values, self.arrays = {}, {}
+        self._written = time.monotonic()
+        if self.path and self.path.exists():
+            self._read()
+
+    def _read(self):
+        try:
+            with np.load(self.path, allow_pickle=False) as stored:
+                self.arrays = {name: stored[name] for name in stored.files}
+            header = json.loads(str(self.arrays.pop("header")))
+            identity, self.values = header["identity"], header["values"]
+        except (ValueError, KeyError, EOFError, OSError, zipfile.BadZipFile) as error:
+            raise InputError(f"{str(self.path)!r} is no state of an evaluation; remove it or name another file") from error
+        different = [name for name in self.identity if identity.get(name) != self.identity[name]]
+        if different:
+            raise InputError(
+                f"the state {str(self.path)!r} belongs to an evaluation with another {', '.join(different)}; "
+                "remove it or name another file"
+            )
+
+    def write(self, arrays=None, *, now=True) -> None:
+        """Writes everything, whole or not at all.
+
+        arrays: a function that returns further arrays, called only when it is time; now: False writes only where the
+        last write is some time ago.
+        """
+        if self.path is None or not (now or time.monotonic() - self._written >= SECONDS_BETWEEN_WRITES):
+            return
+        header = json.dumps({"identity": self.identity, "values": self.values})
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        with replacing(self.path) as temporary, open(temporary, "wb") as file:
+            np.savez(file, header=np.array(header), **self.arrays, **(arrays() if arrays else {}))
+        self._written = time.monotonic()

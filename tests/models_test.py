@@ -26,6 +26,36 @@ SMALL = {
         {},
         {"block1": (1, 16), "block2": (1, 16), "block3": (2, 32), "block4": (4, 64)},
     ),
+    "madry_wrn_{depth}_{width}": (
+        "madry_wrn_8_1",
+        {},
+        {"block1": (1, 16), "block2": (1, 16), "block3": (2, 32), "block4": (4, 64)},
+    ),
+    "igam_student": (
+        "igam_student",
+        {"depth": 8, "width": 1},
+        {"block1": (1, 16), "block2": (1, 16), "block3": (2, 32), "block4": (4, 64)},
+    ),
+    "preact_resnet_18": (
+        "preact_resnet_18",
+        {"base_channels": 4},
+        {"block1": (1, 4), "block2": (1, 4), "block3": (2, 8), "block4": (4, 16), "block5": (8, 32)},
+    ),
+    "resnet_18": (
+        "resnet_18",
+        {"base_channels": 4},
+        {"block1": (2, 4), "block2": (4, 4), "block3": (8, 8), "block4": (16, 16), "block5": (32, 32)},
+    ),
+    "resnet_50": (
+        "resnet_50",
+        {"base_channels": 4},
+        {"block1": (2, 4), "block2": (4, 16), "block3": (8, 32), "block4": (16, 64), "block5": (32, 128)},
+    ),
+    "cifar_resnet_50": (
+        "cifar_resnet_50",
+        {"base_channels": 4},
+        {"block1": (1, 4), "block2": (1, 16), "block3": (2, 32), "block4": (4, 64), "block5": (8, 128)},
+    ),
 }
 
 

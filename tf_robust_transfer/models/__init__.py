@@ -11,14 +11,23 @@ import keras
 from tf_robust_transfer.errors import InputError, nearest
 from tf_robust_transfer.models.discriminator import build_discriminator
 from tf_robust_transfer.models.endpoints import endpoints
-from tf_robust_transfer.models.madry import madry_mnist
+from tf_robust_transfer.models.igam_student import igam_student
+from tf_robust_transfer.models.madry import madry_mnist, madry_wide_resnet
+from tf_robust_transfer.models.preact_resnet import preact_resnet_18
+from tf_robust_transfer.models.resnet import cifar_resnet_50, resnet_18, resnet_50
 from tf_robust_transfer.models.small_cnn import small_cnn
 from tf_robust_transfer.models.wide_resnet import wide_resnet
 
 __all__ = ["MODELS", "build_discriminator", "build_model", "endpoints"]
 
 MODELS = {
+    "cifar_resnet_50": cifar_resnet_50,
+    "igam_student": igam_student,
     "madry_mnist": madry_mnist,
+    "madry_wrn_{depth}_{width}": madry_wide_resnet,
+    "preact_resnet_18": preact_resnet_18,
+    "resnet_18": resnet_18,
+    "resnet_50": resnet_50,
     "small_cnn": small_cnn,
     "wrn_{depth}_{width}": wide_resnet,
 }
@@ -45,9 +54,10 @@ def build_model(name: str, input_shape, num_classes: int, **options) -> keras.Mo
             f"{tuple(input_shape)} and num_classes {num_classes}"
         )
     build, given = MODELS.get(name), options
-    wide = re.fullmatch(r"wrn_(\d+)_(\d+)", name)
+    wide = re.fullmatch(r"(wrn|madry_wrn)_(\d+)_(\d+)", name)
     if wide:
-        build, options = MODELS["wrn_{depth}_{width}"], {**options, "depth": int(wide[1]), "width": int(wide[2])}
+        build = MODELS[f"{wide[1]}_{{depth}}_{{width}}"]
+        options = {**options, "depth": int(wide[2]), "width": int(wide[3])}
     if build is None or "{" in name:
         raise InputError(f"unknown model {name!r}; {nearest(name, MODELS)}")
     known = build.__kwdefaults__ or {}

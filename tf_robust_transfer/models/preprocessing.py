@@ -5,22 +5,55 @@ from keras import ops
 
 from tf_robust_transfer.errors import InputError
 
-PREPROCESSINGS = ("none", "centered", "standardized", "per_image_standardization")
+PREPROCESSINGS = ("none", "centered", "standardized", "per_image_standardization", "zero_mean_l2", "l2")
 
 
 @keras.saving.register_keras_serializable(package="tf_robust_transfer")
 class PerImageStandardization(keras.layers.Layer):
     """(image - mean) / max(std, 1 / sqrt(pixels)), as tf.image.per_image_standardization (MadryLab's CIFAR-10 network).
 
-    images: float [batch, height, width, channels], any range. On [0, 1] images the floor is divided by 255, so that the
-    result is what the original gives on 0-255 images.
+    The original takes images in 0-255, and so does the formula here after a multiplication by 255.
+
+    images: float [batch, height, width, channels] in [0, 1].
     """
 
     def call(self, images):
+        # In 0-255 the mean of a grey image is exact; in [0, 1] its rounding error would be divided by a tiny floor.
+        images = 255.0 * images
         pixels = images.shape[1] * images.shape[2] * images.shape[3]
         mean = ops.mean(images, axis=(1, 2, 3), keepdims=True)
+        # 1e-20: the square root has a gradient at 0.
         std = ops.sqrt(ops.maximum(ops.var(images, axis=(1, 2, 3), keepdims=True), 0.0) + 1e-20)
-        return (images - mean) / ops.maximum(std, 1.0 / (255.0 * pixels**0.5))
+        return (images - mean) / ops.maximum(std, pixels**-0.5)
+
+
+@keras.saving.register_keras_serializable(package="tf_robust_transfer")
+class L2Normalization(keras.layers.Layer):
+    """x / sqrt(max(sum of x^2, 1e-12)) with x = 255 image - its mean, the input of IGAM's student (or without the mean).
+
+    That is model_new.py of alvinchangw/IGAM_CVPR2020: the mean over height, width and channels, then
+    tf.math.l2_normalize with its default epsilon of 1e-12, on images in 0-255. Mean and sum are those of one example.
+
+    images: float [batch, height, width, channels] in [0, 1].
+
+    Args:
+        zero_mean: subtract the mean first (--normalize_zero_mean of that code).
+    """
+
+    def __init__(self, zero_mean=True, **kwargs):
+        super().__init__(**kwargs)
+        self.zero_mean = zero_mean
+
+    def call(self, images):
+        # In 0-255 the mean of a grey image is exact; in [0, 1] its rounding error would be scaled up to length 1.
+        images = 255.0 * images
+        if self.zero_mean:
+            images = images - ops.mean(images, axis=(1, 2, 3), keepdims=True)
+        squared_norm = ops.sum(ops.square(images), axis=(1, 2, 3), keepdims=True)
+        return images * ops.rsqrt(ops.maximum(squared_norm, 1e-12))
+
+    def get_config(self):
+        return {**super().get_config(), "zero_mean": self.zero_mean}
 
 
 def preprocessing_layer(kind: str, mean=None, std=None) -> keras.layers.Layer:
@@ -28,7 +61,7 @@ def preprocessing_layer(kind: str, mean=None, std=None) -> keras.layers.Layer:
 
     Args:
         kind: "none"; "centered": 2x - 1; "standardized": (x - mean) / std with one number for each channel;
-            "per_image_standardization".
+            "per_image_standardization": see `PerImageStandardization`; "zero_mean_l2" and "l2": see `L2Normalization`.
         mean, std: for "standardized", in [0, 1] pixels.
     """
     if kind == "none":
@@ -41,4 +74,6 @@ def preprocessing_layer(kind: str, mean=None, std=None) -> keras.layers.Layer:
         return keras.layers.Normalization(mean=mean, variance=[s**2 for s in std], name="preprocessing")
     if kind == "per_image_standardization":
         return PerImageStandardization(name="preprocessing")
+    if kind in ("zero_mean_l2", "l2"):
+        return L2Normalization(zero_mean=kind == "zero_mean_l2", name="preprocessing")
     raise InputError(f"preprocessing must be one of {', '.join(PREPROCESSINGS)}, got {kind!r}")

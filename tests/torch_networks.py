@@ -1,0 +1,248 @@
+"""The networks of RobustBench's checkpoints in plain PyTorch, written from the papers and the checkpoints' key names.
+
+Every network takes images [batch, 3, height, width] in [0, 1] and normalises them first, in float64 once `.double()`.
+"""
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+
+class Normalised(nn.Module):
+    """Keeps mean and std out of the state_dict, as most of the checkpoints do."""
+
+    def __init__(self, mean, std):
+        super().__init__()
+        for name, values in (("input_mean", mean), ("input_std", std)):
+            self.register_buffer(name, torch.tensor(values).view(-1, 1, 1), persistent=False)
+
+    def forward(self, images):
+        return self.logits_of((images - self.input_mean) / self.input_std)
+
+
+def conv(inputs, outputs, kernel, stride=1, padding=None):
+    return nn.Conv2d(inputs, outputs, kernel, stride, kernel // 2 if padding is None else padding, bias=False)
+
+
+class GowalBlock(nn.Module):
+    """The stride is on the first convolution, padded by hand: one pixel around, or at bottom and right for stride 2."""
+
+    def __init__(self, inputs, outputs, stride):
+        super().__init__()
+        self.stride = stride
+        self.batchnorm_0 = nn.BatchNorm2d(inputs)
+        self.conv_0 = conv(inputs, outputs, 3, stride, padding=0)
+        self.batchnorm_1 = nn.BatchNorm2d(outputs)
+        self.conv_1 = conv(outputs, outputs, 3)
+        if inputs != outputs:
+            self.shortcut = conv(inputs, outputs, 1, stride)
+
+    def forward(self, x):
+        activated = F.silu(self.batchnorm_0(x))
+        around = (0, 1, 0, 1) if self.stride == 2 else (1, 1, 1, 1)
+        out = F.silu(self.batchnorm_1(self.conv_0(F.pad(activated, around))))
+        return self.conv_1(out) + (self.shortcut(activated) if hasattr(self, "shortcut") else x)
+
+
+class Group(nn.Module):
+    """A group of blocks under one name: "block" in Gowal's network, "layer" in Zagoruyko's."""
+
+    def __init__(self, name, blocks):
+        super().__init__()
+        self.add_module(name, nn.Sequential(*blocks))
+
+    def forward(self, x):
+        for blocks in self.children():
+            x = blocks(x)
+        return x
+
+
+class GowalWideResNet(Normalised):
+    """Gowal et al. (2020): init_conv, layer.{0-2}.block.{i}, batchnorm, logits; Swish."""
+
+    def __init__(self, depth, width, classes, mean, std):
+        super().__init__(mean, std)
+        sizes = [16, 16 * width, 32 * width, 64 * width]
+        self.init_conv = conv(3, 16, 3)
+        groups = []
+        for group in range(3):
+            first = GowalBlock(sizes[group], sizes[group + 1], 2 if group else 1)
+            rest = [GowalBlock(sizes[group + 1], sizes[group + 1], 1) for _ in range((depth - 4) // 6 - 1)]
+            groups.append(Group("block", [first, *rest]))
+        self.layer = nn.Sequential(*groups)
+        self.batchnorm = nn.BatchNorm2d(sizes[3])
+        self.logits = nn.Linear(sizes[3], classes)
+
+    def logits_of(self, x):
+        return self.logits(F.silu(self.batchnorm(self.layer(self.init_conv(x)))).mean((2, 3)))
+
+
+class WideBlock(nn.Module):
+    def __init__(self, inputs, outputs, stride):
+        super().__init__()
+        self.bn1, self.bn2 = nn.BatchNorm2d(inputs), nn.BatchNorm2d(outputs)
+        self.conv1, self.conv2 = conv(inputs, outputs, 3, stride), conv(outputs, outputs, 3)
+        if inputs != outputs:
+            self.convShortcut = conv(inputs, outputs, 1, stride)
+
+    def forward(self, x):
+        activated = F.relu(self.bn1(x))
+        out = self.conv2(F.relu(self.bn2(self.conv1(activated))))
+        return out + (self.convShortcut(activated) if hasattr(self, "convShortcut") else x)
+
+
+class WideResNet(Normalised):
+    """Zagoruyko & Komodakis (2016) with the names of Hendrycks et al. (2019) and Rice et al. (2020)."""
+
+    def __init__(self, depth, width, classes, mean, std):
+        super().__init__(mean, std)
+        sizes = [16, 16 * width, 32 * width, 64 * width]
+        self.conv1 = conv(3, 16, 3)
+        for group in (1, 2, 3):
+            first = WideBlock(sizes[group - 1], sizes[group], 1 if group == 1 else 2)
+            rest = [WideBlock(sizes[group], sizes[group], 1) for _ in range((depth - 4) // 6 - 1)]
+            self.add_module(f"block{group}", Group("layer", [first, *rest]))
+        self.bn1 = nn.BatchNorm2d(sizes[3])
+        self.fc = nn.Linear(sizes[3], classes)
+
+    def logits_of(self, x):
+        x = self.block3(self.block2(self.block1(self.conv1(x))))
+        return self.fc(F.relu(self.bn1(x)).mean((2, 3)))
+
+
+class PreActBlock(nn.Module):
+    def __init__(self, inputs, outputs, stride, activated_shortcut):
+        super().__init__()
+        self.activated_shortcut = activated_shortcut
+        self.bn1, self.bn2 = nn.BatchNorm2d(inputs), nn.BatchNorm2d(outputs)
+        self.conv1, self.conv2 = conv(inputs, outputs, 3, stride), conv(outputs, outputs, 3)
+        if stride != 1 or inputs != outputs:
+            self.shortcut = nn.Sequential(conv(inputs, outputs, 1, stride))
+
+    def forward(self, x):
+        activated = F.relu(self.bn1(x))
+        out = self.conv2(F.relu(self.bn2(self.conv1(activated))))
+        if hasattr(self, "shortcut"):
+            x = self.shortcut(activated if self.activated_shortcut else x)
+        return out + x
+
+
+class PreActResNet18(Normalised):
+    """He et al. (2016b). Without the last batch norm and with raw shortcuts: Wong et al. (2020) in RobustBench."""
+
+    def __init__(self, channels, classes, mean, std, *, final_batch_norm=True, activated_shortcut=True):
+        super().__init__(mean, std)
+        self.conv1 = conv(3, channels, 3)
+        inputs = channels
+        for group in (1, 2, 3, 4):
+            outputs = channels << (group - 1)
+            first = PreActBlock(inputs, outputs, 1 if group == 1 else 2, activated_shortcut)
+            self.add_module(f"layer{group}", nn.Sequential(first, PreActBlock(outputs, outputs, 1, activated_shortcut)))
+            inputs = outputs
+        if final_batch_norm:
+            self.bn = nn.BatchNorm2d(inputs)
+        self.linear = nn.Linear(inputs, classes)
+
+    def logits_of(self, x):
+        x = self.layer4(self.layer3(self.layer2(self.layer1(self.conv1(x)))))
+        return self.linear((F.relu(self.bn(x)) if hasattr(self, "bn") else x).mean((2, 3)))
+
+
+class BasicBlock(nn.Module):
+    expansion = 1
+
+    def __init__(self, inputs, channels, stride, shortcut_name):
+        super().__init__()
+        self.conv1, self.bn1 = conv(inputs, channels, 3, stride), nn.BatchNorm2d(channels)
+        self.conv2, self.bn2 = conv(channels, channels, 3), nn.BatchNorm2d(channels)
+        add_shortcut(self, shortcut_name, inputs, channels, stride)
+
+    def forward(self, x):
+        out = self.bn2(self.conv2(F.relu(self.bn1(self.conv1(x)))))
+        return F.relu(out + self.short(x))
+
+
+class Bottleneck(nn.Module):
+    """The stride is on the 3x3 convolution."""
+
+    expansion = 4
+
+    def __init__(self, inputs, channels, stride, shortcut_name):
+        super().__init__()
+        self.conv1, self.bn1 = conv(inputs, channels, 1), nn.BatchNorm2d(channels)
+        self.conv2, self.bn2 = conv(channels, channels, 3, stride), nn.BatchNorm2d(channels)
+        self.conv3, self.bn3 = conv(channels, 4 * channels, 1), nn.BatchNorm2d(4 * channels)
+        add_shortcut(self, shortcut_name, inputs, 4 * channels, stride)
+
+    def forward(self, x):
+        out = F.relu(self.bn2(self.conv2(F.relu(self.bn1(self.conv1(x))))))
+        return F.relu(self.bn3(self.conv3(out)) + self.short(x))
+
+
+def add_shortcut(block, name, inputs, outputs, stride):
+    if stride == 1 and inputs == outputs:
+        block.short = lambda x: x
+    else:
+        block.add_module(name, nn.Sequential(conv(inputs, outputs, 1, stride), nn.BatchNorm2d(outputs)))
+        block.short = lambda x: getattr(block, name)(x)
+
+
+class ResNet(Normalised):
+    """He et al. (2016a). The ImageNet form has torchvision's names, the CIFAR form those of the robustness library."""
+
+    def __init__(self, block, counts, channels, classes, mean, std, *, imagenet):
+        super().__init__(mean, std)
+        self.imagenet = imagenet
+        self.conv1 = conv(3, channels, 7, 2) if imagenet else conv(3, channels, 3)
+        self.bn1 = nn.BatchNorm2d(channels)
+        inputs = channels
+        for group, count in enumerate(counts, start=1):
+            blocks = []
+            for index in range(count):
+                stride = 2 if group > 1 and index == 0 else 1
+                blocks.append(block(inputs, channels << (group - 1), stride, "downsample" if imagenet else "shortcut"))
+                inputs = (channels << (group - 1)) * block.expansion
+            self.add_module(f"layer{group}", nn.Sequential(*blocks))
+        self.add_module("fc" if imagenet else "linear", nn.Linear(inputs, classes))
+
+    def logits_of(self, x):
+        x = F.relu(self.bn1(self.conv1(x)))
+        if self.imagenet:
+            x = F.max_pool2d(x, 3, 2, 1)
+        x = self.layer4(self.layer3(self.layer2(self.layer1(x)))).mean((2, 3))
+        return self.fc(x) if self.imagenet else self.linear(x)
+
+
+def resnet_18(channels, classes, mean, std):
+    return ResNet(BasicBlock, (2, 2, 2, 2), channels, classes, mean, std, imagenet=True)
+
+
+def resnet_50(channels, classes, mean, std):
+    return ResNet(Bottleneck, (3, 4, 6, 3), channels, classes, mean, std, imagenet=True)
+
+
+def cifar_resnet_50(channels, classes, mean, std):
+    return ResNet(Bottleneck, (3, 4, 6, 3), channels, classes, mean, std, imagenet=False)
+
+
+def randomise(network, seed=0):
+    """Random weights and running statistics, in eval mode, so that nothing is a one or a zero and logits stay moderate."""
+    generator = torch.Generator().manual_seed(seed)
+
+    def uniform(tensor, low, high):
+        tensor.copy_(low + (high - low) * torch.rand(tensor.shape, generator=generator))
+
+    with torch.no_grad():
+        for module in network.modules():
+            if isinstance(module, nn.BatchNorm2d):
+                uniform(module.weight, 0.5, 1.5)
+                uniform(module.bias, -0.5, 0.5)
+                uniform(module.running_mean, -0.5, 0.5)
+                uniform(module.running_var, 0.5, 1.5)
+                module.num_batches_tracked.fill_(7)
+            elif isinstance(module, (nn.Conv2d, nn.Linear)):
+                bound = (3 / module.weight[0].numel()) ** 0.5
+                uniform(module.weight, -bound, bound)
+                if module.bias is not None:
+                    uniform(module.bias, -0.5, 0.5)
+    return network.eval()

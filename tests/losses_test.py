@@ -76,6 +76,69 @@ class TestClassification:
     def test_margin_of_hugely_negative_logits(self):
         np.testing.assert_array_equal(classification.margin(tf.constant([[-1e30, -2e30]]), [0]), np.float32([-1e30]))
 
+    @pytest.mark.parametrize(
+        ("logits", "label", "expected"),
+        [
+            ([5.0, 1.0, 2.0, 3.0], 0, -(5 - 3) / (5 - 2)),  # right: against the runner-up
+            ([5.0, 1.0, 2.0, 3.0], 3, (5 - 3) / (5 - 2)),  # wrong: against the leader
+            ([5.0, 1.0, 2.0, 3.0], 2, 1.0),  # the label is the denominator's third
+            ([5.0, 1.0, 2.0, 3.0], 1, (5 - 1) / (5 - 2)),
+            ([4.0, 4.0, 1.0], 0, 0.0),  # ties of the label with the leader, before and behind it
+            ([4.0, 4.0, 1.0], 1, 0.0),
+            ([4.0, 4.0, 1.0], 2, 1.0),
+            ([4.0, 3.0, 3.0], 0, -1.0),
+            ([2.0, 2.0, 2.0, 1.0], 0, 0.0),  # the denominator is 1e-12 alone
+            ([2.0, 2.0, 2.0, 1.0], 3, 1e12),
+        ],
+    )
+    def test_dlr_by_hand(self, logits, label, expected):
+        got = classification.dlr(tf.constant([logits], tf.float64), tf.constant([label]))
+        np.testing.assert_allclose(got, [expected])
+
+    @pytest.mark.parametrize(
+        ("logits", "label", "target", "expected"),
+        [
+            ([9.0, 1.0, 2.0, 3.0, 7.0], 0, 4, -(9 - 7) / (9 - (3 + 2) / 2)),
+            ([9.0, 1.0, 2.0, 3.0, 7.0], 0, 2, -(9 - 2) / (9 - (3 + 2) / 2)),  # the target is the denominator's fourth
+            ([9.0, 1.0, 2.0, 3.0, 7.0], 4, 0, (9 - 7) / (9 - (3 + 2) / 2)),
+            ([9.0, 1.0, 2.0, 3.0, 7.0], 3, 1, -(3 - 1) / (9 - (3 + 2) / 2)),
+            ([4.0, 4.0, 4.0, 2.0], 1, 2, 0.0),
+            ([4.0, 4.0, 4.0, 2.0], 3, 2, (4 - 2) / (4 - (4 + 2) / 2)),
+            ([4.0, 4.0, 4.0, 4.0, 3.0], 0, 4, -1e12),
+        ],
+    )
+    def test_targeted_dlr_by_hand(self, logits, label, target, expected):
+        got = classification.targeted_dlr(tf.constant([logits], tf.float64), tf.constant([label]), tf.constant([target]))
+        np.testing.assert_allclose(got, [expected])
+
+    def test_dlr_losses_of_random_logits_from_their_definition(self):
+        logits, labels = RNG.standard_normal((50, 6)) * 5, RNG.integers(0, 6, 50)
+        targets = (labels + RNG.integers(1, 6, 50)) % 6
+        plain, targeted = [], []
+        for z, y, t in zip(logits, labels, targets):
+            ordered = sorted(z, reverse=True)
+            plain.append(-(z[y] - max(v for i, v in enumerate(z) if i != y)) / (ordered[0] - ordered[2]))
+            targeted.append(-(z[y] - z[t]) / (ordered[0] - (ordered[2] + ordered[3]) / 2))
+        np.testing.assert_allclose(classification.dlr(tf.constant(logits), labels), plain)
+        np.testing.assert_allclose(classification.targeted_dlr(tf.constant(logits), labels, targets), targeted)
+        np.testing.assert_array_equal(np.array(plain) > 0, logits.argmax(axis=1) != labels)
+        moved = classification.dlr(tf.constant(1e4 * logits - 7), labels)
+        np.testing.assert_allclose(moved, plain)
+
+    def test_dlr_gradients_by_finite_differences(self):
+        logits, labels, targets = RNG.standard_normal((12, 6)) * 3, RNG.integers(0, 6, 12), RNG.integers(0, 6, 12)
+        for loss in (
+            lambda z: classification.dlr(z, labels),
+            lambda z: classification.targeted_dlr(z, labels, targets),
+        ):
+            numeric = numeric_gradient(lambda z: tf.reduce_sum(loss(tf.constant(z))), logits)
+            np.testing.assert_allclose(tensor_gradient(loss, logits), numeric, atol=1e-7)
+
+    def test_of_tied_leaders_one_gets_the_whole_gradient(self):
+        """(z_0 - z_3) / (z_0 - z_2) at 3 / 2: derivatives -1/4, 3/4 and -1/2, and none for the other leader."""
+        got = tensor_gradient(lambda z: classification.dlr(z, [3]), [[4.0, 4.0, 2.0, 1.0]])[0]
+        assert sorted(got[:2]) == [-0.25, 0.0] and got[2:].tolist() == [0.75, -0.5]
+
     def test_is_correct_counts_nan_and_infinity_as_wrong(self):
         nan, inf = float("nan"), float("inf")
         logits = tf.constant([[0.0, 1], [1, 0], [nan, 1], [0, nan], [nan, nan], [-inf, 1]])

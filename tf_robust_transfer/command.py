@@ -2,11 +2,13 @@
 
 import logging
 import sys
+import warnings
 
 import tensorflow as tf
 
 from tf_robust_transfer.config import parse
 from tf_robust_transfer.errors import InputError
+from tf_robust_transfer.evaluation import RobustnessWarning
 
 
 def run_command(main, config_class) -> None:
@@ -18,6 +20,8 @@ def run_command(main, config_class) -> None:
     logging.getLogger("tf_robust_transfer").setLevel(logging.INFO)
     # Each attack on each model is a function of its own, which TensorFlow takes for one function traced again and again.
     tf.get_logger().setLevel(logging.ERROR)
+    warnings.simplefilter("always", RobustnessWarning)
+    warnings.showwarning = _show_warning
     try:
         main(parse(config_class, sys.argv[1:]))
     except InputError as error:
@@ -26,3 +30,11 @@ def run_command(main, config_class) -> None:
     except KeyboardInterrupt:
         sys.stderr.write("interrupted; start the same command again to go on\n")
         sys.exit(130)
+
+
+def _show_warning(message, category, filename, lineno, file=None, line=None):
+    """Our own warnings as a line for people; the others as Python shows them."""
+    if issubclass(category, RobustnessWarning):
+        sys.stderr.write(f"warning: {message}\n")
+    else:
+        sys.stderr.write(warnings.formatwarning(message, category, filename, lineno, line))

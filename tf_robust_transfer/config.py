@@ -17,6 +17,7 @@ from absl import flags
 from tf_robust_transfer.attacks.base import ThreatModel
 from tf_robust_transfer.errors import InputError, nearest
 
+SPEC = "a saved model or run folder, or SCHEME:..., such as madry_mnist:DIR or robustbench:ID:FILE.pt"
 STRATEGIES = ("auto", "one_device", "mirrored", "multi_worker_mirrored")
 
 
@@ -120,7 +121,7 @@ class TrainConfig(AttackConfig, SharedConfig):
     method: str = flag("natural", "natural, adversarial_training, distillation, finetune, igam or mixacm")
     model: str = flag("small_cnn", "network to train: madry_mnist, small_cnn, wrn_{depth}_{width}")
     model_options: dict = flag("", "options of the network, such as stem_stride=2,activation=swish", options)
-    teacher: str = flag("", "a saved model or run folder, or flagfile:PATH, trained now if it is not there")
+    teacher: str = flag("", f"{SPEC}; or flagfile:PATH, trained now if it is not there")
     epochs: float = flag("10", "passes over the training images", fraction, **_above(0))
     train_steps: int = flag("0", "steps instead of epochs", int, **_at_least(0))
     train_fraction: float = flag("1", "stratified share of the training images", fraction)
@@ -171,11 +172,24 @@ class TrainConfig(AttackConfig, SharedConfig):
 class EvaluateConfig(AttackConfig, SharedConfig):
     """Flags of `evaluate`."""
 
-    model: str = flag("", "the model to attack: a saved model or run folder")
+    model: str = flag("", f"the model to attack: {SPEC}")
     split: str = flag("test", "split of the data set")
     output: str = flag("", "results as JSON; empty: only printed")
+    state: str = flag("", "file that an interrupted evaluation goes on from; by default the output's name and .state.npz")
     save_adversarial: str = flag("", "adversarial examples of the last attack, .npy")
     adversarial_examples: str = flag("", "measure accuracy on these examples, .npy, instead of attacking")
+
+
+@dataclasses.dataclass(frozen=True)
+class ConvertConfig(SharedConfig):
+    """Flags of `convert`."""
+
+    dataset: str = flag("", "data set on which the clean accuracy is measured, as in evaluate; empty: none")
+    model: str = flag("", f"the model to convert: {SPEC}")
+    output: str = flag("", "the .keras file to write, in place of an older one; FILE.keras.json tells where it came from")
+    sha256: str = flag("", "expected SHA-256 of the model's file (TF1: its .data file), checked before it is read")
+    split: str = flag("test", "split of the data set")
+    max_examples: int = flag("0", "measure on so many first examples; 0: all", int, **_at_least(0))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -183,7 +197,7 @@ class VisualizeConfig(SharedConfig):
     """Flags of `visualize`."""
 
     kind: str = flag("input_gradients", "input_gradients")
-    models: tuple = flag("", "saved models or run folders, comma-separated", names)
+    models: tuple = flag("", f"comma-separated, each {SPEC}", names)
     split: str = flag("test", "split of the data set")
     num_images: int = flag("8", "rows of the figure", int, **_at_least(1))
     output: str = flag("", "PNG to write")
@@ -194,6 +208,7 @@ class ReportConfig:
     """Flags of `report`."""
 
     runs: str = flag("runs", "a run folder, or a folder of run folders")
+    robustbench: bool = flag("false", "print RobustBench's JSON entry of each result with AutoAttack instead", boolean)
 
 
 @dataclasses.dataclass(frozen=True)

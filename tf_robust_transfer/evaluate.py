@@ -39,6 +39,7 @@ def main(config: EvaluateConfig) -> None:
         right = evaluate_robustness(model, examples, test.labels, threat_model=config.threat_model, attacks=())
         sys.stdout.write(_line(config.adversarial_examples, right, "clean"))
         return
+    state = config.state or (f"{config.output}.state.npz" if config.output else None)
     result = evaluate_robustness(
         model,
         images,
@@ -50,15 +51,20 @@ def main(config: EvaluateConfig) -> None:
         step_size=config.attack_step_size or None,
         progress=True,
         keep_adversarial=bool(config.save_adversarial),
+        state=state,
     )
     for attack in result.accuracy:
         sys.stdout.write(_line(attack, result, attack))
+        for component, accuracy in result.components.get(attack, {}).items():
+            sys.stdout.write(f"  after {component:12s} {100 * accuracy:6.2f}%\n")
     if result.worst_case is not None:
         sys.stdout.write(_row("worst case of these", result.worst_case.accuracy, result.worst_case.confidence_interval_95))
     if config.save_adversarial:
         challenge_files.write(config.save_adversarial, result.adversarial[config.attacks[-1]])
     if config.output:
         write_json(config.output, result.to_json_dict(model=config.model, dataset=config.dataset, split=config.split))
+    if state:
+        pathlib.Path(state).unlink(missing_ok=True)
 
 
 def _line(title, result, attack):

@@ -8,6 +8,7 @@ import sys
 from tf_robust_transfer.command import run_command
 from tf_robust_transfer.config import ReportConfig
 from tf_robust_transfer.errors import InputError
+from tf_robust_transfer.evaluation import robustbench_entry
 from tf_robust_transfer.methods import METHODS
 
 RESULTS = "results*.json"
@@ -18,7 +19,26 @@ def main(config: ReportConfig) -> None:
     folders = sorted({path.parent for path in root.rglob(RESULTS)}) if root.is_dir() else []
     if not folders:
         raise InputError(f"no {RESULTS} in {config.runs!r} or below; give a run folder, or train first")
-    show(folders)
+    if config.robustbench:
+        sys.stdout.write(json.dumps(_entries(folders), indent=2) + "\n")
+    else:
+        show(folders)
+
+
+def _entries(folders):
+    """RobustBench's entries of all results that have an AutoAttack, by the files that they would be there."""
+    entries = {}
+    for folder in folders:
+        for path in sorted(folder.glob(RESULTS)):
+            result = _read(path)
+            if "autoattack" not in result["accuracy"]:
+                continue
+            entries[f"{robustbench_entry.folder(result)}/{folder.name}.json"] = robustbench_entry.entry(result)
+            if result["num_examples"] < 10000:
+                sys.stderr.write(f"warning: {path}: {result['num_examples']} examples; RobustBench wants 10,000\n")
+    if not entries:
+        raise InputError("no results with autoattack; run evaluate --attacks=autoattack --output=RUN/results_autoattack.json")
+    return entries
 
 
 def show(folders) -> None:

@@ -1,7 +1,7 @@
 """AutoAttack, Croce & Hein (2020), "Reliable evaluation of adversarial robustness with an ensemble of diverse
 parameter-free attacks": the ensemble, as the official implementation (github.com/fra31/auto-attack) sets it up."""
 
-from tf_robust_transfer.attacks.apgd import APGD, APGDTargeted
+from tf_robust_transfer.attacks.apgd import APGD, APGDTargeted, fallback
 from tf_robust_transfer.attacks.base import Attack
 from tf_robust_transfer.attacks.fab import FAB, FABTargeted
 from tf_robust_transfer.attacks.square import Square
@@ -12,13 +12,15 @@ VERSIONS = {
     "plus": ("apgd-ce", "apgd-dlr", "fab", "square", "apgd-t", "fab-t"),
     "rand": ("apgd-ce", "apgd-dlr"),
 }
+# The components that need a certain number of classes, and their losses.
+_DLR = {"apgd-dlr": "dlr", "apgd-t": "targeted_dlr"}
 COMPONENTS = ("apgd-ce", "apgd-dlr", "apgd-t", "fab", "fab-t", "square")
 
 
 class AutoAttack(Attack):
     """Several attacks in order, each on what resisted those before it.
 
-    Where the model has too few classes, apgd-t (4) and apgd-dlr (3) take another loss, see `fewer_classes`.
+    Where the model has too few classes, apgd-t (4) and apgd-dlr (3) take another loss, see `apgd.fallback`.
 
     Args:
         version: "standard" (apgd-ce, apgd-t, fab-t, square); "plus" (all six, the untargeted with 5 restarts); "rand", for
@@ -45,11 +47,14 @@ class AutoAttack(Attack):
         untargeted = {"restarts": restarts, "eot_iterations": 20 if self.version == "rand" else 1}
         made = {
             "apgd-ce": lambda: APGD("cross_entropy", **untargeted),
-            "apgd-dlr": lambda: APGD(loss_for("apgd-dlr", num_classes), **untargeted),
-            "apgd-t": lambda: APGDTargeted() if num_classes > 3 else APGD(loss_for("apgd-t", num_classes)),
+            "apgd-dlr": lambda: APGD(fallback("dlr", num_classes)[0], **untargeted),
+            # Without targets, as many random starts as there would have been targets.
+            "apgd-t": lambda: APGDTargeted()
+            if num_classes > 3
+            else APGD(fallback("targeted_dlr", num_classes)[0], restarts=num_classes - 1),
             "fab": lambda: FAB(restarts=restarts),
-            "fab-t": lambda: FABTargeted(),
-            "square": lambda: Square(),
+            "fab-t": FABTargeted,
+            "square": Square,
         }
         return {name: made[name]() for name in self.names}
 
@@ -58,14 +63,6 @@ class AutoAttack(Attack):
 
 
 def fewer_classes(names, num_classes: int) -> list[str]:
-    """What takes another loss than its name says, one line each. names: of components."""
-    return [
-        f"{name} needs {needed} classes and the model has {num_classes}: run with the loss {loss_for(name, num_classes)}"
-        for name, needed in (("apgd-dlr", 3), ("apgd-t", 4))
-        if name in names and num_classes < needed
-    ]
-
-
-def loss_for(name: str, num_classes: int) -> str:
-    """The loss that stands in where a model has too few classes for that of `apgd-dlr` or `apgd-t`."""
-    return "dlr" if num_classes > 2 else "cw"
+    """What takes another loss than its name says, a line each. names: of components; num_classes: of the model."""
+    notes = ((name, fallback(loss, num_classes)[1]) for name, loss in _DLR.items() if name in names)
+    return [f"{name}: {note}" for name, note in notes if note]

@@ -137,7 +137,7 @@ class Attack:
         best = self._round(model, images, labels, threat_model, seed, 0)
         if self.restarts == 1:
             return best
-        margin_of = self._compiled(
+        margin_of = self.compiled(
             model, "margin", lambda: tf.function(lambda x, y: classification.margin(model(x, training=False), y))
         )
         best_margin = margin_of(best, labels)
@@ -154,14 +154,14 @@ class Attack:
             return self.perturb(lambda x: model(x, training=False), images, labels, threat_model, seed, eps=eps)
 
         key = (threat_model.norm, threat_model.bounds)
-        function = self._compiled(model, key, lambda: tf.function(perturb, reduce_retracing=True))
+        function = self.compiled(model, key, lambda: tf.function(perturb, reduce_retracing=True))
         return function(images, labels, tf.constant(threat_model.eps, tf.float32), fold_seed(seed, restart))
 
     def _search(self, model, images, labels, threat_model, seed):
         found, images, labels = images.numpy(), images.numpy(), labels.numpy()
         resists, margins = None, np.full(len(images), -np.inf, np.float32)
         for name, attack in self.components(model.output_shape[-1], threat_model.norm).items():
-            search = self._compiled(
+            search = self.compiled(
                 model,
                 (name, threat_model.norm, threat_model.bounds, images.shape),
                 functools.partial(Search, attack, model, threat_model, batch_size=len(images), keep_images=True),
@@ -170,14 +170,16 @@ class Attack:
                 resists = search.judge(images, labels)[0]
             keys = (seed, *name.encode())
             for decided in search.run(images, labels, resists.nonzero()[0], eps=threat_model.eps, seed=keys):
+                if not len(decided.examples):
+                    continue
                 closer = decided.margins > margins[decided.examples]
                 found[decided.examples[closer]] = decided.images[closer]
                 margins[decided.examples] = np.maximum(margins[decided.examples], decided.margins)
                 resists[decided.examples] = ~decided.fooled
         return tf.constant(found)
 
-    def _compiled(self, model, key, make):
-        """make(), once for each model and key."""
+    def compiled(self, model, key, make):
+        """make(), once for each model and key: what is traced for one call serves the next."""
         key = (id(model), key)
         cache = self.__dict__.setdefault("_cache", {})
         if key not in cache:

@@ -47,17 +47,27 @@ class PGD(Attack):
         return {"current": random_start(problem, images, noise) if self.random_start else images}
 
     def step(self, problem, images, labels, state, iteration, drawn):
+        current = state["current"]
+        gradient, logits = self._gradient(problem, current, labels)
+        return {"current": self._moved(problem, images, labels, current, gradient, logits)}, current, logits
+
+    def _gradient(self, problem, current, labels):
+        """Gradient of the loss at the current images, and their logits."""
+
         def score_of(x):
             logits = problem.logits_of(x)
             return self.loss(logits, labels), logits
 
-        current = state["current"]
         gradient, _, logits = input_gradient(score_of, current)
+        return gradient, logits
+
+    def _moved(self, problem, images, labels, current, gradient, logits):
+        """The images after a step along `gradient`, or the current ones where those fool and the attack stops there."""
         moved = current + self._step_size(problem.eps) * norms.steepest_ascent(gradient, problem.threat_model.norm)
         moved = problem.project(moved, images)
         if self.stop_when_fooled:
             moved = tf.where(classification.is_correct(logits, labels)[:, None, None, None], moved, current)
-        return {"current": moved}, current, logits
+        return moved
 
     def result(self, state):
         return state["current"]

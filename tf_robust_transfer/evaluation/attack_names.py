@@ -5,13 +5,14 @@ import re
 from tf_robust_transfer.attacks.apgd import APGD, APGDTargeted
 from tf_robust_transfer.attacks.autoattack import VERSIONS, AutoAttack
 from tf_robust_transfer.attacks.base import Attack
+from tf_robust_transfer.attacks.bim import BIM
 from tf_robust_transfer.attacks.carlini_wagner import CarliniWagnerL2
 from tf_robust_transfer.attacks.cleverhans import ATTACKS as CLEVERHANS
 from tf_robust_transfer.attacks.cleverhans import CleverHans
 from tf_robust_transfer.attacks.fab import FAB, FABTargeted
 from tf_robust_transfer.attacks.fgsm import FGSM
 from tf_robust_transfer.attacks.mim import MIM
-from tf_robust_transfer.attacks.pgd import BIM, PGD
+from tf_robust_transfer.attacks.pgd import PGD
 from tf_robust_transfer.attacks.spsa import SPSA
 from tf_robust_transfer.attacks.square import Square
 from tf_robust_transfer.errors import InputError, nearest
@@ -72,6 +73,6 @@ def parse_attack(name: str, step_size: float | None = None) -> Attack | None:
     if steps > MAX_STEPS:
         raise InputError(f"attack {name!r}: steps must be 1 to {MAX_STEPS}, got {steps}")
     if found["kind"] in ("bim", "mim"):
-        return {"bim": BIM, "mim": MIM}[found["kind"]](steps, step_size)
+        return {"bim": BIM, "mim": MIM}[found["kind"]](steps, step_size, stop_when_fooled=True)
     loss = "cw" if found["kind"] == "cw-pgd" else "cross_entropy"
     return PGD(steps, step_size, restarts=restarts, loss=loss, stop_when_fooled=True)

@@ -29,6 +29,8 @@ from tf_robust_transfer.evaluation.state import State
 # Images that the checks of the model look at.
 CHECKED = 64
 
+_NO_ATTACK = Attack()
+
 
 class RobustnessWarning(UserWarning):
     """Something about the model or an attack makes a robust accuracy doubtful."""
@@ -47,6 +49,7 @@ def evaluate_robustness(
     progress: bool = False,
     keep_adversarial: bool = False,
     state=None,
+    check_model: bool = True,
 ) -> RobustnessResult:
     """Accuracy of a model, clean and under attacks.
 
@@ -65,6 +68,7 @@ def evaluate_robustness(
         keep_adversarial: keep the adversarial examples in the result.
         state: a file (.npz) that is written as the evaluation goes on. If it exists, the evaluation that wrote it is
             gone on with, in the middle of an attack too, and gives the flags of one that was never interrupted.
+        check_model: look at the model too for what makes its figures doubtful (`checks.check_model`).
 
     Returns:
         RobustnessResult. What makes its figures doubtful stands in its `warnings` and is issued as a `RobustnessWarning`
@@ -85,7 +89,8 @@ def evaluate_robustness(
     evaluation.state = State(state, evaluation.identity(names, step_size, keep_adversarial) if state else {})
     if keep_adversarial:
         evaluation.kept = {}
-    doubts = evaluation.clean()
+    evaluation.clean()
+    doubts = evaluation.doubts() if check_model else []
     for name in names[1:]:
         evaluation.attack(name, parsed[name])
     correct = {name: evaluation.state.arrays[f"correct/{name}"] for name in names}
@@ -146,19 +151,26 @@ class _Evaluation:
         }
 
     def _search(self, attack):
-        return Search(
-            attack, self.model, self.threat_model, batch_size=self.batch_size, keep_images=self.kept is not None
+        """Compiled once for an attack object, which may serve many evaluations, as of a network in training."""
+        threat_model, keep = self.threat_model, self.kept is not None
+        key = ("search", threat_model.norm, threat_model.bounds, self.batch_size, keep)
+        return attack.compiled(
+            self.model,
+            key,
+            lambda: Search(attack, self.model, threat_model, batch_size=self.batch_size, keep_images=keep),
         )
 
-    def clean(self) -> list[str]:
-        """Fills in "clean". Returns the doubts about the model."""
+    def clean(self):
+        """Fills in "clean"."""
+        if "finished" in self.state.values:
+            return
         start = time.perf_counter()
-        # Again after an interruption too: it costs little, and the doubts are not written down.
-        right, _ = self._search(Attack()).judge(self.images, self.labels)
+        self.state.arrays["correct/clean"] = self._search(_NO_ATTACK).judge(self.images, self.labels)[0]
         seconds = time.perf_counter() - start
-        self.state.arrays["correct/clean"] = right
-        finished = self.state.values.setdefault("finished", {})
-        finished.setdefault("clean", {"seconds": seconds, "components": {}, "warnings": []})
+        self.state.values["finished"] = {"clean": {"seconds": seconds, "components": {}, "warnings": []}}
+
+    def doubts(self) -> list[str]:
+        """Lines about the model."""
         some = tf.constant(self.images[:CHECKED]), tf.constant(self.labels[:CHECKED])
         return checks.check_model(self.model, *some, self.threat_model, self.seed)
 

@@ -69,6 +69,7 @@ class WatchAccuracy(keras.callbacks.Callback):
                 threat_model=self.threat_model,
                 attacks=self.attack,
                 seed=self.seed,
+                check_model=False,
             )
             logs["test_clean_accuracy"] = result.accuracy["clean"]
             logs["test_robust_accuracy"] = result.accuracy[result.attacks[-1]]

@@ -28,6 +28,7 @@ class RunFolder:
         self.results = self.path / "results.json"
         self.figure = self.path / "input_gradients.png"
         self.checkpoints = self.path / "checkpoints"
+        self.evaluation_state = self.path / "evaluation.state.npz"
         self.tensorboard = self.path / "tensorboard"
         texts = to_text(config)
         try:

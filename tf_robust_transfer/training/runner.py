@@ -127,11 +127,13 @@ def _evaluate(config, folder, student, teacher, test):
         seed=config.seed,
         step_size=config.attack_step_size or None,
         progress=True,
+        state=folder.evaluation_state,
     )
     models = {config.method: student} | ({"teacher": teacher} if teacher is not None else {})
     if all(model.output_shape[-1] == test.num_classes for model in models.values()):
         plot_input_gradients(models, images[:8], test.labels[:8], folder.figure)
     write_json(folder.results, result.to_json_dict(model=str(folder.model), dataset=config.dataset, split="test"))
+    folder.evaluation_state.unlink(missing_ok=True)
 
 
 def _teacher(config):

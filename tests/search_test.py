@@ -1,0 +1,198 @@
+"""The search over many examples: every schedule of the lanes has to give what each example alone gives."""
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from tf_robust_transfer.attacks import PGD, Attack, ThreatModel
+from tf_robust_transfer.attacks import search as search_module
+from tf_robust_transfer.attacks.search import Search
+
+SHAPE, CLASSES = (4, 3, 1), 3
+THREAT = ThreatModel("linf", 0.12)
+
+
+def smooth_model(seed=0):
+    images = keras.Input(SHAPE)
+    x = keras.layers.Dense(8, activation="tanh")(keras.layers.Flatten()(images))
+    model = keras.Model(images, keras.layers.Dense(CLASSES)(x))
+    rng = np.random.default_rng(seed)
+    model.set_weights([2 * rng.standard_normal(w.shape).astype(np.float32) for w in model.get_weights()])
+    return model
+
+
+@pytest.fixture(scope="module")
+def model():
+    return smooth_model()
+
+
+@pytest.fixture(scope="module")
+def examples(model):
+    """(images, labels) of 50 images that the model gets right."""
+    images = np.random.default_rng(1).uniform(size=(50, *SHAPE)).astype(np.float32)
+    return images, np.argmax(model(images), axis=1).astype(np.int32)
+
+
+def collect(run, count):
+    """(fooled, margins, images, steps taken) of a whole run, by example; every example is decided exactly once."""
+    fooled, margins, taken = np.zeros(count, bool), np.full(count, np.nan), np.zeros(count, int)
+    images = np.full((count, *SHAPE), np.nan, np.float32)
+    times = np.zeros(count, int)
+    for decided in run:
+        fooled[decided.examples], margins[decided.examples] = decided.fooled, decided.margins
+        taken[decided.examples] = decided.taken
+        times[decided.examples] += 1
+        if decided.images is not None:
+            images[decided.examples] = decided.images
+    return fooled, margins, images, taken, times
+
+
+def searched(attack, model, examples, batch_size, seed=0, **options):
+    images, labels = examples
+    search = Search(attack, model, THREAT, batch_size=batch_size, keep_images=True, **options)
+    todo = np.arange(len(labels))
+    return collect(search.run(images, labels, todo, eps=THREAT.eps, seed=seed), len(labels))
+
+
+@pytest.fixture(scope="module")
+def wrong_iterates(model, examples):
+    """Which of PGD-12's iterates from the image the model gets wrong, bool [13, 50]: a plain loop, clipped by NumPy."""
+    images, labels = examples
+    current, wrong = images, []
+    for step in range(13):
+        with tf.GradientTape() as tape:
+            x = tf.constant(current)
+            tape.watch(x)
+            logits = model(x)
+            loss = keras.losses.sparse_categorical_crossentropy(tf.constant(labels), logits, from_logits=True)
+        wrong.append(np.argmax(logits, axis=1) != labels)
+        current = current + np.float32(2.5 * THREAT.eps / 12) * np.sign(tape.gradient(loss, x))
+        current = np.clip(np.clip(current, images - np.float32(THREAT.eps), images + np.float32(THREAT.eps)), 0, 1)
+    return np.array(wrong)
+
+
+@pytest.mark.parametrize("batch_size", [1, 7, 64])
+def test_fooled_is_what_an_iterate_fools(model, examples, wrong_iterates, batch_size):
+    """Brute force over all iterates; the first one that fools counts, and its number is the steps taken."""
+    fooled, _, handed, taken, times = searched(PGD(12, random_start=False), model, examples, batch_size)
+    assert (times == 1).all() and 5 < fooled.sum() < 45
+    np.testing.assert_array_equal(fooled, wrong_iterates.any(axis=0))
+    # An iterate is looked at in the step after the one that made it; the last one when all steps are over.
+    first = np.where(fooled, wrong_iterates.argmax(axis=0), 12)
+    np.testing.assert_array_equal(taken, np.minimum(first + 1, 12))
+    np.testing.assert_array_equal(np.argmax(model(handed), axis=1) != examples[1], fooled)
+    assert np.abs(handed - examples[0]).max() <= THREAT.eps + 1e-6
+
+
+def test_neither_batch_size_nor_company_changes_what_an_example_meets(model, examples):
+    attack = PGD(5, restarts=4)
+    alone = searched(attack, model, examples, 1)
+    for batch_size in (3, 16, 50, 200):
+        together = searched(attack, model, examples, batch_size)
+        for one, other in zip(alone, together, strict=True):
+            np.testing.assert_allclose(one, other, atol=1e-5)
+    others = searched(attack, model, examples, 16, seed=1)
+    assert (others[2] != alone[2]).any()
+
+
+def test_what_is_kept_is_the_closest_of_all_rounds(model, examples):
+    """Without a step the visited points are the random starts: their best margin is the maximum over the rounds."""
+    images, labels = examples
+
+    class Start(Attack):
+        restarts = 6
+
+        def start(self, problem, images, labels, round, noise):
+            return {"x": problem.project(images + 0.3 * noise.uniform(SHAPE, 1) - 0.15, images)}
+
+        def step(self, problem, images, labels, state, iteration, drawn):
+            return state, state["x"], problem.logits_of(state["x"])
+
+        def result(self, state):
+            return state["x"]
+
+    fooled, margins, handed, _, _ = searched(Start(), model, examples, 20)
+    logits = model(handed).numpy()
+    own = logits[np.arange(50), labels]
+    logits[np.arange(50), labels] = -np.inf
+    np.testing.assert_allclose(margins, logits.max(axis=1) - own, atol=1e-5)
+    assert (fooled == (margins > 0)).all() and 0 < fooled.sum() < 50
+    one_round = type("One", (Start,), {"restarts": 1})()
+    assert (margins >= searched(one_round, model, examples, 20)[1] - 1e-6).all()
+
+
+@pytest.mark.parametrize("batch_size", [8, 50])
+def test_an_interrupted_search_goes_on(model, examples, batch_size, monkeypatch):
+    monkeypatch.setattr(search_module, "STEPS_AT_ONCE", 2)
+    images, labels = examples
+    attack = PGD(9, restarts=3)
+    whole = searched(attack, model, examples, batch_size)
+
+    def pieces():
+        search, restored = Search(attack, model, THREAT, batch_size=batch_size, keep_images=True), None
+        while True:
+            run = search.run(images, labels, np.arange(50), eps=THREAT.eps, seed=0, restored=restored)
+            for number, decided in enumerate(run):
+                yield decided
+                if number == 4:
+                    break
+            else:
+                return
+            restored = search.snapshot()
+            # A new process has nothing but the snapshot.
+            search = Search(attack, model, THREAT, batch_size=batch_size, keep_images=True)
+
+    for one, other in zip(whole, collect(pieces(), 50), strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+def test_the_model_itself_has_the_last_word(model, examples):
+    """A copy that errs on everything fools nobody; one that never errs costs what only its iterates would have found."""
+    honest = searched(PGD(10, random_start=False), model, examples, 16)
+
+    def hysterical(x):
+        return -model(x)
+
+    fooled, _, handed, taken, times = searched(
+        PGD(10, random_start=False), model, examples, 16, logits_of=hysterical
+    )
+    assert (times == 1).all() and not (fooled & ~honest[0]).any()
+    assert (taken[~fooled] == 10).all()
+    predicted = np.argmax(model(handed), axis=1)
+    np.testing.assert_array_equal(predicted != examples[1], fooled)
+
+
+def test_an_image_outside_the_ball_does_not_count(model, examples):
+    class Far(Attack):
+        def start(self, problem, images, labels, round, noise):
+            return {"images": images}
+
+        def step(self, problem, images, labels, state, iteration, drawn):
+            far = 1 - images
+            return state, far, -problem.logits_of(images)
+
+        def result(self, state):
+            return state["images"]
+
+    assert not searched(Far(), model, examples, 16)[0].any()
+
+
+def test_traced_once_for_each_batch_shape(examples):
+    model, traced = smooth_model(), []
+
+    def logits_of(x):
+        traced.append(tuple(x.shape))
+        return tf.cast(model(x), tf.float32)
+
+    images, labels = examples
+    search = Search(PGD(10, restarts=3), model, THREAT, batch_size=64, logits_of=logits_of)
+    for seed in (0, 1):
+        for _ in search.run(np.tile(images, (4, 1, 1, 1)), np.tile(labels, 4), np.arange(200), eps=0.05, seed=seed):
+            pass
+    assert len(set(traced)) == len(traced) and set(traced) <= {(64, *SHAPE), (16, *SHAPE)}
+
+
+def test_nothing_to_attack(model, examples):
+    search = Search(PGD(3), model, THREAT, batch_size=4)
+    assert list(search.run(*examples, np.zeros(0, int), eps=0.1, seed=0)) == []

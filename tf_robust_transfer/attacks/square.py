@@ -1,0 +1,209 @@
+"""Square, Andriushchenko et al. (2020), "Square Attack: a query-efficient black-box adversarial attack via random search".
+
+It asks the model for logits alone and so is not misled by masked gradients.
+"""
+
+import numpy as np
+import tensorflow as tf
+
+from tf_robust_transfer.attacks.base import Attack
+from tf_robust_transfer.attacks.noise import ExampleNoise
+from tf_robust_transfer.errors import InputError
+from tf_robust_transfer.losses import classification
+from tf_robust_transfer.ops import norms
+
+# After each of these proposals the share p of the pixels is halved; for 10,000 queries, as in the official code.
+HALVINGS = (10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000)
+# The streams of random numbers: that of the start, and the first of those of the steps.
+START, STEPS = 1, 2
+# Random bits of a uniform float32 in [0, 1).
+_BITS = 23
+_TINY = 1e-12
+
+
+class Square(Attack):
+    """Random search: a window of new perturbation at a random place, kept where it raises the margin.
+
+    linf: the start is vertical stripes of +-eps; a proposal sets a square to one of the 2^channels corners of the ball.
+    l2: the start is a grid of bumps of alternating sign; a proposal adds a bump to a square, to which it moves the
+    perturbation of a second square, and what is left of the ball after clipping. The loss is the margin.
+
+    As in the official AutoAttack (github.com/fra31/auto-attack at a392200), two points of which the paper has otherwise:
+    the schedule of p is not rescaled to the number of queries, and a square's first row and column are never the last
+    possible. There, the images of one batch share a proposal's place (and sign, for linf), here each draws its own.
+
+    Args:
+        queries: proposals to each example; the start is one query more.
+        p_init: share of the image's pixels that a window covers at first, in (0, 1].
+        restarts: independent runs for an example that still resists.
+        rescale_schedule: stretch the schedule, which is made for 10,000 queries, to this number of queries.
+
+    Raises:
+        InputError: an argument outside its range.
+    """
+
+    steps_at_once = 50
+
+    def __init__(self, queries=5000, p_init=0.8, restarts=1, *, rescale_schedule=False):
+        if queries < 1 or restarts < 1:
+            raise InputError(f"Square needs at least 1 query and 1 restart, got queries={queries}, restarts={restarts}")
+        if not 0 < p_init <= 1:
+            raise InputError(f"p_init is a share of the pixels, above 0 and at most 1, got {p_init}")
+        self.queries, self.p_init, self.restarts, self.rescale_schedule = queries, p_init, restarts, rescale_schedule
+
+    @property
+    def iterations(self):
+        return self.queries + 1
+
+    def start(self, problem, images, labels, round, noise):
+        first = {"linf": _stripes, "l2": _bumps}[problem.threat_model.norm](problem, images, noise)
+        return {"best": first, "margin": tf.fill(tf.shape(labels), -float("inf"))}
+
+    def draw(self, noise, iteration, count):
+        """float32 [batch, count, 6]: two places (row and column each), the bump's orientation, and the signs."""
+        # Examples of one batch may be at different iterations, which are all 0 where they share one seed.
+        return noise.uniform([count, 6], STEPS + iteration if isinstance(noise, ExampleNoise) else STEPS)
+
+    def step(self, problem, images, labels, state, iteration, drawn):
+        propose = {"linf": self._propose_linf, "l2": self._propose_l2}[problem.threat_model.norm]
+        # Iteration 0 visits the start itself.
+        candidate = propose(problem, images, state["best"], iteration - 1, drawn)
+        logits = problem.logits_of(candidate)
+        margin = classification.margin(logits, labels)
+        better = margin > state["margin"]
+        best = tf.where(better[:, None, None, None], candidate, state["best"])
+        return {"best": best, "margin": tf.where(better, margin, state["margin"])}, candidate, logits
+
+    def result(self, state):
+        return state["best"]
+
+    def _level(self, proposal):
+        """How often p has been halved before each proposal. proposal: int32 [batch], from 0. Returns int32 [batch]."""
+        counted = proposal * 10000 // self.queries if self.rescale_schedule else proposal
+        return tf.reduce_sum(tf.cast(counted[:, None] > tf.constant(HALVINGS), tf.int32), axis=1)
+
+    def window_sizes(self, height, width, norm):
+        """Side of the window in pixels for each level of the schedule; odd and at least 3 for l2, where it fits."""
+        sizes = [round((self.p_init / 2**level * height * width) ** 0.5) for level in range(len(HALVINGS) + 1)]
+        sizes = [max(size, 1) if norm == "linf" else max(size, 3) | 1 for size in sizes]
+        return [min(size, height, width) for size in sizes]
+
+    def _propose_linf(self, problem, images, best, proposal, drawn):
+        height, width, channels = images.shape[1:]
+        sizes = tf.constant(self.window_sizes(height, width, "linf"))
+        size = tf.where(proposal >= 0, tf.gather(sizes, self._level(proposal)), 0)
+        rows, columns = _places(drawn[:, 0], size, height), _places(drawn[:, 1], size, width)
+        # The official code adds 2 eps times the sign and clips: that ends in a corner of the ball from everywhere.
+        corner = images + problem.eps * _signs(drawn[:, 5], channels)
+        corner = tf.clip_by_value(corner, *problem.threat_model.bounds)
+        return tf.where(_window(rows, columns, size, height, width), corner, best)
+
+    def _propose_l2(self, problem, images, best, proposal, drawn):
+        height, width, channels = images.shape[1:]
+        sizes, level = self.window_sizes(height, width, "l2"), self._level(proposal)
+        size = tf.gather(tf.constant(sizes), level)
+        tops, lefts = _places(drawn[:, 0], size, height), _places(drawn[:, 1], size, width)
+        other_tops, other_lefts = _places(drawn[:, 2], size, height), _places(drawn[:, 3], size, width)
+        window = tf.cast(_window(tops, lefts, size, height, width), tf.float32)
+        other = tf.cast(_window(other_tops, other_lefts, size, height, width), tf.float32)
+        both = tf.maximum(window, other)
+
+        delta = best - images
+        inside = delta * window
+        transposed = tf.cast(drawn[:, 4] > 0.5, tf.int32)
+        bump = _bump_at(tops, lefts, 2 * level + transposed, sizes, height, width) * _signs(drawn[:, 5], channels)
+        added = (bump + inside / (_TINY + tf.sqrt(_energy(inside)))) * window
+        unused = tf.maximum(problem.eps**2 - tf.reduce_sum(_energy(delta), axis=3, keepdims=True), 0.0)
+        length = tf.sqrt(unused / channels + _energy(delta * both))
+        added *= length / (_TINY + tf.sqrt(_energy(added)))
+        moved = delta * (1 - both) + added
+
+        moved = images + problem.eps * norms.steepest_ascent(moved, "l2")
+        moved = tf.clip_by_value(moved, *problem.threat_model.bounds)
+        return tf.where((proposal >= 0)[:, None, None, None], moved, best)
+
+
+def _stripes(problem, images, noise):
+    """One sign for each column and channel."""
+    _, width, channels = images.shape[1:]
+    signs = tf.where(noise.uniform([1, width, channels], START) < 0.5, -1.0, 1.0)
+    return tf.clip_by_value(images + problem.eps * signs, *problem.threat_model.bounds)
+
+
+def _bumps(problem, images, noise):
+    """Five by five bumps (more where sides are small), one sign for each bump and channel, on the border of the ball."""
+    height, width, channels = images.shape[1:]
+    size = max(height // 5, 1)
+    margin = (height - 5 * size) // 2  # may be negative, where the image is lower than 5 pixels
+    # Along each side: the tile of every pixel and its place inside. Tiles that reach over the border are cut.
+    down, across = (np.arange(side) - max(margin, 0) for side in (height, width))
+    tiles_down, tiles_across = max(height // size, 1), max(width // size, 1)
+    covered = np.outer((down >= 0) & (down < tiles_down * size), (across >= 0) & (across < tiles_across * size))
+    tile = np.where(covered, np.add.outer(down // size * tiles_across, across // size), 0).ravel()
+    upright = bump(size)[np.ix_(down % size, across % size)] * covered
+    transposed = bump(size).T[np.ix_(down % size, across % size)] * covered
+
+    drawn = noise.uniform([tiles_down * tiles_across, 1 + channels], START)
+    drawn = tf.reshape(tf.gather(drawn, tile, axis=1), [-1, height, width, 1 + channels])
+    values = tf.where(drawn[..., :1] > 0.5, *(tf.constant(v[..., None], tf.float32) for v in (transposed, upright)))
+    delta = values * tf.where(drawn[..., 1:] < 0.5, -1.0, 1.0)
+    return tf.clip_by_value(images + problem.eps * norms.steepest_ascent(delta, "l2"), *problem.threat_model.bounds)
+
+
+def bump(size) -> np.ndarray:
+    """The l2 perturbation of a square: a hill above a valley, of norm 1. Returns float64 [size, size]."""
+    half = size // 2
+    hills = [_hill(half, size), -_hill(size - half, size)]
+    joined = np.concatenate(hills)
+    return joined / np.linalg.norm(joined)
+
+
+def _hill(height, width):
+    """At Chebyshev distance d from the middle: the sum of 1 / (k + 1)^2 over k from d to the largest distance; norm 1."""
+    if height == 0:
+        return np.zeros((0, width))
+    down, across = np.arange(height) - height // 2, np.arange(width) - width // 2
+    distance = np.maximum.outer(abs(down), abs(across))
+    terms = 1 / np.arange(1, max(height // 2, width // 2) + 2) ** 2
+    hill = np.cumsum(terms[::-1])[::-1][distance]
+    return hill / np.linalg.norm(hill)
+
+
+def _places(uniform, size, length):
+    """First row (or column) of windows: whole numbers in 0..length - size - 1, or 0. uniform: float [batch]."""
+    return tf.cast(uniform * tf.cast(length - size, tf.float32), tf.int32)
+
+
+def _window(tops, lefts, size, height, width):
+    """The pixels of each square. tops, lefts, size: int32 [batch]. Returns bool [batch, height, width, 1]."""
+
+    def within(first, length):
+        places = tf.range(length)[None]
+        return (places >= first[:, None]) & (places < (first + size)[:, None])
+
+    return within(tops, height)[:, :, None, None] & within(lefts, width)[:, None, :, None]
+
+
+def _bump_at(tops, lefts, kind, sizes, height, width):
+    """Bumps moved to their windows. kind: int32 [batch], 2 * level + transposed. [batch, height, width, 1]; any value
+    outside the window."""
+    table = np.zeros((len(sizes), 2, height, width), np.float32)
+    for level, size in enumerate(sizes):
+        table[level, 0, :size, :size], table[level, 1, :size, :size] = bump(size), bump(size).T
+    down = tf.clip_by_value(tf.range(height)[None] - tops[:, None], 0, height - 1)
+    across = tf.clip_by_value(tf.range(width)[None] - lefts[:, None], 0, width - 1)
+    places = (kind[:, None] * height + down)[:, :, None] * width + across[:, None, :]
+    return tf.gather(tf.constant(table.ravel()), places)[..., None]
+
+
+def _signs(uniform, channels):
+    """-1 or 1 for each channel, from the bits of one random number. uniform: float32 [batch]. [batch, 1, 1, channels]."""
+    if channels > _BITS:
+        raise InputError(f"Square takes images of at most {_BITS} channels, got {channels}")
+    bits = tf.floor(uniform[:, None] * 2.0 ** tf.range(1.0, channels + 1.0)) % 2.0
+    return (2.0 * bits - 1.0)[:, None, None, :]
+
+
+def _energy(delta):
+    """Sum of squares of each channel, [batch, 1, 1, channels]."""
+    return tf.reduce_sum(tf.square(delta), axis=[1, 2], keepdims=True)

@@ -1,0 +1,110 @@
+"""Any model to a .keras file: python -m tf_robust_transfer.convert --model=madry_mnist:models/secret --output=madry.keras"""
+
+import os
+import pathlib
+import sys
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+import tf_robust_transfer
+from tf_robust_transfer.attacks import ThreatModel
+from tf_robust_transfer.checkpoints import load_model
+from tf_robust_transfer.checkpoints.specs import file_sha256, source_files
+from tf_robust_transfer.command import run_command
+from tf_robust_transfer.config import ConvertConfig
+from tf_robust_transfer.errors import InputError
+from tf_robust_transfer.evaluation import evaluate_robustness
+from tf_robust_transfer.files import replacing, write_json
+from tf_robust_transfer.training import build
+
+
+def main(config: ConvertConfig) -> None:
+    output = _output(config.output)
+    sources = source_files(config.model)
+    model = load_model(config.model, sha256=config.sha256 or None)
+    batch = _random_batch(model)
+    logits = model(batch, training=False).numpy()
+    if not np.isfinite(logits).all():
+        raise InputError(f"{config.model!r} gives logits that are not finite: its weights are damaged")
+    described = {
+        "model": output.name,
+        "sha256": None,
+        "source": config.model,
+        "source_sha256": {str(path): file_sha256(path) for path in sources},
+        "input_shape": list(model.input_shape[1:]),
+        "num_classes": model.output_shape[-1],
+        "num_parameters": model.count_params(),
+        **_clean_accuracy(config, model),
+        "versions": {
+            "tensorflow": tf.__version__,
+            "keras": keras.__version__,
+            "tf_robust_transfer": tf_robust_transfer.__version__,
+        },
+    }
+    # The old description goes before the new model comes, and the new description comes last: wherever this is
+    # interrupted, a description that is there describes the model beside it.
+    sidecar = output.with_name(f"{output.name}.json")
+    output.parent.mkdir(parents=True, exist_ok=True)
+    with replacing(sidecar) as sidecar_temporary, replacing(output) as temporary:
+        model.save(temporary)
+        _check_written(temporary, batch, logits)
+        write_json(sidecar_temporary, described | {"sha256": file_sha256(temporary)})
+        sidecar.unlink(missing_ok=True)
+    sys.stdout.write(f"{config.output}: {described['num_parameters']:,} parameters, images {described['input_shape']}, "
+                     f"{described['num_classes']} classes; described in {sidecar.name}\n")  # fmt: skip
+    if "accuracy" in described:
+        low, high = described["confidence_interval_95"]["clean"]
+        sys.stdout.write(
+            f"clean {100 * described['accuracy']['clean']:.2f}%  [{100 * low:.2f}, {100 * high:.2f}] on "
+            f"{described['num_examples']} images of {config.dataset} {config.split}\n"
+        )
+
+
+def _output(text):
+    """The path to write, checked before any work is done."""
+    if not text.endswith(".keras"):
+        raise InputError(f"--output: expected a name that ends in .keras, got {text!r}")
+    output = pathlib.Path(text).absolute()
+    folder = next(parent for parent in output.parents if parent.exists())
+    if output.is_dir() or not folder.is_dir() or not os.access(folder, os.W_OK):
+        raise InputError(f"cannot write {text!r}: {str(output if output.is_dir() else folder)!r} is "
+                         f"{'a folder' if output.is_dir() else 'no folder that can be written to'}")  # fmt: skip
+    return output
+
+
+def _random_batch(model):
+    """Two fixed random images of the model's shape; where a size is open, 32."""
+    shape = [32 if size is None else size for size in model.input_shape[1:]]
+    return np.random.default_rng(0).uniform(size=(2, *shape)).astype(np.float32)
+
+
+def _check_written(path, batch, logits):
+    """Raises a RuntimeError unless the file gives the logits of the model that was written."""
+    again = load_model(str(path))(batch, training=False).numpy()
+    difference = np.abs(again - logits).max()
+    if not difference <= 1e-5 * np.abs(logits).max():
+        raise RuntimeError(f"the file that was written gives other logits: they differ by {difference:.3g}")
+
+
+def _clean_accuracy(config, model):
+    """What results.json says of the clean accuracy; nothing where no data set is given."""
+    if not config.dataset:
+        return {}
+    test = build.load_split(config, config.split)
+    if model.output_shape[-1] != test.num_classes:
+        raise InputError(
+            f"the model has {model.output_shape[-1]} classes, {config.dataset} has {test.num_classes}; give another "
+            "--dataset, or none"
+        )
+    images = test.images.astype(np.float32) / np.float32(255)
+    result = evaluate_robustness(
+        model, images, test.labels, threat_model=ThreatModel(), attacks=("clean",), batch_size=config.batch_size
+    )
+    written = result.to_json_dict(model=config.model, dataset=config.dataset, split=config.split)
+    return {name: written[name] for name in ("dataset", "split", "num_examples", "accuracy", "confidence_interval_95")}
+
+
+if __name__ == "__main__":
+    run_command(main, ConvertConfig)

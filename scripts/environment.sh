@@ -37,6 +37,13 @@ fail() {
   exit 1
 }
 
+# PyTorch's own index has its small CPU builds, which PyPI lacks on Linux; asked for only where it answers, since pip
+# would try it again and again for every package.
+torch_index="https://download.pytorch.org/whl/cpu"
+answers() {
+  "$python" -c 'import sys, urllib.request; urllib.request.urlopen(sys.argv[1], timeout=5)' "$1/torch/" >/dev/null 2>&1
+}
+
 make_environment() {
   local current extras="" missing="" extra found log="$root/.venv/install.log"
   current="$(fingerprint)"
@@ -60,6 +67,9 @@ make_environment() {
       fail "$found could not make .venv (on Debian and Ubuntu the package $found-venv may be missing)"
   fi
 
+  case " $extras " in
+    *" torch "*) ! answers "$torch_index" || export PIP_EXTRA_INDEX_URL="${PIP_EXTRA_INDEX_URL:-} $torch_index" ;;
+  esac
   rm -f "$stamp"
   echo "Installing what tf_robust_transfer needs${extras:+, with extras $extras} (minutes the first time)" >&2
   # A dot for each package that pip finds; the whole output is in the log.

@@ -2,7 +2,6 @@
 
 import functools
 
-import golden_networks
 import hypothesis
 import keras
 import numpy as np
@@ -11,6 +10,7 @@ import scipy.special
 import tensorflow as tf
 from hypothesis import strategies as st
 
+from tests import golden_networks
 from tf_robust_transfer.attacks import ThreatModel, apgd
 from tf_robust_transfer.attacks.noise import BatchNoise
 from tf_robust_transfer.attacks.search import Search
@@ -43,7 +43,7 @@ class GivenNoise:
 class TanhNetwork:
     """z = V^T tanh(s W^T x) + b in float64, with its gradients in closed form."""
 
-    def __init__(self, classes, shape=(3, 4, 3), seed=0, scale=4.0):
+    def __init__(self, classes, shape=(3, 4, 3), seed=0, scale=2.0):
         rng = np.random.default_rng(seed)
         self.shape, size = shape, int(np.prod(shape))
         self.first, self.second = scale * rng.standard_normal((size, 8)), rng.standard_normal((8, classes))
@@ -156,8 +156,8 @@ class TestAgainstNumpy:
     @pytest.mark.parametrize("norm", ["linf", "l2"])
     @pytest.mark.parametrize("loss", ["cross_entropy", "dlr", "cw", "targeted_dlr"])
     def test_every_loss_and_every_halving_in_float64(self, loss, norm):
-        network, count = TanhNetwork(8, seed=1), 16
-        eps = {"linf": 0.1, "l2": 0.3}[norm] / (3 if "dlr" in loss else 1)
+        scale, eps = {"linf": (2.0, 0.1), "l2": (1.0, 0.3)}[norm]
+        network, count = TanhNetwork(8, seed=1, scale=scale), 16
         images, labels, z, u = examples(network, count, seed=2)
         rank = np.arange(count) % 3
         attack = apgd.APGDTargeted(4) if loss == "targeted_dlr" else apgd.APGD(loss)
@@ -171,29 +171,33 @@ class TestAgainstNumpy:
             begin = np.clip(images[i] + eps * direction, 0, 1)
             target = np.argsort(-network.logits(images[i]))[1 + rank[i]]
             expected, halvings = numpy_apgd(network, loss, images[i], labels[i], begin, norm, eps, 100, target=target)
-            if loss == "dlr" and (np.abs(expected - 1) < 1e-9).any():
-                continue  # the label ranks third: DLR is constant there and its gradient nothing but rounding
-            np.testing.assert_allclose(losses[:, i], expected, rtol=1e-6, atol=1e-6)
-            np.testing.assert_allclose(state["best_loss"][i], expected.max(), rtol=1e-6, atol=1e-6)
+            if np.abs(np.diff(expected)).min() < 1e-9:
+                continue  # whether the loss rose is a matter of rounding
+            np.testing.assert_allclose(losses[:, i], expected, atol=1e-5)
+            np.testing.assert_allclose(state["best_loss"][i], expected.max(), atol=1e-5)
             np.testing.assert_array_equal(np.flatnonzero(np.diff(sizes[:, i])) + 1, halvings)
             np.testing.assert_allclose(sizes[-1, i], 2 * eps / 2 ** len(halvings))
             seen.append(tuple(halvings))
-        assert len(seen) >= 6 and len(set(seen)) > 1  # the examples are told apart by their schedules
+        assert len(seen) >= 5 and len(set(seen)) > 1  # the examples are told apart by their schedules
 
-    @pytest.mark.parametrize("steps", [1, 10, 40])
-    def test_other_numbers_of_steps_and_another_rho(self, steps):
-        network, eps = TanhNetwork(4, seed=3), 0.1
-        images, labels, z, u = examples(network, 4, seed=4)
-        threat, attack = ThreatModel("linf", eps), apgd.APGD(steps=steps, rho=0.6)
+    @pytest.mark.parametrize(("loss", "steps"), [("cross_entropy", 1), ("dlr", 10), ("dlr", 40)])
+    def test_other_numbers_of_steps_and_another_rho(self, loss, steps):
+        """DLR below 0 shows the first check's comparison with 0."""
+        network, eps, count = TanhNetwork(8, seed=1, scale=1.0), 0.1, 12
+        images, labels, z, u = examples(network, count, seed=2)
+        threat, attack = ThreatModel("l2", eps), apgd.APGD(loss, steps, rho=0.6)
         losses, _, _, sizes = drive(attack, network.tensorflow, images, labels, threat, GivenNoise(u, z))
         assert tuple(apgd.check_windows(steps)) == CHECKS[steps]
-        for i in range(4):
-            begin = np.clip(images[i] + eps * (2 * u[i] - 1) / np.abs(2 * u[i] - 1).max(), 0, 1)
-            expected, halvings = numpy_apgd(
-                network, "cross_entropy", images[i], labels[i], begin, "linf", eps, steps, rho=0.6
-            )
+        seen = 0
+        for i in range(count):
+            begin = np.clip(images[i] + eps * z[i] / np.linalg.norm(z[i]), 0, 1)
+            expected, halvings = numpy_apgd(network, loss, images[i], labels[i], begin, "l2", eps, steps, rho=0.6)
+            if np.abs(np.diff(expected)).min() < 1e-9:
+                continue  # as above
             np.testing.assert_allclose(losses[:, i], expected, atol=1e-9)
             np.testing.assert_array_equal(np.flatnonzero(np.diff(sizes[:, i], prepend=2 * eps)), halvings)
+            seen += 1
+        assert seen >= 4
 
     def test_the_checks_of_the_official_code(self):
         assert apgd.check_windows(100) == dict(zip(CHECKS[100], (22, 19, 16, 13, 10, 7, 6, 6)))
@@ -355,7 +359,7 @@ class TestAgainstTheOfficialCode:
     """tests/golden/README.md says how its arrays were made."""
 
     @pytest.mark.parametrize("component", GOLDEN)
-    @pytest.mark.parametrize("name", ["digits_robust_linf", "digits_natural_linf"])
+    @pytest.mark.parametrize("name", ["digits_robust_linf", "digits_robust_l2"])
     def test_the_same_start_gives_the_same_losses_and_flags(self, name, component):
         model, images, labels, threat_model, golden = golden_networks.load(name)
         first = slice(0, 100)
@@ -369,17 +373,22 @@ class TestAgainstTheOfficialCode:
             np.testing.assert_array_equal(state["target"][clean], golden["fixed/apgd-t/target"][first][clean])
         # Beyond the boundary the denominator of DLR may vanish and carries rounding wherever it likes.
         stable = clean if component == "apgd-ce" else robust
-        np.testing.assert_allclose(state["best_loss"][stable], golden[f"fixed/{component}/loss"][first][stable], rtol=1e-3)
+        best, expected = state["best_loss"][stable], golden[f"fixed/{component}/loss"][first][stable]
+        np.testing.assert_allclose(best, expected, rtol=0.01)
+        assert (np.abs(best / expected - 1) < 1e-3).mean() > 0.95
         trajectory = golden[f"fixed/{component}/trajectory"]
         difference = np.abs(losses[:, :32] - trajectory)[:, stable[:32]]
         assert stable[:32].sum() > 10
         assert difference[:23].max() < 1e-4  # the sign of a gradient near 0 may turn in one and not in the other later
         assert (difference.max(axis=0) < 1e-3).mean() > 0.9
 
-    @pytest.mark.parametrize("component", GOLDEN)
-    def test_robust_accuracy_from_random_starts(self, component):
+    @pytest.mark.parametrize(
+        ("name", "component"),
+        [*(("digits_robust_linf", component) for component in GOLDEN), ("digits_robust_l2", "apgd-dlr")],
+    )
+    def test_robust_accuracy_from_random_starts(self, name, component):
         """Three seeds of the official code. One seed of DLR moves by 0.8 points: standard deviation of 12 of them."""
-        model, images, labels, threat_model, golden = golden_networks.load("digits_robust_linf")
+        model, images, labels, threat_model, golden = golden_networks.load(name)
         official = np.array([golden[f"{component}/robust"], *golden[f"{component}/robust_other_seeds"]])
         lanes = Search(GOLDEN[component], model, threat_model, batch_size=100)
         seeds = range(1 if component == "apgd-t" else 3)

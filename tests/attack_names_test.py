@@ -2,6 +2,7 @@
 
 import pytest
 
+from tf_robust_transfer import attacks
 from tf_robust_transfer.attacks import FGSM, PGD
 from tf_robust_transfer.attacks.cleverhans import ATTACKS, CleverHans
 from tf_robust_transfer.errors import InputError
@@ -46,8 +47,38 @@ def test_cleverhans(name):
 
 
 @pytest.mark.parametrize(
+    ("name", "kind", "says"),
+    [
+        ("apgd-ce", attacks.APGD, {"loss": "cross_entropy"}),
+        ("apgd-dlr", attacks.APGD, {"loss": "dlr"}),
+        ("apgd-t", attacks.APGDTargeted, {}),
+        ("fab", attacks.FAB, {"restarts": 1}),
+        ("fab-t", attacks.FABTargeted, {"restarts": 1}),
+        ("square", attacks.Square, {"queries": 5000}),
+        ("cw-l2", attacks.CarliniWagnerL2, {}),
+        ("spsa", attacks.SPSA, {}),
+        ("bim10", attacks.BIM, {"steps": 10, "random_start": False, "step_size": 0.03}),
+        ("mim7", attacks.MIM, {"steps": 7, "decay": 1.0, "step_size": 0.03}),
+        ("autoattack", attacks.AutoAttack, {"version": "standard"}),
+        ("autoattack-plus", attacks.AutoAttack, {"version": "plus"}),
+        ("autoattack:square+fab-t", attacks.AutoAttack, {"names": ("square", "fab-t")}),
+    ],
+)
+def test_the_other_attacks(name, kind, says):
+    attack = parse_attack(name, step_size=0.03)
+    assert type(attack) is kind and attack.stop_when_fooled
+    assert {key: getattr(attack, key) for key in says} == says
+
+
+@pytest.mark.parametrize("name", ["autoattack:", "autoattack:pgd20", "autoattack:square+square"])
+def test_ensembles_that_are_refused(name):
+    with pytest.raises(InputError, match="AutoAttack"):
+        parse_attack(name)
+
+
+@pytest.mark.parametrize(
     "name",
-    ["", "PGD20", "pgd", "pgd0", "pgd020", "pgd20x0", "pgd20x", "pgdx5", "pgd-20", "pgd20 ", "pgd2.5", "cw-fgsm",
+    ["bim20x2", "mim", "apgd", "autoattack-fast", "", "PGD20", "pgd", "pgd0", "pgd020", "pgd20x0", "pgd20x", "pgdx5", "pgd-20", "pgd20 ", "pgd2.5", "cw-fgsm",
      "cwpgd20", "fgsm2", "cleverhans", "pgd２０"],
 )  # fmt: skip
 def test_unknown_names_are_refused(name):

@@ -1,11 +1,11 @@
 """AutoAttack whole: its versions against the official implementation's flags, and what it does at its edges."""
 
-import golden_networks
 import keras
 import numpy as np
 import pytest
 import tensorflow as tf
 
+from tests import golden_networks
 from tf_robust_transfer.attacks import APGD, APGDTargeted, AutoAttack, ThreatModel
 from tf_robust_transfer.attacks.autoattack import COMPONENTS, VERSIONS
 from tf_robust_transfer.errors import InputError

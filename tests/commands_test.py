@@ -92,6 +92,60 @@ def test_evaluate_writes_the_contracts_json(call, model, tmp_path):
         assert f"{100 * accuracy:.2f}%" in out
 
 
+def test_an_interrupted_evaluate_goes_on(call, model, tmp_path, monkeypatch):
+    """Stopped in the last attack; what was done before stands in the state, which goes when the results are written."""
+    output = tmp_path / "results.json"
+    arguments = (f"--model={model}", "--dataset=digits", "--attacks=pgd20,autoattack:apgd-ce+square", "--eps=0.1",
+                 "--max_examples=60", f"--output={output}")  # fmt: skip
+    assert call("evaluate", *arguments)[0] == 0
+    whole = json.loads(output.read_text())
+    output.unlink()
+    with monkeypatch.context() as patch:
+        patch.setattr(rt.attacks.Square, "start", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        code, _, err = call("evaluate", *arguments)
+    assert code == 130 and "start the same command again" in err and not output.exists()
+    header = json.loads(str(np.load(f"{output}.state.npz")["header"]))
+    code, out, _ = call("evaluate", *arguments)
+    assert code == 0 and "after square" in out
+    again = json.loads(output.read_text())
+    assert again["seconds"]["pgd20"] == header["values"]["finished"]["pgd20"]["seconds"]  # it did not run again
+    assert again["accuracy"] == whole["accuracy"] and again["components"] == whole["components"]
+    assert not pathlib.Path(f"{output}.state.npz").exists()
+
+
+def test_warnings_are_lines_in_the_terminal_and_in_the_results(call, tmp_path):
+    images = keras.Input((8, 8, 1))
+    flat = keras.layers.Flatten()(images)
+    rt.save_model(keras.Model(images, keras.layers.Dense(10, activation="softmax")(flat)), tmp_path / "softmax.keras")
+    code, _, err = call("evaluate", f"--model={tmp_path}/softmax.keras", "--dataset=digits", "--attacks=fgsm",
+                        "--max_examples=20", f"--output={tmp_path}/results.json")  # fmt: skip
+    assert code == 0
+    (line,) = (line for line in err.splitlines() if line.startswith("warning:"))
+    assert "returns probabilities" in line
+    assert json.loads((tmp_path / "results.json").read_text())["warnings"] == [line.removeprefix("warning: ")]
+
+
+def test_robustbench_entries(call, model, tmp_path):
+    (tmp_path / "mine").mkdir()
+    arguments = (f"--model={model}", "--dataset=digits", "--eps=8/255", "--max_examples=40")
+    call("evaluate", *arguments, "--attacks=fgsm", f"--output={tmp_path}/mine/results.json")
+    code, _, err = call("report", f"--runs={tmp_path}", "--robustbench")
+    assert code == 2 and "no results with autoattack" in err
+    result = json.loads((tmp_path / "mine/results.json").read_text())
+    result["accuracy"] |= {"clean": 0.95123, "autoattack": 0.5}
+    (tmp_path / "mine/results.json").write_text(json.dumps(result))
+    code, out, err = call("report", f"--runs={tmp_path}", "--robustbench")
+    assert code == 0 and "RobustBench wants 10,000" in err
+    # The keys of RobustBench's model_info/cifar10/Linf/Hendrycks2019Using.json, in its order.
+    assert list(json.loads(out)["digits/Linf/mine.json"]) == [
+        "link", "name", "authors", "additional_data", "number_forward_passes", "dataset", "venue", "architecture", "eps",
+        "clean_acc", "reported", "autoattack_acc", "unreliable",
+    ]  # fmt: skip
+    entry = json.loads(out)["digits/Linf/mine.json"]
+    assert (entry["eps"], entry["clean_acc"], entry["autoattack_acc"]) == ("8/255", "95.12", "50.00")
+    assert entry["unreliable"] is False
+
+
 def test_saved_adversarial_examples_are_read_back_and_fool_as_much(call, model, tmp_path):
     saved = tmp_path / "adversarial.npy"
     shared = (f"--model={model}", "--dataset=digits", "--eps=0.1", "--max_examples=100", "--attacks=fgsm")

@@ -2,7 +2,6 @@
 
 import functools
 
-import golden_networks
 import hypothesis
 import keras
 import numpy as np
@@ -11,6 +10,7 @@ import scipy.optimize
 import tensorflow as tf
 from hypothesis import strategies as st
 
+from tests import golden_networks
 from tf_robust_transfer.attacks.fab import FAB, FABTargeted
 from tf_robust_transfer.attacks.noise import ExampleNoise
 from tf_robust_transfer.attacks.search import Search
@@ -202,7 +202,7 @@ class TestLinearModel:
         images, labels = right_images(model, 24, low=0.49, high=0.51)
         model.set_weights([model.get_weights()[0], -images[:12].reshape(12, -1).mean(axis=0) @ model.get_weights()[0]])
         labels = model(images, training=False).numpy().argmax(axis=1).astype(np.int32)
-        alpha_max, eta, beta = 0.3, 1.4, 0.7
+        alpha_max, eta, beta = 0.3, 1.4, 0.3
         for steps in (1, 4):
             p, nearest = 0.0, np.inf
             for _ in range(steps):
@@ -215,6 +215,18 @@ class TestLinearModel:
                 attack = make(steps, alpha_max=alpha_max, eta=eta, beta=beta)
                 state = final_state(attack, model, images, labels, ThreatModel(norm, 0.3))
                 np.testing.assert_allclose(state["distance"], expected, rtol=1e-3, atol=1e-6)
+
+    @pytest.mark.parametrize(("norm", "scale"), [("linf", 1), ("l2", 1e-18)])
+    def test_the_first_step_goes_beyond_the_nearest_boundary(self, norm, scale):
+        model = dense_model(4, (2, 3, 1))
+        kernel, _ = model.get_weights()
+        model.set_weights([kernel, -0.5 * kernel.sum(axis=0)])  # the boundaries meet in the middle of the box
+        images, labels = right_images(model, 64, low=0.4, high=0.6)
+        expected = 1.05 * self.distances(model, images, labels, norm).min(axis=1)
+        assert expected.max() < 0.4
+        model.set_weights([w * scale for w in model.get_weights()])
+        distance = final_state(FAB(1), model, images, labels, ThreatModel(norm, 0.3))["distance"]
+        np.testing.assert_allclose(distance, expected, rtol=1e-3, atol=1e-6)
 
     @pytest.mark.parametrize("norm", NORMS)
     @pytest.mark.parametrize("classes", [2, 4])
@@ -267,7 +279,7 @@ class TestLinearModel:
             far = final_state(attack, wide, 2 * images - 1, labels, ThreatModel("linf", 0.3, (-1.0, 1.0)))
             np.testing.assert_allclose(far["distance"], 2 * near["distance"], rtol=1e-3)
 
-    @pytest.mark.parametrize(("norm", "scale"), [("l2", 1e-6), ("linf", 1e4)])
+    @pytest.mark.parametrize(("norm", "scale"), [("l2", 1e-18), ("linf", 1e4)])
     def test_the_scale_of_the_logits_does_not_matter(self, norm, scale):
         model, scaled = dense_model(3, (2, 3, 1)), dense_model(3, (2, 3, 1))
         scaled.set_weights([w * scale for w in model.get_weights()])

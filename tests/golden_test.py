@@ -1,8 +1,9 @@
 """The golden files are whole and fit the Keras networks (tests/golden/README.md); the attacks' own tests build on them."""
 
-import golden_networks
 import numpy as np
 import pytest
+
+from tests import golden_networks
 
 COMPONENTS = ("apgd-ce", "apgd-dlr", "apgd-t", "fab", "fab-t", "square")
 

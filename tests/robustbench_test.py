@@ -16,9 +16,8 @@ import pytest
 
 torch = pytest.importorskip("torch", reason="RobustBench's files need the extra [torch]")
 
-import torch_networks as networks  # noqa: E402 - needs torch
-
 import tf_robust_transfer as rt  # noqa: E402
+from tests import torch_networks as networks  # noqa: E402 - needs torch
 from tf_robust_transfer.checkpoints.robustbench import CHECKPOINTS, load_form, load_robustbench  # noqa: E402
 from tf_robust_transfer.errors import InputError  # noqa: E402
 

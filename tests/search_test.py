@@ -60,7 +60,7 @@ def wrong_iterates(model, examples):
     """Which of PGD-12's iterates from the image the model gets wrong, bool [13, 50]: a plain loop, clipped by NumPy."""
     images, labels = examples
     current, wrong = images, []
-    for step in range(13):
+    for _ in range(13):
         with tf.GradientTape() as tape:
             x = tf.constant(current)
             tape.watch(x)

@@ -20,7 +20,9 @@ THREAT = ThreatModel("linf", 0.15)
 # Dies by SIGKILL in the middle of the component that it is given, right after a write; "none": lives.
 CHILD = """
     import os, signal, sys
-    import golden_networks, numpy as np
+    sys.path.insert(0, os.getcwd())
+    import numpy as np
+    from tests import golden_networks
     from tf_robust_transfer.evaluation import evaluate_robustness, state
     state.SECONDS_BETWEEN_WRITES = 0.0
     write = state.State.write
@@ -41,7 +43,7 @@ CHILD = """
 
 def run_child(path, component, output):
     code = [sys.executable, "-c", textwrap.dedent(CHILD), str(path), str(component), str(output)]
-    return subprocess.run(code, cwd="tests", capture_output=True, text=True)
+    return subprocess.run(code, capture_output=True, text=True)
 
 
 def test_killed_in_every_component(tmp_path):

@@ -18,6 +18,8 @@ def session_with_random_weights(build, seed=0):
     """Calls build() in a new graph, draws every variable, moving statistics and slots too, and yields (what build
     returned, session)."""
     with tf.Graph().as_default(), tf1.Session() as session:
+        # A training earlier in the process may have asked for determinism, which wants a seed for the initialisers too.
+        tf1.set_random_seed(seed)
         built = build()
         rng = np.random.default_rng(seed)
         for variable in tf1.global_variables():

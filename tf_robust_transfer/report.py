@@ -37,7 +37,7 @@ def _entries(folders):
             if result["num_examples"] < 10000:
                 sys.stderr.write(f"warning: {path}: {result['num_examples']} examples; RobustBench wants 10,000\n")
     if not entries:
-        raise InputError("no results with autoattack; run evaluate --attacks=autoattack --output=RUN/results_autoattack.json")
+        raise InputError("no results with autoattack; run evaluate --attacks=autoattack --output=RUN/results_auto.json")
     return entries
 
 

@@ -71,7 +71,7 @@ class Square(Attack):
         logits = problem.logits_of(candidate)
         margin = classification.margin(logits, labels)
         better = margin > state["margin"]
-        best = tf.where(better[:, None, None, None], candidate, state["best"])
+        best = _choose(better, candidate, state["best"])
         return {"best": best, "margin": tf.where(better, margin, state["margin"])}, candidate, logits
 
     def result(self, state):
@@ -92,35 +92,38 @@ class Square(Attack):
         height, width, channels = images.shape[1:]
         sizes = tf.constant(self.window_sizes(height, width, "linf"))
         size = tf.where(proposal >= 0, tf.gather(sizes, self._level(proposal)), 0)
-        rows, columns = _places(drawn[:, 0], size, height), _places(drawn[:, 1], size, width)
-        # The official code adds 2 eps times the sign and clips: that ends in a corner of the ball from everywhere.
-        corner = images + problem.eps * _signs(drawn[:, 5], channels)
-        corner = tf.clip_by_value(corner, *problem.threat_model.bounds)
-        return tf.where(_window(rows, columns, size, height, width), corner, best)
+        rows, columns = _window(drawn[:, 0], drawn[:, 1], size, height, width)
+        signs = _outer(rows, columns[:, :, None] * _signs(drawn[:, 5], channels)[:, None])
+        # From everywhere in the ball to one of its corners. The official code adds 2 eps, which rounding may leave short.
+        moved = tf.clip_by_value(best + 3 * problem.eps * signs, images - problem.eps, images + problem.eps)
+        return tf.clip_by_value(moved, *problem.threat_model.bounds)
 
     def _propose_l2(self, problem, images, best, proposal, drawn):
         height, width, channels = images.shape[1:]
         sizes, level = self.window_sizes(height, width, "l2"), self._level(proposal)
         size = tf.gather(tf.constant(sizes), level)
-        tops, lefts = _places(drawn[:, 0], size, height), _places(drawn[:, 1], size, width)
-        other_tops, other_lefts = _places(drawn[:, 2], size, height), _places(drawn[:, 3], size, width)
-        window = tf.cast(_window(tops, lefts, size, height, width), tf.float32)
-        other = tf.cast(_window(other_tops, other_lefts, size, height, width), tf.float32)
-        both = tf.maximum(window, other)
+        rows, columns = _window(drawn[:, 0], drawn[:, 1], size, height, width)
+        other_rows, other_columns = _window(drawn[:, 2], drawn[:, 3], size, height, width)
+        every_channel = tf.ones([1, 1, channels])
+        window = _outer(rows, columns[:, :, None] * every_channel)
+        both = tf.maximum(window, _outer(other_rows, other_columns[:, :, None] * every_channel))
+
+        def in_window(scale):
+            """scale, float [batch, channels], inside the window, and 0 outside."""
+            return _outer(rows, columns[:, :, None] * scale[:, None])
 
         delta = best - images
-        inside = delta * window
-        transposed = tf.cast(drawn[:, 4] > 0.5, tf.int32)
-        bump = _bump_at(tops, lefts, 2 * level + transposed, sizes, height, width) * _signs(drawn[:, 5], channels)
-        added = (bump + inside / (_TINY + tf.sqrt(_energy(inside)))) * window
-        unused = tf.maximum(problem.eps**2 - tf.reduce_sum(_energy(delta), axis=3, keepdims=True), 0.0)
-        length = tf.sqrt(unused / channels + _energy(delta * both))
-        added *= length / (_TINY + tf.sqrt(_energy(added)))
-        moved = delta * (1 - both) + added
-
-        moved = images + problem.eps * norms.steepest_ascent(moved, "l2")
+        turned = tf.cast(drawn[:, 4] > 0.5, tf.int32)
+        tops, lefts = _first(drawn[:, 0], size, height), _first(drawn[:, 1], size, width)
+        hills = _bump_at(tops, lefts, 2 * level + turned, sizes, height, width)
+        added = hills * _signs(drawn[:, 5], channels)[:, None, None] * window
+        added += delta * in_window(1 / (_TINY + _norm(delta * window)))
+        unused = tf.maximum(problem.eps**2 - tf.reduce_sum(tf.square(delta), axis=[1, 2, 3]), 0.0)
+        length = tf.sqrt(unused[:, None] / channels + tf.square(_norm(delta * both)))
+        added *= in_window(length / (_TINY + _norm(added)))
+        moved = images + problem.eps * norms.steepest_ascent(delta * (1 - both) + added, "l2")
         moved = tf.clip_by_value(moved, *problem.threat_model.bounds)
-        return tf.where((proposal >= 0)[:, None, None, None], moved, best)
+        return _choose(proposal >= 0, moved, best)
 
 
 def _stripes(problem, images, noise):
@@ -169,19 +172,38 @@ def _hill(height, width):
     return hill / np.linalg.norm(hill)
 
 
-def _places(uniform, size, length):
-    """First row (or column) of windows: whole numbers in 0..length - size - 1, or 0. uniform: float [batch]."""
+def _first(uniform, size, length):
+    """First row (or column) of each window: a whole number in 0..length - size - 1, or 0. uniform: float [batch]."""
     return tf.cast(uniform * tf.cast(length - size, tf.float32), tf.int32)
 
 
-def _window(tops, lefts, size, height, width):
-    """The pixels of each square. tops, lefts, size: int32 [batch]. Returns bool [batch, height, width, 1]."""
+def _window(down, across, size, height, width):
+    """The rows and columns of squares at random places: 1.0 inside, else 0.0. float [batch, height], [batch, width]."""
 
-    def within(first, length):
-        places = tf.range(length)[None]
-        return (places >= first[:, None]) & (places < (first + size)[:, None])
+    def inside(uniform, length):
+        places, first = tf.range(length)[None], _first(uniform, size, length)[:, None]
+        return tf.cast((places >= first) & (places < first + size[:, None]), tf.float32)
 
-    return within(tops, height)[:, :, None, None] & within(lefts, width)[:, None, :, None]
+    return inside(down, height), inside(across, width)
+
+
+def _outer(rows, columns):
+    """rows, float [batch, height], times columns, float [batch, width, channels]: [batch, height, width, channels]."""
+    (height,), (width, channels) = rows.shape[1:], columns.shape[1:]
+    # Flat, since broadcasting over a few channels is slow.
+    flat = rows[:, :, None] * tf.reshape(columns, [-1, 1, width * channels])
+    return tf.reshape(flat, [-1, height, width, channels])
+
+
+def _norm(delta):
+    """l2 norm of each channel, float [batch, channels]."""
+    return tf.sqrt(tf.reduce_sum(tf.square(delta), axis=[1, 2]))
+
+
+def _choose(where, new, old):
+    """new where `where`, bool [batch], else old."""
+    # Twenty times as fast on the CPU as tf.where, which would broadcast the condition over the pixels.
+    return tf.compat.v1.where(where, new, old)
 
 
 def _bump_at(tops, lefts, kind, sizes, height, width):
@@ -197,13 +219,8 @@ def _bump_at(tops, lefts, kind, sizes, height, width):
 
 
 def _signs(uniform, channels):
-    """-1 or 1 for each channel, from the bits of one random number. uniform: float32 [batch]. [batch, 1, 1, channels]."""
+    """-1 or 1 for each channel, from the bits of one random number. uniform: float32 [batch]. [batch, channels]."""
     if channels > _BITS:
         raise InputError(f"Square takes images of at most {_BITS} channels, got {channels}")
     bits = tf.floor(uniform[:, None] * 2.0 ** tf.range(1.0, channels + 1.0)) % 2.0
-    return (2.0 * bits - 1.0)[:, None, None, :]
-
-
-def _energy(delta):
-    """Sum of squares of each channel, [batch, 1, 1, channels]."""
-    return tf.reduce_sum(tf.square(delta), axis=[1, 2], keepdims=True)
+    return 2.0 * bits - 1.0

@@ -27,8 +27,9 @@ def test_named_files_exist():
 
 
 def test_named_flags_exist():
-    classes = (config.TrainConfig, config.EvaluateConfig, config.VisualizeConfig, config.ReportConfig)
+    classes = [getattr(config, name) for name in dir(config) if name.endswith("Config")]
     known = {field.name for config_class in classes for field in dataclasses.fields(config_class)}
     named = set(re.findall(r"(?<![\w-])--(\w+)", README)) - {"help", "flagfile", "logdir"}
-    benchmark = set(re.findall(r'"--(\w+)"', (ROOT / "benchmarks" / "attacks.py").read_text()))
-    assert named <= known | benchmark, named - known - benchmark
+    scripts = [*(ROOT / "benchmarks").glob("*.py"), *(ROOT / "scripts").glob("*.py")]
+    theirs = {flag for script in scripts for flag in re.findall(r'"--(\w+)"', script.read_text())}
+    assert named <= known | theirs, named - known - theirs

@@ -90,7 +90,7 @@ class TestParts:
 
     @pytest.mark.parametrize("size", [1, 2, 3, 4, 5, 11, 26])
     def test_bump_is_nested_rectangles(self, size):
-        """Above, rectangles around the middle, the k-th k pixels out on every side with 1 / (k + 1)^2; below, the same < 0."""
+        """Above, rectangles around the middle, the k-th k pixels out all round with 1 / (k + 1)^2; below, minus that."""
 
         def hill(height):
             total = np.zeros((height, size))

@@ -1,7 +1,10 @@
 """A new logit layer on a frozen teacher (Eqs. 5 and 6 of the IGAM paper; the FT baselines of its tables)."""
 
 import keras
+import tensorflow as tf
 
+from tf_robust_transfer.adapters import adapt, random_positions
+from tf_robust_transfer.attacks.noise import fold_seed
 from tf_robust_transfer.errors import InputError
 from tf_robust_transfer.losses import classification
 from tf_robust_transfer.methods.base import Method
@@ -14,23 +17,31 @@ class FineTune(Method):
     The trained model is `student`: a frozen copy of the teacher's layers, batch statistics included, and the
     new layer. The teacher itself stays as it was.
 
+    With an adapter, `student` takes the new task's images and has the adapter inside (section 4.3), so that it is the
+    teacher of IGAM as it stands. "transposed_conv" is trained along with the new layer; whoever takes the result as a
+    teacher freezes both. "random_pad" draws its places in each step.
+
     Args (keyword-only), beside those of `Method`:
         teacher: functional keras.Model whose last layer is the logit layer, a `keras.layers.Dense`.
         num_classes: logits of the new layer.
+        adapter: None, or the map from the new task's images to the teacher's input, such as "channel_mean+crop:28x28";
+            see `adapters.build_adapter`.
+        input_shape: (height, width, channels) of the new task's images; needed with an adapter.
     """
 
-    def __init__(self, *, teacher, num_classes, **kwargs):
-        super().__init__(student=replace_logits(teacher, num_classes), **kwargs)
+    def __init__(self, *, teacher, num_classes, adapter=None, input_shape=None, **kwargs):
+        super().__init__(student=replace_logits(teacher, num_classes, adapter, input_shape), **kwargs)
 
     def loss_terms(self, images, labels):
-        logits = self.student(images, training=False)
+        with random_positions(fold_seed(self.step_seed(), 4), tf.shape(images)[0]):
+            logits = self.student(images, training=False)
         return logits, {"cross_entropy": (1.0, replicas.global_mean(classification.cross_entropy(logits, labels)))}
 
 
-def replace_logits(teacher, num_classes):
+def replace_logits(teacher, num_classes, adapter=None, input_shape=None):
     """The teacher's body, frozen, under a fresh dense layer "logits" of num_classes. Returns a keras.Model.
 
-    The body is a copy, so that freezing it changes nothing for the caller's teacher.
+    The body is a copy, so that freezing it changes nothing for the caller's teacher. adapter, input_shape: see `FineTune`.
     """
     copy = keras.models.clone_model(teacher)
     copy.set_weights(teacher.get_weights())
@@ -38,5 +49,10 @@ def replace_logits(teacher, num_classes):
     if not isinstance(last, keras.layers.Dense):
         raise InputError(f"the teacher must end in a Dense logit layer to be fine-tuned, got {type(last).__name__}")
     copy.trainable = False
+    if adapter:
+        if input_shape is None:
+            raise InputError(f"the adapter {adapter!r} needs input_shape, (height, width, channels) of the new task's images")
+        copy = adapt(copy, adapter, input_shape, trainable=True)
+        last = copy.layers[-1]
     logits = keras.layers.Dense(num_classes, name="logits")(last.input)
     return keras.Model(copy.inputs[0], logits, name=f"{teacher.name}_finetuned")

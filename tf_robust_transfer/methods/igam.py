@@ -3,6 +3,7 @@
 import keras
 import tensorflow as tf
 
+from tf_robust_transfer.adapters import adapt, random_positions, seen_region
 from tf_robust_transfer.attacks.noise import fold_seed
 from tf_robust_transfer.errors import InputError, look_up
 from tf_robust_transfer.losses import classification
@@ -18,6 +19,8 @@ GRADIENT_OF = {
     "probability": classification.true_class_probability,
 }
 REDUCTIONS = {"mean": replicas.global_mean, "sum": replicas.global_sum}
+# Which pixels the l2 term is of; they differ where the teacher's adapter crops.
+REGIONS = ("whole", "seen")
 
 
 class IGAM(Method):
@@ -25,9 +28,14 @@ class IGAM(Method):
 
     Args (keyword-only), beside those of `Method`:
         teacher: robust keras.Model of the student's input shape and classes; frozen, called with training=False. (The
-            reference code runs its batch norm on batch statistics.)
+            reference code runs its batch norm on batch statistics.) A teacher that was fine-tuned behind an adapter has
+            it inside and needs nothing more.
+        adapter: None, or what maps the student's images to the input of a teacher whose classes are the student's already,
+            such as "resize:64x64"; see `adapters.build_adapter`. The teacher's gradient is with respect to the student's
+            image (Eq. 17), and "random_pad" draws its places in each step.
         discriminator: keras.Model, input gradient -> score [batch]; by default `build_discriminator` for the student's
-            images. Not used where lambda_adv is 0.
+            images. Not used where lambda_adv is 0. Where the adapter crops, both gradients are cropped to what the teacher
+            sees before they are normalised and shown to the discriminator (section 4.3.2), which is of that shape.
         lambda_adv: weight of the adversarial term, Eq. 10.
         lambda_diff: weight of the l2 term, Eq. 13.
         gradient_of: "cross_entropy" (the paper) or "probability", the softmax probability of the true class (the
@@ -35,6 +43,9 @@ class IGAM(Method):
         pixel_range: 1 takes gradients with respect to [0, 1] pixels, 255 those with respect to 0-255 pixels (the
             reference code), which are 255 times smaller.
         difference_reduction: "mean" over the examples, or "sum" over the batch (the reference code).
+        difference_region: where the teacher's adapter crops, the l2 term is of the "whole" image, so that outside the
+            crop the student's gradient is drawn to zero (Eq. 13 as it stands; the paper speaks of cropping for the
+            discriminator alone, and so does the reference code), or of what is "seen".
         discriminator_input: "zero_mean_l2" (the reference code), "l2" or "raw"; see `losses.discriminator_input`.
         discriminator_every: the discriminator is updated once every so many steps of the student.
         warm_start_steps: so many first steps train on the cross-entropy alone. Without them a small network falls into
@@ -50,12 +61,14 @@ class IGAM(Method):
     `discriminator_optimizer`; by default a copy of the student's.
     """
 
-    def __init__(self, *, student, teacher, discriminator=None, lambda_adv=1.0, lambda_diff=10.0,
+    def __init__(self, *, student, teacher, discriminator=None, adapter=None, lambda_adv=1.0, lambda_diff=10.0,
                  gradient_of="cross_entropy", pixel_range=1.0, difference_reduction="mean",
-                 discriminator_input="zero_mean_l2", discriminator_every=5, warm_start_steps=0, noise=0.0,
+                 difference_region="whole", discriminator_input="zero_mean_l2", discriminator_every=5, warm_start_steps=0, noise=0.0,
                  **kwargs):  # fmt: skip
         game = ("adversarial", "discriminator_accuracy") if lambda_adv else ()
         super().__init__(student=student, terms=("cross_entropy", *game, "difference"), **kwargs)
+        if adapter:
+            teacher = adapt(teacher, adapter, student.input_shape[1:])
         check_pair(student, teacher)
         if lambda_adv < 0 or lambda_diff < 0 or noise < 0 or warm_start_steps < 0:
             raise InputError(
@@ -69,12 +82,21 @@ class IGAM(Method):
         teacher.trainable = False
         self.discriminator = None
         if lambda_adv:
-            self.discriminator = discriminator or build_discriminator(student.input_shape[1:])
+            shape = seen_shape(teacher)
+            self.discriminator = discriminator or build_discriminator(shape)
+            # A subclassed model has no input_shape.
+            taken = getattr(self.discriminator, "input_shape", (None, *shape))[1:]
+            if taken != shape:
+                raise InputError(
+                    f"the discriminator takes gradients of shape {taken}, but the teacher sees {shape} of the student's images"
+                )
         self.lambda_adv, self.lambda_diff = lambda_adv, lambda_diff
         self.gradient_of = look_up("gradient_of", gradient_of, GRADIENT_OF)
         self.pixel_range = pixel_range
         self.reduce_difference = look_up("difference_reduction", difference_reduction, REDUCTIONS)
+        self.difference_region = look_up("difference_region", difference_region, {name: name for name in REGIONS})
         self.discriminator_input = discriminator_input
+        self.seen_region = seen_region(teacher)
         self.discriminator_every, self.warm_start_steps, self.noise = discriminator_every, warm_start_steps, noise
         self.discriminator_optimizer = None
         # Which of three steps the next one is; see make_train_function.
@@ -156,21 +178,28 @@ class IGAM(Method):
             return logits, {"cross_entropy": (1.0, replicas.global_mean(cross_entropy))}
 
         student_gradient, _, logits = self._gradient(self.student, images, labels, training=True)
-        teacher_gradient, _, _ = self._gradient(self.teacher, images, labels, training=False)
+        with random_positions(fold_seed(self.step_seed(), 4), tf.shape(images)[0]):
+            teacher_gradient, _, _ = self._gradient(self.teacher, images, labels, training=False)
         teacher_gradient = tf.stop_gradient(teacher_gradient)
         terms = {"cross_entropy": (1.0, replicas.global_mean(classification.cross_entropy(logits, labels)))}
         if self.discriminator is not None:
             # One pass over both, so that batch norm sees the mixture that the discriminator has to tell apart.
-            seen = tf.concat([student_gradient, teacher_gradient], axis=0)
+            seen = tf.concat([self._seen(student_gradient), self._seen(teacher_gradient)], axis=0)
             seen = losses.discriminator_input(seen, self.discriminator_input)
             student_scores, teacher_scores = tf.split(self.discriminator(seen, training=True), 2)
             adversarial = losses.adversarial(teacher_scores, student_scores)
             terms["adversarial"] = self.lambda_adv, replicas.global_mean(adversarial)
             right = tf.cast(teacher_scores > 0, tf.float32) + tf.cast(student_scores < 0, tf.float32)
             terms["discriminator_accuracy"] = 0.0, replicas.global_mean(right / 2)
+        if self.difference_region == "seen":
+            student_gradient, teacher_gradient = self._seen(student_gradient), self._seen(teacher_gradient)
         difference = losses.gradient_difference(student_gradient, teacher_gradient)
         terms["difference"] = self.lambda_diff, self.reduce_difference(difference)
         return logits, terms
+
+    def _seen(self, gradient):
+        rows, columns = self.seen_region
+        return gradient[:, rows, columns, :]
 
     def _gradient(self, model, images, labels, training):
         def score_of(x):
@@ -179,3 +208,9 @@ class IGAM(Method):
 
         gradient, scores, logits = input_gradient(score_of, images)
         return gradient / self.pixel_range, scores, logits
+
+
+def seen_shape(teacher):
+    """(height, width, channels) of the input gradients that the discriminator is shown: what the teacher's adapter reads."""
+    rows, columns = seen_region(teacher)
+    return rows.stop - rows.start, columns.stop - columns.start, teacher.input_shape[-1]

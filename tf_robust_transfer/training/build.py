@@ -6,9 +6,11 @@ import keras
 import tensorflow as tf
 
 from tf_robust_transfer import data, methods
+from tf_robust_transfer.adapters import adapt
 from tf_robust_transfer.attacks import FGSM, PGD
 from tf_robust_transfer.config import fraction
 from tf_robust_transfer.errors import InputError, look_up
+from tf_robust_transfer.methods.igam import seen_shape
 from tf_robust_transfer.models import build_discriminator, build_model
 
 
@@ -55,8 +57,11 @@ def load_split(config, split: str) -> data.ImageData:
         return data.synthetic_data(shape, num_classes, 16, config.seed)
 
 
-def student_network(config, images: data.ImageData) -> keras.Model:
-    """The network of --model for the images and classes of the data."""
+def student_network(config, images: data.ImageData, teacher=None) -> keras.Model:
+    """The network, not yet trained, for the images and classes of the data: that of --model, or what finetune makes of
+    its teacher."""
+    if config.method == "finetune":
+        return _fine_tuning(config, images, teacher).student
     return build_model(config.model, images.input_shape, images.num_classes, **config.model_options)
 
 
@@ -97,10 +102,12 @@ def method(config, *, student, teacher, steps_per_epoch: int) -> methods.Method:
             **shared,
         )
     if method_class is methods.IGAM:
+        if config.adapter:
+            teacher = adapt(teacher, config.adapter, student.input_shape[1:])
         discriminator = None
         if config.lambda_adv:
             channels = tuple(int(channel) for channel in config.discriminator_channels)
-            discriminator = build_discriminator(student.input_shape[1:], channels=channels)
+            discriminator = build_discriminator(seen_shape(teacher), channels=channels)
         return method_class(
             teacher=teacher,
             discriminator=discriminator,
@@ -109,6 +116,7 @@ def method(config, *, student, teacher, steps_per_epoch: int) -> methods.Method:
             gradient_of=config.gradient_of,
             pixel_range=config.pixel_range,
             difference_reduction=config.difference_reduction,
+            difference_region=config.difference_region,
             discriminator_input=config.discriminator_input,
             discriminator_every=config.discriminator_every,
             # Two smoke steps are to see the whole step, not its warm start.
@@ -135,15 +143,13 @@ def method(config, *, student, teacher, steps_per_epoch: int) -> methods.Method:
 
 def compiled_method(config, *, images: data.ImageData, teacher, steps_per_epoch: int, total_steps: int):
     """The compiled method around its freshly initialised student."""
-    if config.method == "finetune":
-        if tuple(teacher.input_shape[1:]) != images.input_shape:
-            raise InputError(
-                f"the teacher takes images of shape {teacher.input_shape[1:]}, {config.dataset} has {images.input_shape}; "
-                "resize them (--image_size), or give a teacher of that shape"
-            )
-        built = methods.FineTune(
-            teacher=teacher, num_classes=images.num_classes, weight_decay=config.weight_decay, seed=config.seed
+    if config.adapter and config.method not in ("finetune", "igam"):
+        raise InputError(
+            f"--adapter={config.adapter} is for methods finetune and igam; for {config.method}, give a --teacher that was "
+            "fine-tuned with it"
         )
+    if config.method == "finetune":
+        built = _fine_tuning(config, images, teacher)
     else:
         student = student_network(config, images)
         built = method(config, student=student, teacher=teacher, steps_per_epoch=steps_per_epoch)
@@ -152,3 +158,19 @@ def compiled_method(config, *, images: data.ImageData, teacher, steps_per_epoch:
         extra["discriminator_optimizer"] = keras.optimizers.Adam(config.discriminator_learning_rate)
     built.compile(optimizer=optimizer(config, total_steps), **extra)
     return built
+
+
+def _fine_tuning(config, images, teacher):
+    if not config.adapter and tuple(teacher.input_shape[1:]) != images.input_shape:
+        raise InputError(
+            f"the teacher takes images of shape {teacher.input_shape[1:]}, {config.dataset} has {images.input_shape}; "
+            "map them (--adapter), resize them (--image_size), or give a teacher of that shape"
+        )
+    return methods.FineTune(
+        teacher=teacher,
+        num_classes=images.num_classes,
+        adapter=config.adapter or None,
+        input_shape=images.input_shape,
+        weight_decay=config.weight_decay,
+        seed=config.seed,
+    )

@@ -130,7 +130,8 @@ def _evaluate(config, folder, student, teacher, test):
         state=folder.evaluation_state,
     )
     models = {config.method: student} | ({"teacher": teacher} if teacher is not None else {})
-    if all(model.output_shape[-1] == test.num_classes for model in models.values()):
+    shapes = (test.input_shape, test.num_classes)
+    if all((model.input_shape[1:], model.output_shape[-1]) == shapes for model in models.values()):
         plot_input_gradients(models, images[:8], test.labels[:8], folder.figure)
     write_json(folder.results, result.to_json_dict(model=str(folder.model), dataset=config.dataset, split="test"))
     folder.evaluation_state.unlink(missing_ok=True)
@@ -147,7 +148,7 @@ def _teacher(config):
     teacher_config = teacher_flags(config, path)
     if config.smoke:
         images = build.load_split(teacher_config, "train")
-        return build.student_network(teacher_config, images)
+        return build.student_network(teacher_config, images, _teacher(teacher_config))
     return load_model(str(run_training(teacher_config).path))
 
 

@@ -20,7 +20,7 @@ COMPONENTS = ("apgd-ce", "apgd-dlr", "apgd-t", "fab", "fab-t", "square")
 class AutoAttack(Attack):
     """Several attacks in order, each on what resisted those before it.
 
-    Where the model has too few classes, apgd-t (4) and apgd-dlr (3) take another loss, see `apgd.fallback`.
+    Where the model has too few classes, apgd-t (4) and apgd-dlr (3) take another loss by themselves, see `apgd.fallback`.
 
     Args:
         version: "standard" (apgd-ce, apgd-t, fab-t, square); "plus" (all six, the untargeted with 5 restarts); "rand", for
@@ -47,11 +47,8 @@ class AutoAttack(Attack):
         untargeted = {"restarts": restarts, "eot_iterations": 20 if self.version == "rand" else 1}
         made = {
             "apgd-ce": lambda: APGD("cross_entropy", **untargeted),
-            "apgd-dlr": lambda: APGD(fallback("dlr", num_classes)[0], **untargeted),
-            # Without targets, as many random starts as there would have been targets.
-            "apgd-t": lambda: APGDTargeted()
-            if num_classes > 3
-            else APGD(fallback("targeted_dlr", num_classes)[0], restarts=num_classes - 1),
+            "apgd-dlr": lambda: APGD("dlr", **untargeted),
+            "apgd-t": APGDTargeted,
             "fab": lambda: FAB(restarts=restarts),
             "fab-t": FABTargeted,
             "square": Square,

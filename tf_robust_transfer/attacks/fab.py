@@ -23,8 +23,10 @@ class FAB(Attack):
     boundary. Where that point fools the model, it is kept if it is the nearest so far, and the next step starts from a
     point between it and the image.
 
-    The ball plays no part but for the random starts. An example counts as fooled as soon as a point of its ball is; the
-    official implementation goes on to the last step with every example, which changes no flag.
+    The ball plays no part but for the random starts. A search ends with the first point of the ball that fools the model;
+    the official implementation takes every step with every example, to the same flags. A round without such a point ends
+    with the nearest that fools, of which the search tries the projection into the ball: so an example may fall here of
+    which the official implementation finds perturbations that are a hair too long.
 
     Cost of a step: a pass forward at the new point and, at the current one, a pass forward and one backward for each class
     but one.

@@ -190,7 +190,7 @@ class _Evaluation:
         for component, part in components.items():
             if component not in running["components"]:
                 self._component(name, component, part)
-        running["warnings"] += fewer_classes(list(components), self.model.output_shape[-1])
+        running["warnings"] += fewer_classes([part or name for part in components], self.model.output_shape[-1])
         running["warnings"] += [line for line in [checks.check_square(running["components"])] if line]
         state.values["finished"][name] = {key: running[key] for key in ("seconds", "components", "warnings")}
         state.arrays[f"correct/{name}"] = state.arrays.pop("running/resists")

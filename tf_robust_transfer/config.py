@@ -4,86 +4,31 @@ Each field of a dataclass below is a flag of the same name: type, default, help 
 module, beside the mains, that knows absl.
 """
 
-import ast
 import dataclasses
-import math
 import os
 import pathlib
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 from absl import flags
 
 from tf_robust_transfer.attacks.base import ThreatModel
 from tf_robust_transfer.errors import InputError, nearest
+from tf_robust_transfer.flag_types import (
+    above,
+    at_least,
+    boolean,
+    flag,
+    fraction,
+    names,
+    one_of,
+    options,
+    size,
+    whole_numbers,
+)
 
 SPEC = "a saved model or run folder, or SCHEME:..., such as madry_mnist:DIR or robustbench:ID:FILE.pt"
 STRATEGIES = ("auto", "one_device", "mirrored", "multi_worker_mirrored")
-
-
-def fraction(text) -> float:
-    """A number, which may be written as a fraction: "8/255" or "0.1"."""
-    numerator, slash, denominator = str(text).partition("/")
-    try:
-        return float(numerator) / float(denominator) if slash else float(numerator)
-    except (ValueError, ZeroDivisionError):
-        raise InputError(f"expected a number or a fraction such as 8/255, got {text!r}") from None
-
-
-def names(text) -> tuple[str, ...]:
-    """A comma-separated list."""
-    return tuple(part.strip() for part in text.split(",") if part.strip())
-
-
-def size(text) -> tuple[int, int] | None:
-    """An image size, "28x28" (height x width), or nothing."""
-    if not text:
-        return None
-    height, _, width = text.partition("x")
-    if not (height.isdigit() and width.isdigit() and int(height) and int(width)):
-        raise InputError(f"expected an image size such as 28x28, got {text!r}")
-    return int(height), int(width)
-
-
-def options(text) -> dict:
-    """Keyword arguments, "stem_stride=2,activation=swish"."""
-    result = {}
-    for part in names(text):
-        key, equals, value = part.partition("=")
-        if not equals:
-            raise InputError(f"expected key=value,key=value, got {text!r}")
-        try:
-            result[key] = ast.literal_eval(value)
-        except (ValueError, SyntaxError):
-            result[key] = value
-    return result
-
-
-def boolean(text) -> bool:
-    if str(text).lower() in ("true", "1", "yes"):
-        return True
-    if str(text).lower() in ("false", "0", "no"):
-        return False
-    raise InputError(f"expected true or false, got {text!r}")
-
-
-def flag(default: str, help_text: str, parse: Callable = str, check: Callable | None = None, expected: str = ""):
-    """A dataclass field that is a flag: its default as typed, how it is read, and what values are allowed."""
-    return dataclasses.field(
-        default=default, metadata={"help": help_text, "parse": parse, "check": check, "expected": expected}
-    )
-
-
-def _at_least(low):
-    return {"check": lambda value: math.isfinite(value) and value >= low, "expected": f"a number of at least {low}"}
-
-
-def _above(low):
-    return {"check": lambda value: math.isfinite(value) and value > low, "expected": f"a number above {low}"}
-
-
-def _one_of(*allowed):
-    return {"check": lambda value: value in allowed, "expected": f"one of {', '.join(allowed)}"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -93,21 +38,21 @@ class SharedConfig:
     dataset: str = flag("digits", "digits (built in), folder:PATH, or a TFDS name such as mnist or cifar10")
     data_dir: str = flag("", "TFDS directory; data prepared there is used offline")
     image_size: tuple | None = flag("", "resize images to HEIGHTxWIDTH, such as 28x28; empty: as they are", size)
-    batch_size: int = flag("128", "examples in a (global) batch", int, **_at_least(1))
-    seed: int = flag("0", "of weights, data order, augmentation, noise and attacks", int, **_at_least(0))
+    batch_size: int = flag("128", "examples in a (global) batch", int, **at_least(1))
+    seed: int = flag("0", "of weights, data order, augmentation, noise and attacks", int, **at_least(0))
     run_dir: str = flag("", "run folder; by default runs/ and the flag file's name")
-    distribution_strategy: str = flag("auto", "where the work runs: " + ", ".join(STRATEGIES), **_one_of(*STRATEGIES))
+    distribution_strategy: str = flag("auto", "where the work runs: " + ", ".join(STRATEGIES), **one_of(*STRATEGIES))
 
 
 @dataclasses.dataclass(frozen=True)
 class AttackConfig:
     """Flags of the threat model and of the evaluation."""
 
-    norm: str = flag("linf", "norm of the threat model: linf or l2", **_one_of("linf", "l2"))
+    norm: str = flag("linf", "norm of the threat model: linf or l2", **one_of("linf", "l2"))
     eps: float = flag("8/255", "radius of the threat model, a fraction of the pixel range", fraction)
     attacks: tuple = flag("fgsm,pgd20", "attacks of the evaluation; clean accuracy is always measured", names)
-    attack_step_size: float = flag("0", "step size of the evaluation's PGD; 0: 2.5 eps / steps", fraction, **_at_least(0))
-    max_examples: int = flag("0", "evaluate on so many first test examples; 0: all", int, **_at_least(0))
+    attack_step_size: float = flag("0", "step size of the evaluation's PGD; 0: 2.5 eps / steps", fraction, **at_least(0))
+    max_examples: int = flag("0", "evaluate on so many first test examples; 0: all", int, **at_least(0))
 
     @property
     def threat_model(self):
@@ -118,56 +63,63 @@ class AttackConfig:
 class TrainConfig(AttackConfig, SharedConfig):
     """Flags of `train`."""
 
-    method: str = flag("natural", "natural, adversarial_training, distillation, finetune, igam or mixacm")
+    method: str = flag("natural", "natural, adversarial_training, finetune, rkd, ard, igam, mixacm or igam_mixacm")
     model: str = flag("small_cnn", "network to train: madry_mnist, small_cnn, wrn_{depth}_{width}")
     model_options: dict = flag("", "options of the network, such as stem_stride=2,activation=swish", options)
     teacher: str = flag("", f"{SPEC}; or flagfile:PATH, trained now if it is not there")
     adapter: str = flag("", "finetune, igam: map to the teacher's input, such as resize:64x64 or channel_mean+crop:28x28")
-    epochs: float = flag("10", "passes over the training images", fraction, **_above(0))
-    train_steps: int = flag("0", "steps instead of epochs", int, **_at_least(0))
+    epochs: float = flag("10", "passes over the training images", fraction, **above(0))
+    train_steps: int = flag("0", "steps instead of epochs", int, **at_least(0))
     train_fraction: float = flag("1", "stratified share of the training images", fraction)
-    augmentation: tuple = flag("", "crop, flip", names)
+    augmentation: tuple = flag("", "crop, flip, randaugment", names)
     smoke: bool = flag("false", "two steps of the real network at batch 2, synthetic images where data is absent", boolean)
     # Optimization
-    optimizer: str = flag("sgd", "sgd or adam", **_one_of("sgd", "adam"))
-    learning_rate: float = flag("0.1", "at the start", fraction, **_above(0))
-    momentum: float = flag("0.9", "of sgd", fraction, **_at_least(0))
+    optimizer: str = flag("sgd", "sgd or adam", **one_of("sgd", "adam"))
+    learning_rate: float = flag("0.1", "at the start", fraction, **above(0))
+    momentum: float = flag("0.9", "of sgd", fraction, **at_least(0))
     nesterov: bool = flag("false", "Nesterov momentum (MixACM)", boolean)
-    schedule: str = flag("cosine", "constant, cosine or piecewise", **_one_of("constant", "cosine", "piecewise"))
+    schedule: str = flag("cosine", "constant, cosine or piecewise", **one_of("constant", "cosine", "piecewise"))
     schedule_boundaries: tuple = flag("1/2,3/4", "piecewise: shares of the training after which the rate falls", names)
-    schedule_factor: float = flag("0.1", "piecewise: what the rate is multiplied by", fraction, **_above(0))
-    weight_decay: float = flag("0", "L2 weight decay of the kernels", fraction, **_at_least(0))
-    # Adversarial training
-    train_eps: float = flag("0", "adversarial_training: radius; 0: eps", fraction, **_at_least(0))
-    train_attack_steps: int = flag("7", "adversarial_training: PGD steps; 1: FGSM, random start", int, **_at_least(1))
-    train_attack_step_size: float = flag("0", "adversarial_training: 0: 2.5 eps / steps, FGSM 1.25 eps", fraction)
-    eps_warm_up_epochs: float = flag("0", "adversarial_training: radius grows from 0 for so long", fraction, **_at_least(0))
+    warm_up_epochs: float = flag("0", "cosine: the rate first grows linearly for so long", fraction, **at_least(0))
+    warm_up_learning_rate: float = flag("0", "cosine: where the warm-up starts", fraction, **at_least(0))
+    schedule_factor: float = flag("0.1", "piecewise: what the rate is multiplied by", fraction, **above(0))
+    weight_decay: float = flag("0", "L2 weight decay of the kernels", fraction, **at_least(0))
+    mixed_precision: str = flag("none", "bfloat16 or float16 inside the student", **one_of("none", "bfloat16", "float16"))
+    # Adversarial training and adversarially robust distillation (ard)
+    train_eps: float = flag("0", "adversarial_training, ard: radius; 0: eps", fraction, **at_least(0))
+    train_attack_steps: int = flag("7", "adversarial_training, ard: PGD steps; 1: FGSM, random start", int, **at_least(1))
+    train_attack_step_size: float = flag("0", "adversarial_training, ard: 0: 2.5 eps / steps, FGSM 1.25 eps", fraction)
+    eps_warm_up_epochs: float = flag("0", "adversarial_training, ard: radius grows for so long", fraction, **at_least(0))
     # IGAM
-    lambda_adv: float = flag("1", "igam: weight of the adversarial term", fraction, **_at_least(0))
-    lambda_diff: float = flag("10", "igam: weight of the l2 term", fraction, **_at_least(0))
+    lambda_adv: float = flag("1", "igam: weight of the adversarial term", fraction, **at_least(0))
+    lambda_diff: float = flag("10", "igam: weight of the l2 term", fraction, **at_least(0))
     gradient_of: str = flag("cross_entropy", "igam: cross_entropy or probability (of the true class)")
-    pixel_range: float = flag("1", "igam: gradients with respect to [0, 1] or [0, 255] pixels", fraction, **_above(0))
+    pixel_range: float = flag("1", "igam: gradients with respect to [0, 1] or [0, 255] pixels", fraction, **above(0))
     difference_reduction: str = flag("mean", "igam: l2 term as mean over examples or sum over the batch")
     difference_region: str = flag("whole", "igam: l2 term of the whole image or of what a crop leaves: whole or seen")
     discriminator_input: str = flag("zero_mean_l2", "igam: raw, l2 or zero_mean_l2 input gradients")
     discriminator_channels: tuple = flag("16,32,64,128,256", "igam: of the discriminator's layers", names)
-    discriminator_every: int = flag("5", "igam: steps for one update of the discriminator", int, **_at_least(1))
-    discriminator_optimizer: str = flag("same", "igam: same (as the student's) or adam", **_one_of("same", "adam"))
-    discriminator_learning_rate: float = flag("0.001", "igam: of adam", fraction, **_above(0))
-    warm_start_epochs: float = flag("0", "igam: plain training before the two terms", fraction, **_at_least(0))
-    noise: float = flag("0", "igam: uniform noise on the training images", fraction, **_at_least(0))
-    # MixACM
-    alpha_acm: float = flag("5000", "mixacm: weight of the activated channel maps", fraction, **_at_least(0))
-    alpha_kld: float = flag("0.95", "mixacm, distillation: weight of the soft labels", fraction, **_at_least(0))
-    gamma: float = flag("10", "mixacm, distillation: temperature of the soft labels", fraction, **_above(0))
-    blocks: tuple = flag("block1,block2,block3,block4", "mixacm: matched endpoints", names)
+    discriminator_every: int = flag("5", "igam: steps for one update of the discriminator", int, **at_least(1))
+    discriminator_optimizer: str = flag("same", "igam: same (as the student's) or adam", **one_of("same", "adam"))
+    discriminator_learning_rate: float = flag("0.001", "igam: of adam", fraction, **above(0))
+    warm_start_epochs: float = flag("0", "igam: plain training before the two terms", fraction, **at_least(0))
+    noise: float = flag("0", "igam: uniform noise on the training images", fraction, **at_least(0))
+    # MixACM and the other distillations
+    alpha_acm: float = flag("5000", "mixacm: weight of the activated channel maps", fraction, **at_least(0))
+    alpha_kld: float = flag("0.95", "mixacm, rkd, ard: weight of the soft labels", fraction, **at_least(0))
+    gamma: float = flag("10", "mixacm, rkd, ard: temperature of the soft labels", fraction, **above(0))
+    blocks: tuple = flag("block1,block2,block3,block4", "mixacm: matched endpoints, each NAME or TEACHERS:STUDENTS", names)
     acm_reduction: str = flag("mean", "mixacm: mean or sum over channels")
-    mixup_alpha: float = flag("1", "mixacm: Beta(alpha, alpha); 0: no mixup", fraction, **_at_least(0))
+    acm_mapping: str = flag("maximum", "mixacm: of a channel: maximum, mean, mean_of_squares or none (direct features)")
+    acm_normalized: bool = flag("true", "mixacm: maps are divided by their l2 norm", boolean)
+    acm_transform: str = flag("max", "mixacm: for other numbers of channels: max or average (pooling), affine (trained)")
+    acm_transform_of: str = flag("teacher", "mixacm: whose maps are transformed: teacher or student")
+    mixup_alpha: float = flag("1", "mixacm: Beta(alpha, alpha); 0: no mixup", fraction, **at_least(0))
     mixup_per_example: bool = flag("false", "mixacm: a mixup weight for each example", boolean)
     # What is watched and kept
     watch_attack: str = flag("pgd10", "attack of the robust accuracy by epoch")
-    watch_examples: int = flag("500", "test examples of the accuracies by epoch; 0: none", int, **_at_least(0))
-    checkpoint_minutes: float = flag("5", "a checkpoint at least so often, beside each epoch's", fraction, **_at_least(0))
+    watch_examples: int = flag("500", "test examples of the accuracies by epoch; 0: none", int, **at_least(0))
+    checkpoint_minutes: float = flag("5", "a checkpoint at least so often, beside each epoch's", fraction, **at_least(0))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -177,6 +129,7 @@ class EvaluateConfig(AttackConfig, SharedConfig):
     model: str = flag("", f"the model to attack: {SPEC}")
     split: str = flag("test", "split of the data set")
     output: str = flag("", "results as JSON; empty: only printed")
+    precision: str = flag("float32", "of the attacks' gradients: float32, bfloat16, or auto (by device)")
     state: str = flag("", "file that an interrupted evaluation goes on from; by default the output's name and .state.npz")
     save_adversarial: str = flag("", "adversarial examples of the last attack, .npy")
     adversarial_examples: str = flag("", "measure accuracy on these examples, .npy, instead of attacking")
@@ -191,18 +144,30 @@ class ConvertConfig(SharedConfig):
     output: str = flag("", "the .keras file to write, in place of an older one; FILE.keras.json tells where it came from")
     sha256: str = flag("", "expected SHA-256 of the model's file (TF1: its .data file), checked before it is read")
     split: str = flag("test", "split of the data set")
-    max_examples: int = flag("0", "measure on so many first examples; 0: all", int, **_at_least(0))
+    max_examples: int = flag("0", "measure on so many first examples; 0: all", int, **at_least(0))
 
 
 @dataclasses.dataclass(frozen=True)
 class VisualizeConfig(SharedConfig):
     """Flags of `visualize`."""
 
-    kind: str = flag("input_gradients", "input_gradients")
+    kind: str = flag("input_gradients", "input_gradients or channel_maps")
     models: tuple = flag("", f"comma-separated, each {SPEC}", names)
     split: str = flag("test", "split of the data set")
-    num_images: int = flag("8", "rows of the figure", int, **_at_least(1))
+    num_images: int = flag("0", "test images; 0: 8 (input_gradients) or 500 (channel_maps)", int, **at_least(0))
     output: str = flag("", "PNG to write")
+
+
+@dataclasses.dataclass(frozen=True)
+class Theorem42Config(SharedConfig):
+    """Flags of `theorem42`."""
+
+    classes: tuple = flag("0,1", "the two classes", whole_numbers)
+    num_points: int = flag("200", "training images, half of each class", int, **at_least(4))
+    alpha: float = flag("0.5", "weight of the distillation term", fraction, **above(0))
+    mixup_alpha: float = flag("1", "mixup weights from Beta(alpha, alpha)", fraction, **above(0))
+    hidden_units: tuple = flag("32", "widths of the ReLU network", whole_numbers)
+    output: str = flag("", "all numbers as JSON; empty: only printed")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -211,6 +176,7 @@ class ReportConfig:
 
     runs: str = flag("runs", "a run folder, or a folder of run folders")
     robustbench: bool = flag("false", "print RobustBench's JSON entry of each result with AutoAttack instead", boolean)
+    table: str = flag("", "print this table of a paper instead, such as igam_table1, our columns beside the paper's")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -218,7 +184,7 @@ class QuickstartConfig:
     """Flags of the quickstart."""
 
     run_dir: str = flag("runs/quickstart", "parent of the run folders")
-    seed: int = flag("0", "of everything random", int, **_at_least(0))
+    seed: int = flag("0", "of everything random", int, **at_least(0))
 
 
 def parse(config_class, arguments: Sequence[str]):

@@ -52,6 +52,7 @@ def main(config: EvaluateConfig) -> None:
         progress=True,
         keep_adversarial=bool(config.save_adversarial),
         state=state,
+        precision=config.precision,
     )
     for attack in result.accuracy:
         sys.stdout.write(_line(attack, result, attack))

@@ -26,11 +26,13 @@ class Attack:
         restarts: rounds; an attack that aims at several classes has a round for each of them, see `rounds`.
         stop_when_fooled: a call ends for an example with the first image that fools the model. Otherwise it goes on to
             the last iterate, past the decision boundary, as the textbook forms do.
+        uses_gradients: whether rounding in the model only bends the way, and does not decide what is kept.
     """
 
     iterations = 1
     restarts = 1
     stop_when_fooled = True
+    uses_gradients = True
 
     def components(self, num_classes: int, norm: str) -> dict:
         """The attacks of an ensemble by name; an attack alone is its own only component.

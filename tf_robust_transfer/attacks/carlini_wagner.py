@@ -21,8 +21,8 @@ class CarliniWagnerL2(Attack):
     Otherwise a call returns the smallest perturbation found, which the base class projects on the ball, as it does every
     result; give the threat model a large eps to measure distances.
 
-    From the authors' code it departs in the defaults (there 9 constants from 1e-3, 10,000 steps of 0.01), in that no constant is given
-    up early, and in that the last one is not the best once more.
+    It departs from the authors' code in the defaults (there 9 constants from 1e-3, with 10,000 steps of 0.01), in that no
+    constant is given up early, and in that the last one is not the best once more.
 
     Args:
         steps: steps of Adam for each constant, at least 1.

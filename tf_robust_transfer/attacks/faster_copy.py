@@ -34,7 +34,8 @@ class FasterCopy:
     Args:
         model: keras.Model, images -> logits.
         precision: "float32"; "bfloat16"; or "auto": bfloat16 where `computes_bfloat16` says so.
-        compile_with_xla: None: on a GPU, unless a layer says that it cannot. On a CPU oneDNN's kernels are about three times as fast as XLA's.
+        compile_with_xla: None: on a GPU, unless a layer says that it cannot. On a CPU oneDNN's kernels are about three
+            times as fast as XLA's.
 
     Attributes:
         precision: "float32" or "bfloat16", what was chosen.
@@ -52,19 +53,19 @@ class FasterCopy:
         if precision == "auto":
             precision = "bfloat16" if computes_bfloat16() else "float32"
         self.precision = "float32" if self.follows_model else precision
-        self._call = lambda images: model(images, training=False)
+        self._logits_of = lambda images: model(images, training=False)
         if not self.follows_model:
             with tf.init_scope():
                 self._graph = InferenceGraph(graph, self.precision, padding_by_hand=not on_gpu())
-            self._call = self._graph
+            self._logits_of = self._graph
             if compile_with_xla is None:
                 compile_with_xla = on_gpu() and all(layer.supports_jit for layer in graph.layers)
             if compile_with_xla:
-                self._call = tf.function(self._graph, autograph=False, jit_compile=True)
+                self._logits_of = tf.function(self._graph, autograph=False, jit_compile=True)
 
     def __call__(self, images):
         """images: float32 [batch, height, width, channels]. Returns float32 [batch, classes]."""
-        return tf.cast(self._call(images), tf.float32)
+        return tf.cast(self._logits_of(images), tf.float32)
 
     def refresh(self):
         """Takes the model's present weights."""

@@ -102,7 +102,7 @@ class InferenceGraph:
                 values.update(map(id, node.input_tensors))
         return found
 
-    def __call__(self, images):
+    def __call__(self, images, **_):
         values = {id(self.input): images}
         for node in self.nodes:
             arguments, options = node.arguments.fill_in(values)
@@ -124,7 +124,9 @@ def _is_linear(node):
     layer = node.operation
     # A subclass may do anything.
     if type(layer) is layers.Conv2D:
-        return layer.groups == 1 and layer.data_format == "channels_last" and layer.quantization_mode is None
+        # On a CPU TensorFlow has no gradient of groups or dilation; Keras makes up for it.
+        plain = layer.groups == 1 and set(layer.dilation_rate) == {1}
+        return plain and layer.data_format == "channels_last" and layer.quantization_mode is None
     return type(layer) is layers.Dense and len(node.input_tensors[0].shape) == 2 and layer.quantization_mode is None
 
 
@@ -155,14 +157,14 @@ class _Linear:
             size = node.input_tensors[0].shape[1:3]
             if padding_by_hand and layer.kernel.shape[-2] <= _FEW_CHANNELS and None not in size:
                 # Convolutions with explicit padding go to TensorFlow's own kernels, the others to oneDNN's.
-                along = map(self._padding, size, layer.kernel_size, layer.strides, layer.dilation_rate)
+                along = map(self._padding, size, layer.kernel_size, layer.strides)
                 self.padding = [[0, 0], *along, [0, 0]]
 
-    def _padding(self, size, kernel, stride, rate):
+    def _padding(self, size, kernel, stride):
         """The layer's padding along one axis: [before, after]."""
         if self.layer.padding == "valid":
             return [0, 0]
-        total = max((math.ceil(size / stride) - 1) * stride + (kernel - 1) * rate + 1 - size, 0)
+        total = max((math.ceil(size / stride) - 1) * stride + kernel - size, 0)
         return [total // 2, total - total // 2]
 
     def take(self, batch_norm):
@@ -184,7 +186,7 @@ class _Linear:
     def __call__(self, x, **_):
         x = tf.cast(x, self.compute)
         if isinstance(self.layer, layers.Conv2D):
-            x = tf.nn.conv2d(x, self.kernel, self.layer.strides, self.padding, dilations=self.layer.dilation_rate)
+            x = tf.nn.conv2d(x, self.kernel, self.layer.strides, self.padding)
         else:
             x = tf.matmul(x, self.kernel)
         if self.has_bias:

@@ -17,6 +17,7 @@ from tqdm import tqdm
 
 from tf_robust_transfer.attacks.autoattack import fewer_classes
 from tf_robust_transfer.attacks.base import Attack
+from tf_robust_transfer.attacks.faster_copy import FasterCopy
 from tf_robust_transfer.attacks.search import Search
 from tf_robust_transfer.attacks.threat_model import ThreatModel
 from tf_robust_transfer.errors import InputError
@@ -50,6 +51,7 @@ def evaluate_robustness(
     keep_adversarial: bool = False,
     state=None,
     check_model: bool = True,
+    precision: str = "float32",
 ) -> RobustnessResult:
     """Accuracy of a model, clean and under attacks.
 
@@ -68,6 +70,10 @@ def evaluate_robustness(
         keep_adversarial: keep the adversarial examples in the result.
         state: a file (.npz) that is written as the evaluation goes on. If it exists, the evaluation that wrote it is
             gone on with, in the middle of an attack too, and gives the flags of one that was never interrupted.
+        precision: of what the attacks see of the model: "float32"; "bfloat16", in which gradients are cheaper where the
+            device has the instructions; or "auto", bfloat16 on such a device (`FasterCopy`). Attacks that compare
+            losses without a gradient take float32 in any case. Whether the model is fooled is always judged by the
+            model itself.
         check_model: look at the model too for what makes its figures doubtful (`checks.check_model`).
 
     Returns:
@@ -86,6 +92,7 @@ def evaluate_robustness(
     images, labels = collect(model, images, labels, threat_model, batch_size)
 
     evaluation = _Evaluation(model, images, labels, threat_model, int(seed), min(batch_size, len(labels)), progress)
+    evaluation.precision = precision
     evaluation.state = State(state, evaluation.identity(names, step_size, keep_adversarial) if state else {})
     if keep_adversarial:
         evaluation.kept = {}
@@ -125,6 +132,7 @@ class _Evaluation:
     """The examples, and what is done about them. What is decided stands in `state`, which may be on disk."""
 
     kept = None
+    precision = "float32"
 
     def __init__(self, model, images, labels, threat_model, seed, batch_size, progress):
         self.model, self.images, self.labels, self.threat_model = model, images, labels, threat_model
@@ -147,18 +155,26 @@ class _Evaluation:
             "seed": str(self.seed),
             "batch size": str(self.batch_size),
             "step size": str(step_size),
+            "precision": FasterCopy(self.model, precision=self.precision).precision,
             "choice of what is kept": str(keep_adversarial),
         }
 
     def _search(self, attack):
         """Compiled once for an attack object, which may serve many evaluations, as of a network in training."""
         threat_model, keep = self.threat_model, self.kept is not None
-        key = ("search", threat_model.norm, threat_model.bounds, self.batch_size, keep)
-        return attack.compiled(
-            self.model,
-            key,
-            lambda: Search(attack, self.model, threat_model, batch_size=self.batch_size, keep_images=keep),
-        )
+        precision = self.precision if attack.uses_gradients else "float32"
+
+        def make():
+            copy = FasterCopy(self.model, precision=precision)
+            search = Search(
+                attack, self.model, threat_model, batch_size=self.batch_size, logits_of=copy, keep_images=keep
+            )
+            return copy, search
+
+        key = ("search", threat_model.norm, threat_model.bounds, self.batch_size, keep, precision)
+        copy, search = attack.compiled(self.model, key, make)
+        copy.refresh()  # the model may have been trained since
+        return search
 
     def clean(self):
         """Fills in "clean"."""

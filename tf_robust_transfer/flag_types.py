@@ -1,0 +1,81 @@
+"""How a flag is read from text: what the dataclasses of config.py are made of."""
+
+import ast
+import dataclasses
+import math
+from collections.abc import Callable
+
+from tf_robust_transfer.errors import InputError
+
+
+def fraction(text) -> float:
+    """A number, which may be written as a fraction: "8/255" or "0.1"."""
+    numerator, slash, denominator = str(text).partition("/")
+    try:
+        return float(numerator) / float(denominator) if slash else float(numerator)
+    except (ValueError, ZeroDivisionError):
+        raise InputError(f"expected a number or a fraction such as 8/255, got {text!r}") from None
+
+
+def names(text) -> tuple[str, ...]:
+    """A comma-separated list."""
+    return tuple(part.strip() for part in text.split(",") if part.strip())
+
+
+def whole_numbers(text) -> tuple[int, ...]:
+    """A comma-separated list of whole numbers."""
+    try:
+        return tuple(int(part) for part in names(text))
+    except ValueError:
+        raise InputError(f"expected whole numbers such as 0,1, got {text!r}") from None
+
+
+def size(text) -> tuple[int, int] | None:
+    """An image size, "28x28" (height x width), or nothing."""
+    if not text:
+        return None
+    height, _, width = text.partition("x")
+    if not (height.isdigit() and width.isdigit() and int(height) and int(width)):
+        raise InputError(f"expected an image size such as 28x28, got {text!r}")
+    return int(height), int(width)
+
+
+def options(text) -> dict:
+    """Keyword arguments, "stem_stride=2,activation=swish"."""
+    result = {}
+    for part in names(text):
+        key, equals, value = part.partition("=")
+        if not equals:
+            raise InputError(f"expected key=value,key=value, got {text!r}")
+        try:
+            result[key] = ast.literal_eval(value)
+        except (ValueError, SyntaxError):
+            result[key] = value
+    return result
+
+
+def boolean(text) -> bool:
+    if str(text).lower() in ("true", "1", "yes"):
+        return True
+    if str(text).lower() in ("false", "0", "no"):
+        return False
+    raise InputError(f"expected true or false, got {text!r}")
+
+
+def flag(default: str, help_text: str, parse: Callable = str, check: Callable | None = None, expected: str = ""):
+    """A dataclass field that is a flag: its default as typed, how it is read, and what values are allowed."""
+    return dataclasses.field(
+        default=default, metadata={"help": help_text, "parse": parse, "check": check, "expected": expected}
+    )
+
+
+def at_least(low):
+    return {"check": lambda value: math.isfinite(value) and value >= low, "expected": f"a number of at least {low}"}
+
+
+def above(low):
+    return {"check": lambda value: math.isfinite(value) and value > low, "expected": f"a number above {low}"}
+
+
+def one_of(*allowed):
+    return {"check": lambda value: value in allowed, "expected": f"one of {', '.join(allowed)}"}

@@ -156,7 +156,7 @@ class Attack:
             return self.perturb(lambda x: model(x, training=False), images, labels, threat_model, seed, eps=eps)
 
         key = (threat_model.norm, threat_model.bounds)
-        function = self.compiled(model, key, lambda: tf.function(perturb, reduce_retracing=True))
+        function = self.compiled(model, key, lambda: tf.function(perturb, reduce_retracing=True, autograph=False))
         return function(images, labels, tf.constant(threat_model.eps, tf.float32), fold_seed(seed, restart))
 
     def _search(self, model, images, labels, threat_model, seed):

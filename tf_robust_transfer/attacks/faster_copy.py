@@ -14,31 +14,34 @@ from tf_robust_transfer.errors import look_up
 
 # Linux's list of what the processor can do.
 CPU_DESCRIPTION = Path("/proc/cpuinfo")
-PRECISIONS = ("float32", "bfloat16", "auto")
+PRECISIONS = ("float32", "mixed", "bfloat16", "auto")
 
 
 class FasterCopy:
     """images -> logits of a model at inference, for the inner loop of an attack.
 
     Batch norm is folded into the convolution or dense layer before it where nothing else reads that layer's output, and is
-    one multiplication and one addition elsewhere. The other layers are the model's own. In bfloat16 the convolutions
-    and dense layers have their weights cast once; the first of them, which reads the pixels, and the last, which gives
-    the logits, stay float32, and so does every layer that is not known here (custom ones, means, softmax).
+    one multiplication and one addition elsewhere. The other layers are the model's own.
+
+    Precisions: "float32"; "mixed", whose logits are those of float32 and whose gradients pass the convolutions and dense
+    layers in bfloat16; "bfloat16", which computes everything in it. In both the first of these layers, which reads the
+    pixels, and the last, which gives the logits, stay float32, and so does every layer that is not known here (custom
+    ones, means, softmax). Weights are cast once.
 
     A model that is not a functional or sequential one of a single input and output and of float32 layers is called as it
     is: `follows_model` is then True.
 
     The weights are copied when the copy is made; `refresh` copies them anew, with no new compilation of what calls the
-    copy. Gradients with respect to the weights do not pass through it.
+    copy. There are gradients with respect to the images alone, and no second ones under "mixed".
 
     Args:
         model: keras.Model, images -> logits.
-        precision: "float32"; "bfloat16"; or "auto": bfloat16 where `computes_bfloat16` says so.
+        precision: see above; or "auto": "mixed" where `computes_bfloat16` says so, else "float32".
         compile_with_xla: None: on a GPU, unless a layer says that it cannot. On a CPU oneDNN's kernels are about three
             times as fast as XLA's.
 
     Attributes:
-        precision: "float32" or "bfloat16", what was chosen.
+        precision: "float32", "mixed" or "bfloat16", what was chosen.
         follows_model: whether the model itself is called.
 
     Raises:
@@ -51,7 +54,7 @@ class FasterCopy:
         graph = functional_graph(model)
         self.follows_model = graph is None
         if precision == "auto":
-            precision = "bfloat16" if computes_bfloat16() else "float32"
+            precision = "mixed" if computes_bfloat16() else "float32"
         self.precision = "float32" if self.follows_model else precision
         self._logits_of = lambda images: model(images, training=False)
         if not self.follows_model:

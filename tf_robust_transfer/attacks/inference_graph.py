@@ -1,4 +1,4 @@
-"""The functional graph of a model at inference, with batch norm folded and, if asked for, in bfloat16.
+"""The functional graph of a model at inference, with batch norm folded and, if asked for, bfloat16 inside.
 
 TensorFlow only: nothing here is part of a saved network.
 """
@@ -39,13 +39,14 @@ class InferenceGraph:
 
     Args:
         graph: see functional_graph.
-        precision: "float32" or "bfloat16".
+        precision: "float32", "mixed" or "bfloat16", see `faster_copy.FasterCopy`.
         padding_by_hand: give the convolution that reads the pixels its padding in numbers, for speed on a CPU.
         weighted_before, weighted_after: whether a convolution or dense layer comes before, or after, in a graph that
             this one is part of.
     """
 
     def __init__(self, graph, precision, *, padding_by_hand, weighted_before=False, weighted_after=False):
+        forward = "bfloat16" if precision == "bfloat16" else "float32"
         self.input, self.output = graph.inputs[0], graph.outputs[0]
         # Keras has no public way to walk a graph.
         by_depth = graph._nodes_by_depth
@@ -60,22 +61,24 @@ class InferenceGraph:
         self.replacements = {}
         for node in self.nodes:
             first, last = id(node) not in self.after_weights, id(node) not in before_weights
-            compute = "float32" if first or last else precision
             if _nested(node) is not None:
                 self.replacements[id(node)] = InferenceGraph(
                     _nested(node), precision, padding_by_hand=padding_by_hand,
                     weighted_before=not first, weighted_after=not last,
                 )  # fmt: skip
             elif _is_linear(node):
-                result = "float32" if last else precision
-                self.replacements[id(node)] = _Linear(node, compute, result, padding_by_hand=padding_by_hand and first)
+                outermost = first or last
+                self.replacements[id(node)] = _Linear(
+                    node, "float32" if outermost else forward, "float32" if last else forward,
+                    low_gradient=precision == "mixed" and not outermost, padding_by_hand=padding_by_hand and first,
+                )  # fmt: skip
             elif _is_batch_norm(node):
                 source = node.input_tensors[0]
                 before = self.replacements.get(id(producers.get(id(source))))
                 if isinstance(before, _Linear) and readers[id(source)] == 1 and before.take(node.operation):
                     self.replacements[id(node)] = _Nothing()
                 else:
-                    self.replacements[id(node)] = _ScaleAndShift(node.operation, "float32" if first else precision)
+                    self.replacements[id(node)] = _ScaleAndShift(node.operation, "float32" if first else forward)
             else:
                 self.replacements[id(node)] = _Other(node.operation)
         self.refresh()
@@ -142,16 +145,18 @@ class _Linear:
     Args:
         node: of the model's graph.
         compute, result: data types of the product and of what is handed on.
+        low_gradient: multiply in bfloat16 on the way back.
         padding_by_hand: see InferenceGraph.
     """
 
-    def __init__(self, node, compute, result, *, padding_by_hand):
+    def __init__(self, node, compute, result, *, low_gradient, padding_by_hand):
         layer = node.operation
         self.layer, self.batch_norm = layer, None
         self.compute, self.result = compute, result
         self.kernel = tf.Variable(tf.zeros(layer.kernel.shape, compute), trainable=False)
         self.bias = tf.Variable(tf.zeros(layer.kernel.shape[-1], compute), trainable=False)
         self.has_bias = layer.use_bias
+        self.low_kernel = tf.Variable(tf.zeros(layer.kernel.shape, "bfloat16"), trainable=False) if low_gradient else None
         if isinstance(layer, layers.Conv2D):
             self.padding = layer.padding.upper()
             size = node.input_tensors[0].shape[1:3]
@@ -181,20 +186,35 @@ class _Linear:
             scale, shift = _scale_and_shift(self.batch_norm)
             kernel, bias = kernel * scale, bias * scale + shift
         self.kernel.assign(tf.cast(kernel, self.compute))
+        if self.low_kernel is not None:
+            self.low_kernel.assign(tf.cast(kernel, tf.bfloat16))
         self.bias.assign(tf.cast(tf.broadcast_to(bias, self.bias.shape), self.compute))
 
     def __call__(self, x, **_):
-        x = tf.cast(x, self.compute)
+        product = self._product if self.low_kernel is None else tf.custom_gradient(self._product_and_gradient)
+        x = product(tf.cast(x, self.compute))
+        if not _is_common(self.layer.activation):
+            x = tf.cast(x, tf.float32)
+        return tf.cast(self.layer.activation(x), self.result)
+
+    def _product(self, x):
         if isinstance(self.layer, layers.Conv2D):
             x = tf.nn.conv2d(x, self.kernel, self.layer.strides, self.padding)
         else:
             x = tf.matmul(x, self.kernel)
-        if self.has_bias:
-            # Unlike a sum, this is fused with the convolution.
-            x = tf.nn.bias_add(x, self.bias)
-        if not _is_common(self.layer.activation):
-            x = tf.cast(x, tf.float32)
-        return tf.cast(self.layer.activation(x), self.result)
+        # Unlike a sum, this is fused with the convolution.
+        return tf.nn.bias_add(x, self.bias) if self.has_bias else x
+
+    def _product_and_gradient(self, x):
+        def gradient(upstream):
+            upstream = tf.cast(upstream, tf.bfloat16)
+            if isinstance(self.layer, layers.Conv2D):
+                along = tf.nn.conv2d_transpose(upstream, self.low_kernel, tf.shape(x), self.layer.strides, self.padding)
+            else:
+                along = tf.matmul(upstream, self.low_kernel, transpose_b=True)
+            return tf.cast(along, tf.float32)
+
+        return self._product(x), gradient
 
 
 class _ScaleAndShift:

@@ -51,7 +51,7 @@ def replace_logits(teacher, num_classes, adapter=None, input_shape=None):
     copy.trainable = False
     if adapter:
         if input_shape is None:
-            raise InputError(f"the adapter {adapter!r} needs input_shape, (height, width, channels) of the new task's images")
+            raise InputError(f"the adapter {adapter!r} needs input_shape, (height, width, channels) of the new images")
         copy = adapt(copy, adapter, input_shape, trainable=True)
         last = copy.layers[-1]
     logits = keras.layers.Dense(num_classes, name="logits")(last.input)

@@ -63,8 +63,8 @@ class IGAM(Method):
 
     def __init__(self, *, student, teacher, discriminator=None, adapter=None, lambda_adv=1.0, lambda_diff=10.0,
                  gradient_of="cross_entropy", pixel_range=1.0, difference_reduction="mean",
-                 difference_region="whole", discriminator_input="zero_mean_l2", discriminator_every=5, warm_start_steps=0, noise=0.0,
-                 **kwargs):  # fmt: skip
+                 difference_region="whole", discriminator_input="zero_mean_l2", discriminator_every=5,
+                 warm_start_steps=0, noise=0.0, **kwargs):  # fmt: skip
         game = ("adversarial", "discriminator_accuracy") if lambda_adv else ()
         super().__init__(student=student, terms=("cross_entropy", *game, "difference"), **kwargs)
         if adapter:
@@ -88,7 +88,7 @@ class IGAM(Method):
             taken = getattr(self.discriminator, "input_shape", (None, *shape))[1:]
             if taken != shape:
                 raise InputError(
-                    f"the discriminator takes gradients of shape {taken}, but the teacher sees {shape} of the student's images"
+                    f"the discriminator takes gradients of shape {taken}, but the teacher sees {shape} of the images"
                 )
         self.lambda_adv, self.lambda_diff = lambda_adv, lambda_diff
         self.gradient_of = look_up("gradient_of", gradient_of, GRADIENT_OF)

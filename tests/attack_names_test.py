@@ -78,7 +78,8 @@ def test_ensembles_that_are_refused(name):
 
 @pytest.mark.parametrize(
     "name",
-    ["bim20x2", "mim", "apgd", "autoattack-fast", "", "PGD20", "pgd", "pgd0", "pgd020", "pgd20x0", "pgd20x", "pgdx5", "pgd-20", "pgd20 ", "pgd2.5", "cw-fgsm",
+    ["bim20x2", "mim", "apgd", "autoattack-fast",
+     "", "PGD20", "pgd", "pgd0", "pgd020", "pgd20x0", "pgd20x", "pgdx5", "pgd-20", "pgd20 ", "pgd2.5", "cw-fgsm",
      "cwpgd20", "fgsm2", "cleverhans", "pgd２０"],
 )  # fmt: skip
 def test_unknown_names_are_refused(name):

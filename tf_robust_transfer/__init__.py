@@ -1,6 +1,6 @@
 """Adversarial robustness transfer in Keras: IGAM, MixACM, their teachers, baselines and attacks."""
 
-from tf_robust_transfer import attacks, data, losses, models
+from tf_robust_transfer import adapters, attacks, data, losses, models
 from tf_robust_transfer.attacks import ThreatModel
 from tf_robust_transfer.checkpoints import load_model, save_model
 from tf_robust_transfer.errors import InputError
@@ -21,6 +21,7 @@ __all__ = [
     "Natural",
     "StopOnNonFinite",
     "ThreatModel",
+    "adapters",
     "attacks",
     "build_discriminator",
     "build_model",

@@ -5,7 +5,16 @@ from tf_robust_transfer.attacks import ThreatModel
 from tf_robust_transfer.checkpoints import load_model, save_model
 from tf_robust_transfer.errors import InputError
 from tf_robust_transfer.evaluation import evaluate_robustness
-from tf_robust_transfer.methods import IGAM, AdversarialTraining, Distillation, FineTune, MixACM, Natural
+from tf_robust_transfer.methods import (
+    IGAM,
+    AdversarialDistillation,
+    AdversarialTraining,
+    Distillation,
+    FineTune,
+    IGAMMixACM,
+    MixACM,
+    Natural,
+)
 from tf_robust_transfer.models import build_discriminator, build_model, endpoints
 from tf_robust_transfer.training.callbacks import StopOnNonFinite
 
@@ -13,9 +22,11 @@ __version__ = "0.1.0"
 
 __all__ = [
     "IGAM",
+    "AdversarialDistillation",
     "AdversarialTraining",
     "Distillation",
     "FineTune",
+    "IGAMMixACM",
     "InputError",
     "MixACM",
     "Natural",

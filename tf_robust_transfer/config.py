@@ -166,7 +166,7 @@ class Theorem42Config(SharedConfig):
     num_points: int = flag("200", "training images, half of each class", int, **at_least(4))
     alpha: float = flag("0.5", "weight of the distillation term", fraction, **above(0))
     mixup_alpha: float = flag("1", "mixup weights from Beta(alpha, alpha)", fraction, **above(0))
-    hidden_units: tuple = flag("32", "widths of the ReLU network", whole_numbers)
+    hidden_units: tuple = flag("64", "widths of the ReLU network", whole_numbers)
     output: str = flag("", "all numbers as JSON; empty: only printed")
 
 

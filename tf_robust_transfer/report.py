@@ -1,4 +1,7 @@
-"""Prints the table of run folders: python -m tf_robust_transfer.report --runs=runs/quickstart"""
+"""Prints the table of run folders: python -m tf_robust_transfer.report --runs=runs/quickstart
+
+or a paper's table with what was measured beside it: python -m tf_robust_transfer.report --table=igam_table1
+"""
 
 import json
 import pathlib
@@ -10,6 +13,7 @@ from tf_robust_transfer.config import ReportConfig
 from tf_robust_transfer.errors import InputError
 from tf_robust_transfer.evaluation import robustbench_entry
 from tf_robust_transfer.methods import METHODS
+from tf_robust_transfer.tables import TABLES, comparison
 
 RESULTS = "results*.json"
 
@@ -17,6 +21,9 @@ RESULTS = "results*.json"
 def main(config: ReportConfig) -> None:
     root = pathlib.Path(config.runs)
     folders = sorted({path.parent for path in root.rglob(RESULTS)}) if root.is_dir() else []
+    if config.table:
+        sys.stdout.write(_table(config.table, folders))
+        return
     if not folders:
         raise InputError(f"no {RESULTS} in {config.runs!r} or below; give a run folder, or train first")
     if config.robustbench:
@@ -39,6 +46,15 @@ def _entries(folders):
     if not entries:
         raise InputError("no results with autoattack; run evaluate --attacks=autoattack --output=RUN/results_auto.json")
     return entries
+
+
+def _table(name, folders):
+    """A paper's table; all of its known names for an unknown one. A smoke run's figures mean nothing and stay out."""
+    if name not in TABLES:
+        raise InputError(f"unknown table {name!r}; the tables are {', '.join(TABLES)}")
+    kept = [folder for folder in folders if "--smoke=true" not in _flags(folder)]
+    results = [(folder.resolve().as_posix(), _read(path)) for folder in kept for path in sorted(folder.glob(RESULTS))]
+    return comparison(TABLES[name], results)
 
 
 def show(folders) -> None:
@@ -72,11 +88,15 @@ def show(folders) -> None:
 
 def _order(folder):
     """Baselines first, in the order of the registry of methods; then by name."""
-    flags = folder / "flags.txt"
-    lines = flags.read_text().splitlines() if flags.exists() else []
-    methods = [line.partition("=")[2] for line in lines if line.startswith("--method=")]
+    methods = [line.partition("=")[2] for line in _flags(folder) if line.startswith("--method=")]
     known = list(METHODS)
     return (known.index(methods[0]) if methods and methods[0] in known else len(known)), folder.name, str(folder)
+
+
+def _flags(folder):
+    """The lines of a run folder's flags.txt; none where there is no such file."""
+    flags = folder / "flags.txt"
+    return flags.read_text().splitlines() if flags.exists() else []
 
 
 def _read(path):

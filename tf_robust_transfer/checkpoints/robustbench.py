@@ -157,9 +157,45 @@ def load_robustbench(model_id: str, path: str) -> keras.Model:
         InputError: unknown id, PyTorch not installed, no such file, a web page, a damaged file or one with other Python
             objects than tensors, or a state_dict with something missing, left over, of another shape or not finite.
     """
+    return load_form(_forms(model_id), path, model_id)
+
+
+def build_robustbench(model_id: str, input_shape, num_classes: int) -> keras.Model:
+    """The network of a checkpoint with fresh weights, which a smoke run takes where the file is absent.
+
+    Args:
+        model_id: a name of `CHECKPOINTS`; of several forms the first for these images and classes, or the first.
+        input_shape: (height, width, channels) of the images.
+        num_classes: of the data set.
+
+    Returns:
+        keras.Model: as `load_robustbench`.
+
+    Raises:
+        InputError: unknown id.
+    """
+    forms = _forms(model_id)
+    fitting = [form for form in forms if form.size == input_shape[0] and form.classes in (None, num_classes)]
+    form = (fitting or forms)[0]
+    return _network(form, form.classes or num_classes)
+
+
+def _forms(model_id):
     if model_id not in CHECKPOINTS:
         raise InputError(f"unknown RobustBench model {model_id!r}; known are {', '.join(CHECKPOINTS)}")
-    return load_form(CHECKPOINTS[model_id], path, model_id)
+    return CHECKPOINTS[model_id]
+
+
+def _network(form, classes):
+    return build_model(
+        form.network,
+        (form.size, form.size, 3),
+        classes,
+        preprocessing="standardized",
+        mean=form.mean,
+        std=form.std,
+        **form.options,
+    )
 
 
 def load_form(forms: tuple[Form, ...], path: str, title: str) -> keras.Model:
@@ -178,15 +214,7 @@ def load_form(forms: tuple[Form, ...], path: str, title: str) -> keras.Model:
     classes = form.classes or max(classes_in_file(form), 2)
     complaint = f"{str(path)!r} is not {title} ({form.network}, {classes} classes)"
     _check_normalisation(tensors, form, complaint)
-    model = build_model(
-        form.network,
-        (form.size, form.size, 3),
-        classes,
-        preprocessing="standardized",
-        mean=form.mean,
-        std=form.std,
-        **form.options,
-    )
+    model = _network(form, classes)
     _fill(model, tensors, form, complaint)
     return model
 

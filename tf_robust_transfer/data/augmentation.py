@@ -2,6 +2,7 @@
 
 import tensorflow as tf
 
+from tf_robust_transfer.data.rand_augment import rand_augment
 from tf_robust_transfer.errors import look_up
 
 CROP_PADDING = 4
@@ -54,7 +55,7 @@ def random_flip(images: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
     return tf.ensure_shape(tf.gather(images, columns, axis=2, batch_dims=1), images.shape)
 
 
-AUGMENTATIONS = {"crop": random_crop, "flip": random_flip}
+AUGMENTATIONS = {"crop": random_crop, "flip": random_flip, "randaugment": rand_augment}
 
 
 def augment(images: tf.Tensor, names: tuple[str, ...], seed: tf.Tensor) -> tf.Tensor:

@@ -1,36 +1,50 @@
 """Mixup-based distillation of activated channel maps (MixACM)."""
 
+import keras
 import tensorflow as tf
 
 from tf_robust_transfer.data.mixup import mixup, mixup_weights
-from tf_robust_transfer.errors import InputError, nearest
+from tf_robust_transfer.errors import InputError, look_up, nearest
 from tf_robust_transfer.losses import channel_maps, classification, distillation
-from tf_robust_transfer.methods.base import Method, check_pair
+from tf_robust_transfer.methods.base import Method, check_pair, unpack
 from tf_robust_transfer.models.endpoints import endpoints
 from tf_robust_transfer.ops import replicas
+
+# What makes maps of other numbers of channels comparable (section 5.2), and whose maps are transformed (Table 10).
+TRANSFORMS = (*channel_maps.POOLINGS, "affine")
+SIDES = ("teacher", "student")
 
 
 class MixACM(Method):
     """(1 - kld_weight) L_mix + kld_weight L_kld + acm_weight L_acm on mixup examples (section 5.4).
 
     Args (keyword-only), beside those of `Method`:
-        teacher: robust keras.Model, frozen, called with training=False, on the same mixed images as the student.
-        acm_weight: alpha_acm, weight of the sum of the blocks' ACM terms.
-        kld_weight: alpha_kld in [0, 1]. With 0 the teacher may have other classes.
+        teacher: robust keras.Model, frozen, called once a step with training=False, on the same mixed images as the student.
+        acm_weight: alpha_acm, weight of the sum of the blocks' ACM terms; 0 leaves them out ("only KD" of Table 7).
+        kld_weight: alpha_kld in [0, 1]; 0 leaves the soft labels out ("w/o KD"). It has to be 0 where the tasks differ: a
+            teacher of other classes has no soft labels for the student (section 5.3).
         temperature: gamma of the soft labels.
-        blocks: names of the endpoints that are matched, block by block.
-        acm_reduction: over channels, "mean" or "sum"; see `losses.channel_maps.acm_loss`.
+        blocks: endpoints that are matched: names that both networks have, or pairs "TEACHERS:STUDENTS" such as
+            "block2:block3" where their depths differ.
+        acm_reduction: over channels, "mean" or "sum"; this and the next two: see `losses.channel_maps.acm_loss`.
+        acm_mapping: "maximum", "mean", "mean_of_squares", or "none" for the direct feature loss of Table 9.
+        acm_normalized: whether maps are divided by their l2 norm.
+        acm_transform: where a block's numbers of channels differ: adaptive pooling over channels, "max" or "average", or
+            "affine", a dense layer that is trained with the student (same optimizer, no weight decay).
+        acm_transform_of: whose maps are transformed, "teacher" or "student" (the rows of Table 10).
         mixup_alpha: mixup weights are drawn from Beta(alpha, alpha); 0 trains on the images as they come (the row
             "w/o mixup").
         mixup_per_example: one weight for each example instead of one for the batch (the original mixup code).
         student_endpoints, teacher_endpoints: for models of your own, the submodels made by `rt.endpoints(model, {...})`.
 
-    The training accuracy in the logs is that on the mixed images against their own labels, which a mixed image shows but
-    in part: about a half is what to expect. Validation data is not mixed.
+    The losses are float32 whatever the networks compute in. The training accuracy in the logs is that on the mixed images
+    against their own labels, which a mixed image shows but in part: about a half is what to expect. Validation data is
+    not mixed.
     """
 
     def __init__(self, *, student, teacher, acm_weight=5000.0, kld_weight=0.95, temperature=10.0,
-                 blocks=("block1", "block2", "block3", "block4"), acm_reduction="mean", mixup_alpha=1.0,
+                 blocks=("block1", "block2", "block3", "block4"), acm_reduction="mean", acm_mapping="maximum",
+                 acm_normalized=True, acm_transform="max", acm_transform_of="teacher", mixup_alpha=1.0,
                  mixup_per_example=False, student_endpoints=None, teacher_endpoints=None, **kwargs):  # fmt: skip
         terms = ("mixup", *(("kld",) if kld_weight else ()), *(("acm",) if acm_weight else ()))
         super().__init__(student=student, terms=terms, **kwargs)
@@ -41,37 +55,108 @@ class MixACM(Method):
             )
         if acm_reduction not in channel_maps.REDUCTIONS:
             raise InputError(f"acm_reduction must be one of {channel_maps.REDUCTIONS}, got {acm_reduction!r}")
-        if kld_weight:
-            check_pair(student, teacher)
+        look_up("acm_mapping", acm_mapping, channel_maps.MAPPINGS)
+        look_up("acm_transform", acm_transform, dict.fromkeys(TRANSFORMS))
+        look_up("acm_transform_of", acm_transform_of, dict.fromkeys(SIDES))
+        check_tasks(student, teacher, kld_weight)
         self.teacher = teacher
         teacher.trainable = False
         self.student_endpoints = student_endpoints or endpoints(student)
         self.teacher_endpoints = teacher_endpoints or endpoints(teacher)
-        for role, model in (("student", self.student_endpoints), ("teacher", self.teacher_endpoints)):
-            for block in blocks if acm_weight else ():
-                if block not in model.output:
-                    raise InputError(f"the {role} has no endpoint {block!r}; {nearest(block, model.output)}")
         self.acm_weight, self.kld_weight, self.temperature = acm_weight, kld_weight, temperature
-        self.blocks, self.acm_reduction = tuple(blocks), acm_reduction
+        self.pairs = tuple(_pair(block) for block in blocks) if acm_weight else ()
+        self.acm_options = {"reduction": acm_reduction, "mapping": acm_mapping, "normalized": acm_normalized,
+                            "transform_of": acm_transform_of}  # fmt: skip
+        self.acm_transform = acm_transform
+        for role, model, names in self._sides():
+            for name in names:
+                if name not in model.output:
+                    raise InputError(f"the {role} has no endpoint {name!r}; {nearest(name, model.output)}")
+        self.affine = {}
+        for number, (theirs, ours) in enumerate(self.pairs):
+            self._check_shapes(theirs, ours)
+            self._add_affine(number, theirs, ours)
         self.mixup_alpha, self.mixup_per_example = mixup_alpha, mixup_per_example
+
+    def _sides(self):
+        return (
+            ("student", self.student_endpoints, [ours for _, ours in self.pairs]),
+            ("teacher", self.teacher_endpoints, [theirs for theirs, _ in self.pairs]),
+        )
+
+    def _check_shapes(self, theirs, ours):
+        shapes = self.teacher_endpoints.output[theirs].shape, self.student_endpoints.output[ours].shape
+        if any(len(shape) != 4 for shape in shapes):
+            raise InputError(
+                f"only endpoints of shape [batch, height, width, channels] can be matched; {theirs!r} is {shapes[0]}, "
+                f"{ours!r} {shapes[1]}"
+            )
+        if self.acm_options["mapping"] == "none" and shapes[0][1:3] != shapes[1][1:3]:
+            raise InputError(
+                f"acm_mapping none matches features place by place, but {theirs!r} of the teacher is {shapes[0][1:3]} and "
+                f"{ours!r} of the student {shapes[1][1:3]} high and wide; match other blocks or use another mapping"
+            )
+
+    def _add_affine(self, number, theirs, ours):
+        widths = self.teacher_endpoints.output[theirs].shape[-1], self.student_endpoints.output[ours].shape[-1]
+        if self.acm_transform != "affine" or widths[0] == widths[1]:
+            return
+        given, wanted = widths if self.acm_options["transform_of"] == "teacher" else widths[::-1]
+        initializer = keras.initializers.GlorotUniform(seed=self.seed + number)
+        layer = keras.layers.Dense(wanted, kernel_initializer=initializer, name=f"affine_{theirs}_{ours}")
+        layer.build((None, given))
+        self.affine[f"{theirs}:{ours}"] = layer
+
+    @property
+    def _trained(self):
+        """The variables that a step changes: the student's, and those of the affine transformations."""
+        affine = [variable for layer in self.affine.values() for variable in layer.trainable_variables]
+        return [*self.student.trainable_variables, *affine]
+
+    def compile(self, optimizer="rmsprop", **kwargs):
+        """As `Method.compile`."""
+        if self.affine:
+            optimizer = keras.optimizers.get(optimizer)
+            # Built once, here: the build for the student alone that follows finds it done.
+            with self.distribute_strategy.scope():
+                optimizer.build(self._trained)
+        super().compile(optimizer=optimizer, **kwargs)
+
+    def state(self) -> dict:
+        return super().state() | {layer.name: layer for layer in self.affine.values()}
+
+    def train_step(self, data):
+        images, labels = unpack(data)
+        with tf.GradientTape() as tape:
+            logits, terms = self.loss_terms(images, labels)
+            loss = self._total(terms)
+            scaled = self.optimizer.scale_loss(loss)
+        variables = self._trained
+        self.optimizer.apply(tape.gradient(scaled, variables), variables)
+        return self._log(loss, terms, logits, labels)
 
     def loss_terms(self, images, labels):
         soft_labels = tf.one_hot(labels, self.student.output_shape[-1])
         if self.mixup_alpha:
             images, soft_labels = mixup(images, soft_labels, lam=self._mixup_weights(tf.shape(images)[0]))
-        student = self.student_endpoints(images, training=True)
-        teacher = {k: tf.stop_gradient(v) for k, v in self.teacher_endpoints(images, training=False).items()}
+        student = _float32(self.student_endpoints(images, training=True))
+        teacher = {
+            name: tf.stop_gradient(value)
+            for name, value in _float32(self.teacher_endpoints(images, training=False)).items()
+        }
         mixed = classification.soft_cross_entropy(student["logits"], soft_labels)
         terms = {"mixup": (1.0 - self.kld_weight, replicas.global_mean(mixed))}
         if self.kld_weight:
             kld = distillation.kl_divergence(teacher["logits"], student["logits"], self.temperature)
             terms["kld"] = self.kld_weight, replicas.global_mean(kld)
         if self.acm_weight:
-            acm = tf.add_n(
-                [channel_maps.acm_loss(teacher[block], student[block], self.acm_reduction) for block in self.blocks]
-            )
+            acm = tf.add_n([self._acm(teacher, student, *pair) for pair in self.pairs])
             terms["acm"] = self.acm_weight, replicas.global_mean(acm)
         return student["logits"], terms
+
+    def _acm(self, teacher, student, theirs, ours):
+        transform = self.affine.get(f"{theirs}:{ours}", self.acm_transform)
+        return channel_maps.acm_loss(teacher[theirs], student[ours], transform=transform, **self.acm_options)
 
     def _mixup_weights(self, rows):
         def draw(count):
@@ -80,3 +165,27 @@ class MixACM(Method):
             )
 
         return replicas.own_rows(draw, rows) if self.mixup_per_example else draw(rows)
+
+
+def check_tasks(student, teacher, kld_weight):
+    """As `check_pair`, but other classes are refused only where the student takes soft labels."""
+    same_images = teacher.input_shape[1:] == student.input_shape[1:]
+    if same_images and teacher.output_shape[-1] != student.output_shape[-1]:
+        if kld_weight:
+            raise InputError(
+                f"the teacher has {teacher.output_shape[-1]} classes, the student {student.output_shape[-1]}; fine-tune a "
+                "new logit layer on the teacher first (method finetune), or leave its soft labels out (kld_weight, "
+                "--alpha_kld: 0)"
+            )
+        return
+    check_pair(student, teacher)
+
+
+def _pair(block: str) -> tuple[str, str]:
+    """(teacher's endpoint, student's endpoint) of "block2:block3", or of "block2" for both."""
+    theirs, colon, ours = block.partition(":")
+    return theirs, ours if colon else theirs
+
+
+def _float32(tensors: dict) -> dict:
+    return {name: tf.cast(tensor, tf.float32) for name, tensor in tensors.items()}

@@ -8,8 +8,8 @@ import tensorflow as tf
 from tf_robust_transfer import data, methods
 from tf_robust_transfer.adapters import adapt
 from tf_robust_transfer.attacks import FGSM, PGD
-from tf_robust_transfer.config import fraction
 from tf_robust_transfer.errors import InputError, look_up
+from tf_robust_transfer.flag_types import fraction
 from tf_robust_transfer.methods.igam import seen_shape
 from tf_robust_transfer.models import build_discriminator, build_model
 
@@ -65,9 +65,41 @@ def student_network(config, images: data.ImageData, teacher=None) -> keras.Model
     return build_model(config.model, images.input_shape, images.num_classes, **config.model_options)
 
 
-def learning_rate(config, total_steps: int):
-    """The schedule of --schedule over the whole run, as a Keras schedule or a number."""
+def with_precision(network: keras.Model, precision: str) -> keras.Model:
+    """The network with Keras's own layers computing in "bfloat16" or "float16", weights float32 and of the same values.
+
+    Preprocessing stays float32, and so does the last layer: logits, and with them every loss, are float32.
+    """
+
+    def clone(layer):
+        settings = layer.get_config()
+        if layer is not network.layers[-1] and type(layer).__module__.startswith("keras."):
+            settings["dtype"] = f"mixed_{precision}"
+        return type(layer).from_config(settings)
+
+    result = keras.models.clone_model(network, clone_function=clone)
+    result.set_weights(network.get_weights())
+    return result
+
+
+def learning_rate(config, total_steps: int, warm_up_steps: int = 0):
+    """The schedule of --schedule over the whole run, as a Keras schedule or a number.
+
+    With a warm-up the rate grows linearly from --warm_up_learning_rate, and the cosine takes the steps that are left.
+    """
     schedules = keras.optimizers.schedules
+    if warm_up_steps and (config.schedule != "cosine" or warm_up_steps >= total_steps):
+        raise InputError(
+            f"--warm_up_epochs needs --schedule=cosine and a longer training, got schedule {config.schedule} and "
+            f"{warm_up_steps} of {total_steps} steps"
+        )
+    if warm_up_steps:
+        return schedules.CosineDecay(
+            config.warm_up_learning_rate,
+            total_steps - warm_up_steps,
+            warmup_target=config.learning_rate,
+            warmup_steps=warm_up_steps,
+        )
     if config.schedule == "cosine":
         return schedules.CosineDecay(config.learning_rate, total_steps)
     if config.schedule == "piecewise":
@@ -77,37 +109,46 @@ def learning_rate(config, total_steps: int):
     return config.learning_rate
 
 
-def optimizer(config, total_steps: int) -> keras.optimizers.Optimizer:
-    """The optimizer of --optimizer with its schedule. Weight decay is the method's (L2), not the optimizer's."""
-    rate = learning_rate(config, total_steps)
+def optimizer(config, total_steps: int, warm_up_steps: int = 0) -> keras.optimizers.Optimizer:
+    """The optimizer of --optimizer with its schedule. Weight decay is the method's (L2), not the optimizer's.
+
+    Under --mixed_precision=float16 it scales the loss, without which small gradients would be zero.
+    """
+    rate = learning_rate(config, total_steps, warm_up_steps)
     if config.optimizer == "adam":
-        return keras.optimizers.Adam(rate)
-    return keras.optimizers.SGD(rate, momentum=config.momentum, nesterov=config.nesterov)
+        result = keras.optimizers.Adam(rate)
+    else:
+        result = keras.optimizers.SGD(rate, momentum=config.momentum, nesterov=config.nesterov)
+    return keras.optimizers.LossScaleOptimizer(result) if config.mixed_precision == "float16" else result
 
 
 def method(config, *, student, teacher, steps_per_epoch: int) -> methods.Method:
     """The method of --method around a student, with its flags, not yet compiled. teacher: None where there is none."""
     method_class = look_up("method", config.method, methods.METHODS)
     shared = {"student": student, "weight_decay": config.weight_decay, "seed": config.seed}
-    if method_class is methods.AdversarialTraining:
+    if issubclass(method_class, methods.AdversarialTraining):
         eps, size = config.train_eps or config.eps, config.train_attack_step_size or None
         if config.train_attack_steps == 1:
             attack = FGSM(size or 1.25 * eps, random_start=True)
         else:
             attack = PGD(config.train_attack_steps, size)
+        if method_class is methods.AdversarialDistillation:
+            shared |= {"teacher": teacher, "kld_weight": config.alpha_kld, "temperature": config.gamma}
         return method_class(
             threat_model=type(config.threat_model)(norm=config.norm, eps=eps),
             attack=attack,
             warm_up_steps=round(config.eps_warm_up_epochs * steps_per_epoch),
             **shared,
         )
-    if method_class is methods.IGAM:
+    if issubclass(method_class, methods.IGAM):
         if config.adapter:
             teacher = adapt(teacher, config.adapter, student.input_shape[1:])
         discriminator = None
         if config.lambda_adv:
             channels = tuple(int(channel) for channel in config.discriminator_channels)
             discriminator = build_discriminator(seen_shape(teacher), channels=channels)
+        if method_class is methods.IGAMMixACM:
+            shared["mixacm_options"] = _mixacm_options(config)
         return method_class(
             teacher=teacher,
             discriminator=discriminator,
@@ -125,20 +166,26 @@ def method(config, *, student, teacher, steps_per_epoch: int) -> methods.Method:
             **shared,
         )
     if method_class is methods.MixACM:
-        return method_class(
-            teacher=teacher,
-            acm_weight=config.alpha_acm,
-            kld_weight=config.alpha_kld,
-            temperature=config.gamma,
-            blocks=config.blocks,
-            acm_reduction=config.acm_reduction,
-            mixup_alpha=config.mixup_alpha,
-            mixup_per_example=config.mixup_per_example,
-            **shared,
-        )
+        return method_class(teacher=teacher, **_mixacm_options(config), **shared)
     if method_class is methods.Distillation:
         return method_class(teacher=teacher, kld_weight=config.alpha_kld, temperature=config.gamma, **shared)
     return method_class(**shared)
+
+
+def _mixacm_options(config) -> dict:
+    return {
+        "acm_weight": config.alpha_acm,
+        "kld_weight": config.alpha_kld,
+        "temperature": config.gamma,
+        "blocks": config.blocks,
+        "acm_reduction": config.acm_reduction,
+        "acm_mapping": config.acm_mapping,
+        "acm_normalized": config.acm_normalized,
+        "acm_transform": config.acm_transform,
+        "acm_transform_of": config.acm_transform_of,
+        "mixup_alpha": config.mixup_alpha,
+        "mixup_per_example": config.mixup_per_example,
+    }
 
 
 def compiled_method(config, *, images: data.ImageData, teacher, steps_per_epoch: int, total_steps: int):
@@ -152,11 +199,17 @@ def compiled_method(config, *, images: data.ImageData, teacher, steps_per_epoch:
         built = _fine_tuning(config, images, teacher)
     else:
         student = student_network(config, images)
+        if config.mixed_precision != "none":
+            student = with_precision(student, config.mixed_precision)
         built = method(config, student=student, teacher=teacher, steps_per_epoch=steps_per_epoch)
+    if config.mixed_precision == "float16" and isinstance(built, methods.IGAM):
+        raise InputError("--mixed_precision=float16 scales one loss, and igam has two; use bfloat16")
+    # Two smoke steps leave no room for a warm-up.
+    warm_up_steps = 0 if config.smoke else round(config.warm_up_epochs * steps_per_epoch)
     extra = {}
     if isinstance(built, methods.IGAM) and config.discriminator_optimizer == "adam":
         extra["discriminator_optimizer"] = keras.optimizers.Adam(config.discriminator_learning_rate)
-    built.compile(optimizer=optimizer(config, total_steps), **extra)
+    built.compile(optimizer=optimizer(config, total_steps, warm_up_steps), **extra)
     return built
 
 

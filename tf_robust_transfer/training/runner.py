@@ -10,6 +10,7 @@ import tensorflow as tf
 from tf_robust_transfer import config as flags
 from tf_robust_transfer import data
 from tf_robust_transfer.checkpoints import load_model, save_model
+from tf_robust_transfer.checkpoints.robustbench import build_robustbench
 from tf_robust_transfer.errors import InputError, look_up
 from tf_robust_transfer.evaluation import evaluate_robustness
 from tf_robust_transfer.evaluation.attack_names import parse_attack
@@ -19,7 +20,8 @@ from tf_robust_transfer.plots.input_gradients import plot_input_gradients
 from tf_robust_transfer.training import build, callbacks
 from tf_robust_transfer.training.run_folder import RunFolder
 
-_WITH_TEACHER = ("distillation", "finetune", "igam", "mixacm")
+_WITH_TEACHER = ("ard", "distillation", "finetune", "igam", "igam_mixacm", "mixacm", "rkd")
+_SMOKE_ATTACK = "fgsm"  # All others take minutes on the papers' networks.
 _LOG = logging.getLogger("tf_robust_transfer")
 
 
@@ -63,7 +65,8 @@ def run_training(config: flags.TrainConfig) -> RunFolder:
         )
     _fit(config, folder, method, train, test, batch_size, steps_per_epoch, total_steps)
     save_model(method.student, folder.model)
-    _evaluate(config, folder, method.student, teacher, test)
+    # IGAM's own teacher has the adapter before it.
+    _evaluate(config, folder, method.student, getattr(method, "teacher", teacher), test)
     return folder
 
 
@@ -83,8 +86,8 @@ def _fit(config, folder, method, train, test, batch_size, steps_per_epoch, total
     used = [
         callbacks.StopOnNonFinite(),
         callbacks.WatchAccuracy(
-            images, labels, threat_model=config.threat_model, attack=config.watch_attack, batch_size=batch_size,
-            seed=config.seed,
+            images, labels, threat_model=config.threat_model, attack=_SMOKE_ATTACK if config.smoke else config.watch_attack,
+            batch_size=batch_size, seed=config.seed,
         ),
         progress,
         callbacks.InputGradientImages(
@@ -123,16 +126,17 @@ def _evaluate(config, folder, student, teacher, test):
         images,
         test.labels,
         threat_model=config.threat_model,
-        attacks=config.attacks,
+        attacks=(_SMOKE_ATTACK,) if config.smoke else config.attacks,
         seed=config.seed,
         step_size=config.attack_step_size or None,
         progress=True,
         state=folder.evaluation_state,
     )
-    models = {config.method: student} | ({"teacher": teacher} if teacher is not None else {})
-    shapes = (test.input_shape, test.num_classes)
-    if all((model.input_shape[1:], model.output_shape[-1]) == shapes for model in models.values()):
-        plot_input_gradients(models, images[:8], test.labels[:8], folder.figure)
+    models = {config.method: student}
+    # Not one of another task, which finetune takes.
+    if teacher is not None and (teacher.input_shape, teacher.output_shape) == (student.input_shape, student.output_shape):
+        models["teacher"] = teacher
+    plot_input_gradients(models, images[:8], test.labels[:8], folder.figure)
     write_json(folder.results, result.to_json_dict(model=str(folder.model), dataset=config.dataset, split="test"))
     folder.evaluation_state.unlink(missing_ok=True)
 
@@ -143,6 +147,9 @@ def _teacher(config):
     if not config.teacher:
         raise InputError(f"method {config.method} needs --teacher: a saved model, a run folder or flagfile:PATH")
     kind, _, path = config.teacher.partition(":")
+    if config.smoke and kind == "robustbench" and not pathlib.Path(path.partition(":")[2]).exists():
+        images = build.load_split(config, "train")
+        return build_robustbench(path.partition(":")[0], images.input_shape, images.num_classes)
     if kind != "flagfile":
         return load_model(config.teacher)
     teacher_config = teacher_flags(config, path)

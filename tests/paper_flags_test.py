@@ -1,0 +1,194 @@
+"""The flag files of the papers' rows: each parses, can be built and names its row; the small ones train two steps here.
+
+    python -m pytest -m slow -n 0 tests/paper_flags_test.py        trains two steps of every model; hours on two CPU cores
+"""
+
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tf_robust_transfer import data
+from tf_robust_transfer.adapters import build_adapter
+from tf_robust_transfer.checkpoints import robustbench
+from tf_robust_transfer.config import TrainConfig, default_run_dir, parse
+from tf_robust_transfer.evaluation.attack_names import parse_attack
+from tf_robust_transfer.methods import METHODS
+from tf_robust_transfer.models import build_model
+from tf_robust_transfer.tables import PLOTTED, TABLES
+from tf_robust_transfer.training import run_training
+from tf_robust_transfer.training.runner import teacher_flags
+
+ROOT = Path(__file__).resolve().parents[1]
+# A file that others include is no model of its own.
+FILES = sorted(
+    path.relative_to(ROOT).as_posix()
+    for paper in ("igam", "mixacm")
+    for path in (ROOT / "flags" / paper).glob("*.flags")
+    if not path.name.startswith("common_")
+)
+ROWS = {row.flag_file: (table, row) for table in TABLES.values() for row in table.rows if not row.quoted}
+WITH_TEACHER = ("ard", "finetune", "igam", "igam_mixacm", "mixacm", "rkd")
+
+
+@pytest.fixture(autouse=True)
+def at_the_root(monkeypatch):
+    monkeypatch.chdir(ROOT)
+
+
+def read(path, *arguments):
+    return parse(TrainConfig, [f"--flagfile={path}", *arguments])
+
+
+def header(path):
+    """The comment at the top as one line."""
+    lines = Path(path).read_text().split("\n--", 1)[0].splitlines()
+    return " ".join(line.removeprefix("# ").removesuffix("\\").strip() for line in lines)
+
+
+def test_every_row_has_its_file_and_every_file_is_a_row_or_a_teacher():
+    teachers = [path for path in FILES if re.search(r"/(teacher|finetune)_", path)]
+    assert sorted([*ROWS, *teachers]) == FILES
+    named = {read(path).teacher.removeprefix("flagfile:") for path in FILES}
+    assert set(teachers) <= named | {re.search(r"--flagfile=(\S+)", Path(path).read_text())[1] for path in ROWS}
+
+
+@pytest.mark.parametrize("path", FILES)
+def test_a_file_says_what_it_is(path):
+    text = header(path)
+    assert Path(path).read_text().startswith("# ") and all(len(line) <= 125 for line in Path(path).open())
+    assert f"# python -m tf_robust_transfer.train --flagfile={path}\n" in Path(path).read_text()
+    if path in ROWS:
+        # Some rows stand in two tables of the papers; the file names the first.
+        table, row = next((t, r) for t in TABLES.values() for r in t.rows if r.flag_file == path)
+        labels = ", ".join(f"{heading} {label}" for heading, label in zip(table.labels, row.labels))
+        assert text.startswith(f"{table.title}, row {labels}. ")
+        for column, figure in zip(table.columns, row.figures):
+            assert figure in (PLOTTED, "-") or f" {column.heading} {figure}" in text
+        # Which the report looks for.
+        assert Path(default_run_dir([f"--flagfile={path}"])).name == row.folder
+
+
+def test_every_file_parses_and_its_teachers_are_there():
+    for path in FILES:
+        config = read(path)
+        assert config.method in METHODS, path
+        for attack in (*config.attacks, config.watch_attack):
+            parse_attack(attack)
+        follow(path, config)
+
+
+def shape_and_classes(config):
+    shape, classes = data.SHAPES[config.dataset]
+    return ((*(config.image_size or shape[:2]), shape[2]), classes)
+
+
+def follow(path, config):
+    """Goes along the chain of teachers, and checks that each fits. Returns (input shape, classes) of the model."""
+    shape, classes = shape_and_classes(config)
+    if config.method not in WITH_TEACHER:
+        assert not config.teacher or config.method == "adversarial_training", path
+        return shape, classes
+    kind, _, rest = config.teacher.partition(":")
+    if kind == "robustbench":
+        model_id, _, file = rest.partition(":")
+        forms = robustbench.CHECKPOINTS[model_id]
+        assert re.fullmatch(rf"models/{model_id}(_\w+)?\.pt", file), path
+        assert (forms[0].size, forms[0].size, 3) == shape, path
+        soft_labels = config.method != "mixacm" or config.alpha_kld
+        assert not soft_labels or any(form.classes in (None, classes) for form in forms), path
+    else:
+        assert kind == "flagfile" and Path(rest).is_file(), path
+        # Its run folder is the one that it has on its own, so that it is trained once.
+        assert Path(rest).parent == Path(path).parent or rest.startswith("flags/igam/"), path
+        taken, told = follow(rest, teacher_flags(config, rest))
+        if config.adapter:
+            taken_here = tuple(build_adapter(config.adapter, shape).output_shape[1:])
+        else:
+            taken_here = shape
+        assert taken == taken_here, path
+        assert config.method == "finetune" or told == classes, path
+    return shape, classes
+
+
+def test_every_network_can_be_built():
+    """With their depths, options and images, but one channel of the width: building the real ones takes minutes."""
+    kinds = set()
+    for path in FILES:
+        config = read(path)
+        if config.method != "finetune":
+            kinds.add((config.model, tuple(config.model_options.items()), *shape_and_classes(config)))
+    assert len(kinds) > 20
+    built = set()
+    for name, options, shape, classes in kinds:
+        narrow, options = re.sub(r"(wrn_\d+)_\d+", r"\1_1", name), dict(options)
+        if name in ("igam_student", "resnet_50"):
+            options["width" if name == "igam_student" else "base_channels"] = 1
+        if (narrow, shape, str(options)) not in built:
+            assert build_model(narrow, shape, classes, **options).output_shape == (None, classes)
+            built.add((narrow, shape, str(options)))
+
+
+@pytest.mark.parametrize("path", [path for path, (_, row) in ROWS.items() if row.same_as])
+def test_a_repeated_row_is_the_same_model(path):
+    assert read(path) == read(f"flags/{ROWS[path][1].same_as}.flags")
+
+
+def test_the_settings_of_the_papers():
+    """A sample, against Appendix A of IGAM and A.1 of MixACM."""
+    igam = read("flags/igam/table2_pad.flags")
+    assert (igam.lambda_adv, igam.lambda_diff, igam.discriminator_every, igam.epochs) == (2, 20, 5, 200)
+    assert read("flags/igam/table1_igam_mnist.flags").discriminator_every == 10
+    crop = read("flags/igam/figure5_igam_cifar100_crop.flags")
+    assert (crop.lambda_adv, crop.lambda_diff, crop.discriminator_channels) == (0.5, 200, ("8", "16", "32", "64"))
+    assert [read(f"flags/igam/{name}.flags").epochs for name in (
+        "finetune_mnist_to_cifar10", "finetune_tiny_imagenet_to_cifar10_pad", "finetune_cifar10_to_tiny_imagenet_crop",
+        "table1_ft_mnist")] == [10, 6, 5, 100]  # fmt: skip
+    ours = read("flags/mixacm/table1_ours.flags")
+    assert (ours.alpha_acm, ours.alpha_kld, ours.gamma, ours.mixup_alpha) == (5000, 0.95, 10, 1)
+    assert (ours.learning_rate, ours.momentum, ours.nesterov, ours.weight_decay) == (0.1, 0.9, True, 5e-4)
+    assert (ours.batch_size, ours.epochs, ours.schedule, ours.augmentation) == (128, 200, "cosine", ("crop", "flip"))
+    imagenet = read("flags/mixacm/table2_ours_randaugment.flags")
+    assert (imagenet.epochs, imagenet.batch_size, imagenet.learning_rate, imagenet.weight_decay) == (120, 2048, 0.8, 5e-5)
+    assert (imagenet.warm_up_epochs, imagenet.warm_up_learning_rate, imagenet.mixup_alpha) == (5, 0.16, 0.2)
+    assert imagenet.augmentation == ("randaugment",)
+    pgd7 = read("flags/mixacm/table3_cifar10_pgd7.flags")
+    assert (pgd7.train_attack_steps, pgd7.train_attack_step_size, pgd7.eps) == (7, 2 / 255, 8 / 255)
+
+
+@pytest.mark.parametrize("path", ["flags/igam/table1_ft_mnist.flags", "flags/igam/teacher_mnist.flags"])
+def test_a_small_file_trains_two_steps(path, tmp_path):
+    folder = run_training(read(path, "--smoke", f"--run_dir={tmp_path}/run"))
+    assert folder.model.exists() and folder.results.exists()
+    assert not [other for other in tmp_path.iterdir() if other.name != "run"], "teachers are built, not trained"
+
+
+def test_a_smoke_run_builds_a_teacher_whose_file_is_absent(tmp_path, monkeypatch):
+    forms = (
+        robustbench.Form("wrn_10_1", robustbench._GOWAL, 7, *robustbench._CIFAR10),
+        robustbench.Form("wrn_16_1", robustbench._GOWAL, 100, *robustbench._CIFAR10),
+    )
+    monkeypatch.setitem(robustbench.CHECKPOINTS, "Small", forms)
+    file = f"{tmp_path}/absent.pt"
+    arguments = ["--model=wrn_10_1", f"--teacher=robustbench:Small:{file}", "--dataset=cifar100",
+                 f"--run_dir={tmp_path}/run"]  # fmt: skip
+    path = "flags/mixacm/table5_ours.flags"
+    assert run_training(read(path, *arguments, "--smoke")).finished
+    assert robustbench.build_robustbench("Small", (32, 32, 3), 100).output_shape == (None, 100)
+    with pytest.raises(Exception, match="absent.pt"):
+        run_training(read(path, *arguments, f"--run_dir={tmp_path}/real"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("path", [path for path in FILES if path not in ROWS or not ROWS[path][1].same_as])
+def test_a_file_trains_two_steps(path, tmp_path):
+    """Each in a process of its own, which gives its memory back. A repeated row is the same model, see above."""
+    arguments = [f"--flagfile={path}", "--smoke", f"--run_dir={tmp_path}/run"]
+    command = [sys.executable, "-m", "tf_robust_transfer.train", *arguments]
+    process = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert process.returncode == 0, process.stderr[-3000:]
+    assert (tmp_path / "run/model.keras").exists() and (tmp_path / "run/results.json").exists()
+    shutil.rmtree(tmp_path)  # Up to 4 GB.

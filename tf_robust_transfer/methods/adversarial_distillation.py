@@ -1,0 +1,46 @@
+"""Adversarially robust distillation (ARD), Goldblum et al. 2020, https://arxiv.org/abs/1905.09747."""
+
+import tensorflow as tf
+
+from tf_robust_transfer.errors import InputError
+from tf_robust_transfer.losses import classification, distillation
+from tf_robust_transfer.methods.adversarial import AdversarialTraining
+from tf_robust_transfer.methods.base import check_pair
+from tf_robust_transfer.ops import replicas
+
+
+class AdversarialDistillation(AdversarialTraining):
+    """kld_weight gamma^2 KL(teacher(x) || student(x + delta)) + (1 - kld_weight) cross-entropy(student(x)).
+
+    delta maximises the student's cross-entropy; the teacher is asked about the natural image. A baseline that pays for
+    adversarial examples, which MixACM and IGAM do not.
+
+    Args (keyword-only), beside those of `AdversarialTraining`:
+        teacher: keras.Model of the student's input shape and classes, frozen, called with training=False.
+        kld_weight: alpha in [0, 1]. With 1, as in the authors' runs, the natural images do not pass the student at all.
+        temperature: gamma of the soft labels; the authors' code has 30.
+
+    Departures from the authors' code: its KL is also divided by the number of classes, the paper's is not; its examples are
+    made on batch statistics, ours on frozen ones; its cross-entropy's pass moves the batch statistics even at weight 0. The
+    training accuracy in the logs is that on the adversarial examples.
+    """
+
+    def __init__(self, *, student, teacher, threat_model, kld_weight=1.0, temperature=30.0, **kwargs):
+        terms = ("kld", *(("cross_entropy",) if kld_weight < 1 else ()))
+        super().__init__(student=student, threat_model=threat_model, terms=terms, **kwargs)
+        check_pair(student, teacher)
+        if not 0 <= kld_weight <= 1 or temperature <= 0:
+            raise InputError(f"kld_weight must be in [0, 1] and temperature above 0, got {kld_weight}, {temperature}")
+        self.teacher = teacher
+        teacher.trainable = False
+        self.kld_weight, self.temperature = kld_weight, temperature
+
+    def loss_terms(self, images, labels):
+        adversarial_logits, _ = super().loss_terms(images, labels)
+        teacher_logits = tf.stop_gradient(self.teacher(images, training=False))
+        kld = distillation.kl_divergence(teacher_logits, adversarial_logits, self.temperature)
+        terms = {"kld": (self.kld_weight, replicas.global_mean(kld))}
+        if self.kld_weight < 1:
+            natural = classification.cross_entropy(self.student(images, training=True), labels)
+            terms["cross_entropy"] = 1.0 - self.kld_weight, replicas.global_mean(natural)
+        return adversarial_logits, terms

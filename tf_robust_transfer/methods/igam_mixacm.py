@@ -1,0 +1,45 @@
+"""IGAM's terms and MixACM's together: a combination that neither paper has."""
+
+from tf_robust_transfer.errors import InputError
+from tf_robust_transfer.methods.igam import IGAM
+from tf_robust_transfer.methods.mixacm import MixACM
+
+
+class IGAMMixACM(IGAM):
+    """(1 - kld_weight) L_mix + kld_weight L_kld + acm_weight L_acm + lambda_adv L_adv + lambda_diff L_diff.
+
+    MixACM's three terms are taken on mixup examples (its section 5.4), IGAM's two on the images as they come, whose input
+    gradients belong to a true label (its Eq. 14); MixACM's L_mix stands in for IGAM's cross-entropy. So a step passes the
+    student twice, once with mixed and once with natural images, and its batch statistics move with both. In IGAM's warm
+    start MixACM's terms alone are trained on.
+
+    Args (keyword-only), beside those of `Method`:
+        teacher: robust keras.Model of the student's input shape and classes, frozen, called with training=False.
+        mixacm_options: dict of `MixACM`'s arguments; acm_transform "affine" is refused.
+        every other argument is `IGAM`'s, except adapter.
+
+    The training accuracy in the logs is that on the natural images, in the warm start that on the mixed ones.
+    """
+
+    def __init__(self, *, student, teacher, mixacm_options=None, **kwargs):
+        super().__init__(student=student, teacher=teacher, **kwargs)
+        self.mixacm = MixACM(student=student, teacher=teacher, seed=self.seed, **(mixacm_options or {}))
+        if self.mixacm.affine:
+            raise InputError("igam_mixacm trains the student alone: acm_transform affine is for method mixacm")
+        own = set(self._trackers)
+        self._trackers = self._trackers | {
+            name: tracker for name, tracker in self.mixacm._trackers.items() if name not in own
+        }
+
+    def compile(self, optimizer="rmsprop", **kwargs):
+        """As `IGAM.compile`."""
+        super().compile(optimizer=optimizer, **kwargs)
+        # MixACM's random numbers come from the number of the step, which the optimizer counts.
+        self.mixacm.compile(optimizer=self.optimizer)
+
+    def loss_terms(self, images, labels):
+        logits, terms = self.mixacm.loss_terms(images, labels)
+        if self._matching:
+            logits, igam = super().loss_terms(images, labels)
+            terms |= {name: term for name, term in igam.items() if name != "cross_entropy"}
+        return logits, terms

@@ -112,7 +112,7 @@ class InputGradientImages(keras.callbacks.Callback):
 
     Args:
         log_dir: TensorBoard folder.
-        images, labels: the examples shown.
+        images, labels: the examples shown; none: nothing is written.
         teacher: keras.Model or None.
     """
 
@@ -124,6 +124,8 @@ class InputGradientImages(keras.callbacks.Callback):
         self._writer = tf.summary.create_file_writer(self._log_dir)
 
     def on_epoch_end(self, epoch, logs=None):
+        if not len(self._images):
+            return
         with self._writer.as_default(step=epoch):
             count = len(self._images)
             student = input_gradient_image(self.model.student, self._images, self._labels)

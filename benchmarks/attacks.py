@@ -1,15 +1,18 @@
-"""Speed of FGSM and PGD-20: this package against cleverhans.tf2, on the same weights and images.
+"""Speed of the attacks beside CleverHans, Foolbox, ART, torchattacks and the official AutoAttack, in one run.
 
-    python benchmarks/attacks.py [--networks=small_cnn,madry_mnist,wrn_10_4] [--batch_size=128] [--repeats=5]
+    python benchmarks/attacks.py [--networks=small_cnn,madry_mnist,wrn_10_2,wrn_10_4] [--batch_size=128] [--repeats=5]
+    python benchmarks/attacks.py --model=MODEL --dataset=mnist --eps=0.2 [--examples=1000] [--autoattack=CHECKOUT]
 
-Prints images per second: medians of runs that take turns, after one run each that compiles. Every attack starts at the
-image and takes the same steps of the same size (linf, eps 8/255), and none stops early. CleverHans is run twice: as its
-users call it, and wrapped in one `tf.function` as its authors do not.
+Prints medians of runs that take turns, after one run each that compiles. Libraries that are not installed are left out;
+those for PyTorch attack a twin with the same weights. See benchmarks/README.md for what is compared and for figures.
 """
 
 import argparse
+import importlib.util
 import os
+import pathlib
 import statistics
+import sys
 import time
 
 import keras
@@ -18,34 +21,98 @@ import tensorflow as tf
 from cleverhans.tf2.attacks.fast_gradient_method import fast_gradient_method
 from cleverhans.tf2.attacks.projected_gradient_descent import projected_gradient_descent
 
+import tf_robust_transfer as rt
 from tf_robust_transfer.attacks import FGSM, PGD, ThreatModel
+from tf_robust_transfer.attacks.faster_copy import FasterCopy
+from tf_robust_transfer.data.datasets import load_data
 from tf_robust_transfer.models import build_model
 
-SHAPES = {"small_cnn": (28, 28, 1), "madry_mnist": (28, 28, 1), "wrn_10_4": (32, 32, 3)}
+NETWORKS = {
+    "small_cnn": ((28, 28, 1), {}),
+    "madry_mnist": ((28, 28, 1), {}),
+    "wrn_10_2": ((28, 28, 1), {"stem_stride": 2}),
+    "wrn_10_4": ((32, 32, 3), {}),
+}
 STEPS, EPS = 20, 8 / 255
 STEP_SIZE = 2.5 * EPS / STEPS
+# Library -> the module by which its presence is told.
+TORCH_LIBRARIES = {"torchattacks": "torchattacks", "foolbox": "foolbox", "ART": "art"}
 
 
-def contestants(model, images, labels):
-    """attack name -> {"native": function, "cleverhans": function, "cleverhans+tf.function": function}."""
+def cleverhans_pgd(model, images, labels, eps=EPS, **options):
+    step_size = 2.5 * eps / STEPS
+    return projected_gradient_descent(
+        model, images, eps, step_size, STEPS, np.inf, clip_min=0.0, clip_max=1.0, y=labels, **options
+    )
+
+
+def tensorflow_contestants(attack, model, images, labels):
+    """name -> function that attacks the batch and returns the adversarial examples as an array."""
+    native = {"FGSM": FGSM(), f"PGD-{STEPS}": PGD(STEPS, STEP_SIZE, random_start=False)}[attack]
     threat_model = ThreatModel("linf", EPS)
-    fgsm, pgd = FGSM(), PGD(STEPS, STEP_SIZE, random_start=False)
 
-    def ch_fgsm(x, y):
-        return fast_gradient_method(model, x, EPS, np.inf, clip_min=0.0, clip_max=1.0, y=y)
+    def on_a_copy(precision):
+        copy = FasterCopy(model, precision=precision)
+        seed = tf.constant([0, 0])
+        function = tf.function(lambda x, y: native.perturb(copy, x, y, threat_model, seed), autograph=False)
+        return lambda: function(images, labels).numpy()
 
-    def ch_pgd(x, y):
-        return projected_gradient_descent(model, x, EPS, STEP_SIZE, STEPS, np.inf, clip_min=0.0, clip_max=1.0, y=y)
+    def cleverhans(x, y):
+        if attack == "FGSM":
+            return fast_gradient_method(model, x, EPS, np.inf, clip_min=0.0, clip_max=1.0, y=y)
+        return cleverhans_pgd(model, x, y)
 
-    def of(native, theirs):
-        compiled = tf.function(theirs)
-        return {
-            "native": lambda: native(model, images, labels, threat_model=threat_model, seed=0),
-            "cleverhans": lambda: theirs(images, labels),
-            "cleverhans+tf.function": lambda: compiled(images, labels),
-        }
+    compiled = tf.function(cleverhans)
+    precisions = ["float32", "mixed"] + (["bfloat16"] if attack != "FGSM" else [])
+    return {
+        "native, the model": lambda: native(model, images, labels, threat_model=threat_model, seed=0).numpy(),
+        **{f"native, copy {precision}": on_a_copy(precision) for precision in precisions},
+        "cleverhans": lambda: cleverhans(images, labels).numpy(),
+        "cleverhans+tf.function": lambda: compiled(images, labels).numpy(),
+    }
 
-    return {"FGSM": of(fgsm, ch_fgsm), f"PGD-{STEPS}": of(pgd, ch_pgd)}
+
+def torch_contestants(attack, model, images, labels):
+    """The same for PyTorch's libraries that are installed; empty where PyTorch is not."""
+    installed = [name for name, module in TORCH_LIBRARIES.items() if importlib.util.find_spec(module)]
+    if not installed or not importlib.util.find_spec("torch"):
+        return {}
+    import torch
+    from torch_twin import TorchTwin
+
+    twin = TorchTwin(model, images.numpy())
+    x, y = torch.tensor(images.numpy().transpose(0, 3, 1, 2)), torch.tensor(labels.numpy(), dtype=torch.long)
+    fast = attack == "FGSM"
+    functions = {}
+    if "torchattacks" in installed:
+        import torchattacks
+
+        ours = torchattacks.FGSM(twin, EPS) if fast else torchattacks.PGD(twin, EPS, STEP_SIZE, STEPS, random_start=False)
+        functions["torchattacks"] = lambda: ours(x, y).numpy()
+    if "foolbox" in installed:
+        import foolbox
+
+        wrapped = foolbox.PyTorchModel(twin, bounds=(0, 1), device="cpu")
+        theirs = foolbox.attacks.LinfPGD(abs_stepsize=STEP_SIZE, steps=STEPS, random_start=False)
+        if fast:
+            theirs = foolbox.attacks.FGSM(random_start=False)
+        functions["foolbox"] = lambda: theirs(wrapped, x, y, epsilons=EPS)[1].numpy()
+    if "ART" in installed:
+        from art.attacks.evasion import FastGradientMethod, ProjectedGradientDescentPyTorch
+        from art.estimators.classification import PyTorchClassifier
+
+        classifier = PyTorchClassifier(
+            twin, torch.nn.CrossEntropyLoss(), tuple(x.shape[1:]), 10, clip_values=(0.0, 1.0), device_type="cpu"
+        )
+        if fast:
+            art = FastGradientMethod(classifier, np.inf, EPS, batch_size=len(x))
+        else:
+            art = ProjectedGradientDescentPyTorch(
+                classifier, np.inf, EPS, STEP_SIZE, max_iter=STEPS, batch_size=len(x), verbose=False
+            )
+        arrays = x.numpy(), y.numpy()
+        functions["ART"] = lambda: art.generate(*arrays)
+    return functions
 
 
 def measure(functions, repeats):
@@ -54,43 +121,179 @@ def measure(functions, repeats):
     for run in range(repeats + 1):
         for name, function in functions.items():
             start = time.perf_counter()
-            function().numpy()
+            function()
             if run:  # the first compiles
                 seconds[name].append(time.perf_counter() - start)
     return {name: statistics.median(values) for name, values in seconds.items()}
 
 
-def main():
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--networks", default=",".join(SHAPES), help="comma-separated, of " + ", ".join(SHAPES))
-    parser.add_argument("--batch_size", type=int, default=128)
-    parser.add_argument("--repeats", type=int, default=5)
-    options = parser.parse_args()
-    networks = options.networks.split(",")
-    if unknown := set(networks) - set(SHAPES):
-        parser.error(f"unknown networks {', '.join(sorted(unknown))}; known are {', '.join(SHAPES)}")
-    if options.batch_size < 1 or options.repeats < 1:
-        parser.error("--batch_size and --repeats must be at least 1")
-
-    print("images per second, and how many times as fast native is")
-    print(f"{'network':<12} {'attack':<7} {'native':>9} {'cleverhans':>18} {'cleverhans+tf.function':>24}")
-    for network in networks:
+def table_of_attacks(options):
+    """Images a second on fresh networks, and what the examples do to the loss of the model itself."""
+    print(f"images a second, batch {options.batch_size}, linf eps 8/255, no early stopping, started at the image")
+    print(f"{'network':<12} {'attack':<7} {'':<24} {'images/s':>9} {'/ cleverhans':>13} {'mean loss':>10}")
+    for network in options.networks:
+        shape, arguments = NETWORKS[network]
         keras.utils.set_random_seed(0)
-        model = build_model(network, SHAPES[network], 10)
-        images = tf.random.stateless_uniform((options.batch_size, *SHAPES[network]), (0, 0))
+        model = build_model(network, shape, 10, **arguments)
+        images = tf.random.stateless_uniform((options.batch_size, *shape), (0, 0))
         labels = tf.random.stateless_uniform((options.batch_size,), (0, 1), 0, 10, tf.int32)
-        for attack, functions in contestants(model, images, labels).items():
-            speed = {name: options.batch_size / s for name, s in measure(functions, options.repeats).items()}
-            native, eager, graph = speed.values()
-            print(
-                f"{network:<12} {attack:<7} {native:9.0f} {eager:9.0f} ({native / eager:5.2f}x)"
-                f" {graph:15.0f} ({native / graph:5.2f}x)",
-                flush=True,
-            )
+        for attack in ("FGSM", f"PGD-{STEPS}"):
+            functions = tensorflow_contestants(attack, model, images, labels)
+            functions |= torch_contestants(attack, model, images, labels)
+            speeds = {name: options.batch_size / s for name, s in measure(functions, options.repeats).items()}
+            for name, speed in speeds.items():
+                found = functions[name]()
+                if found.shape != images.shape:
+                    found = found.transpose(0, 2, 3, 1)
+                losses = keras.losses.sparse_categorical_crossentropy(labels, model(found), from_logits=True)
+                print(
+                    f"{network:<12} {attack:<7} {name:<24} {speed:9.0f} {speed / speeds['cleverhans']:12.2f}x "
+                    f"{float(tf.reduce_mean(losses)):10.4f}",
+                    flush=True,
+                )
+
+
+def cleverhans_evaluation(model, images, labels, options, compiled):
+    """Accuracy under CleverHans's PGD with a random start, batch by batch, as its tutorials have it."""
+    attack = lambda x, y: cleverhans_pgd(model, x, y, options.eps, rand_init=True, rand_minmax=options.eps)
+    predict = lambda x: tf.argmax(model(x, training=False), axis=1, output_type=tf.int32)
+    if compiled:
+        attack, predict = tf.function(attack, reduce_retracing=True), tf.function(predict, reduce_retracing=True)
+
+    def evaluate():
+        right = []
+        for start in range(0, len(labels), options.batch_size):
+            x, y = (tf.constant(part[start : start + options.batch_size]) for part in (images, labels))
+            right.append(predict(attack(x, y)).numpy() == y.numpy())
+        return np.concatenate(right).mean()
+
+    return evaluate
+
+
+def table_of_evaluations(model, images, labels, options):
+    """Seconds and accuracies of a whole evaluation: compiling included in the first run, and not in the others."""
+    threat_model = ThreatModel("linf", options.eps)
+
+    def native(precision):
+        attacks = {"pgd20": PGD(STEPS, stop_when_fooled=True)}
+        return lambda: rt.evaluate_robustness(
+            model, images, labels, threat_model=threat_model, attacks=attacks, batch_size=options.batch_size,
+            precision=precision, check_model=False,
+        ).accuracy["pgd20"]  # fmt: skip
+
+    functions = {f"native {precision}": native(precision) for precision in ("float32", "mixed", "bfloat16")}
+    functions["cleverhans"] = cleverhans_evaluation(model, images, labels, options, compiled=False)
+    functions["cleverhans+tf.function"] = cleverhans_evaluation(model, images, labels, options, compiled=True)
+    runs = {name: [] for name in functions}
+    for _ in range(options.repeats + 1):
+        for name, function in functions.items():
+            start = time.perf_counter()
+            accuracy = function()
+            runs[name].append((time.perf_counter() - start, accuracy))
+    print(f"PGD-{STEPS} with a random start on {len(labels)} examples, linf eps {options.eps:g}, batch {options.batch_size}")
+    print(f"{'':<24} {'first run':>10} {'then':>9} {'cleverhans /':>13} {'accuracy':>9}")
+    then = {name: statistics.median(seconds for seconds, _ in rest) for name, (_, *rest) in runs.items()}
+    for name, ((first, accuracy), *_) in runs.items():
+        print(f"{name:<24} {first:8.1f} s {then[name]:7.1f} s {then['cleverhans'] / then[name]:12.2f}x {accuracy:8.2%}")
+    print(flush=True)
+
+
+def table_of_autoattack(model, images, labels, options):
+    """AutoAttack standard, once each: seconds (compiling included) and robust accuracy."""
+    import torch
+    from torch_twin import TorchTwin
+
+    sys.path.insert(0, str(options.autoattack))
+    from autoattack import AutoAttack
+
+    twin = TorchTwin(model, images[: options.batch_size])
+    x, y = torch.tensor(images.transpose(0, 3, 1, 2)), torch.tensor(labels, dtype=torch.long)
+
+    def official():
+        attack = AutoAttack(twin, norm="Linf", eps=options.eps, version="standard", seed=0, device="cpu", verbose=False)
+        found = attack.run_standard_evaluation(x, y, bs=options.batch_size)
+        with torch.no_grad():
+            return float((twin(found).argmax(1) == y).float().mean())
+
+    def native(precision):
+        return rt.evaluate_robustness(
+            model, images, labels, threat_model=ThreatModel("linf", options.eps), attacks=("autoattack",),
+            batch_size=options.batch_size, precision=precision, check_model=False,
+        ).accuracy["autoattack"]  # fmt: skip
+
+    print(f"AutoAttack standard on {len(labels)} examples, linf eps {options.eps:g}, batch {options.batch_size}")
+    print(f"{'':<24} {'seconds':>10} {'official /':>11} {'accuracy':>9}")
+    seconds = {}
+    for name, function in {
+        "official, PyTorch": official,
+        "native float32": lambda: native("float32"),
+        "native mixed": lambda: native("mixed"),
+    }.items():
+        start = time.perf_counter()
+        accuracy = function()
+        seconds[name] = time.perf_counter() - start
+        ratio = seconds["official, PyTorch"] / seconds[name]
+        print(f"{name:<24} {seconds[name]:8.1f} s {ratio:10.2f}x {accuracy:8.2%}", flush=True)
+
+
+def parse_arguments():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--networks", default=",".join(NETWORKS), help="comma-separated, of " + ", ".join(NETWORKS))
+    parser.add_argument("--batch_size", type=int, default=128)
+    parser.add_argument("--repeats", type=int, default=5, help="runs after the first, of which the median counts")
+    parser.add_argument("--threads", type=int, default=os.cpu_count(), help="of TensorFlow and of PyTorch each")
+    parser.add_argument("--model", help="a robust model to evaluate in place of the first table: see rt.load_model")
+    parser.add_argument("--dataset", default="mnist", help="of the model")
+    parser.add_argument("--data_dir", help="TFDS directory")
+    parser.add_argument("--examples", type=int, default=1000, help="the first so many of the test set")
+    parser.add_argument("--eps", type=float, default=0.2)
+    parser.add_argument("--autoattack", type=pathlib.Path, help="checkout of github.com/fra31/auto-attack; needs --model")
+    options = parser.parse_args()
+    options.networks = options.networks.split(",")
+    if unknown := set(options.networks) - set(NETWORKS):
+        parser.error(f"unknown networks {', '.join(sorted(unknown))}; known are {', '.join(NETWORKS)}")
+    for name in ("batch_size", "repeats", "threads", "examples"):
+        if getattr(options, name) < 1:
+            parser.error(f"--{name} must be at least 1, got {getattr(options, name)}")
+    if options.autoattack and not options.model:
+        parser.error("--autoattack compares on a model of yours; give --model and --dataset")
+    if options.autoattack and not (options.autoattack / "autoattack" / "autoattack.py").exists():
+        parser.error(f"--autoattack={options.autoattack} is no checkout of github.com/fra31/auto-attack")
+    if options.autoattack and not importlib.util.find_spec("torch"):
+        parser.error("--autoattack needs PyTorch: pip install torch")
+    return options
+
+
+def main():
+    options = parse_arguments()
+    tf.config.threading.set_intra_op_parallelism_threads(options.threads)
+    if importlib.util.find_spec("torch"):
+        import torch
+
+        torch.set_num_threads(options.threads)
+    if options.model:
+        try:
+            model = rt.load_model(options.model)
+            data = load_data(options.dataset, "test", data_dir=options.data_dir, max_examples=options.examples)
+        except rt.InputError as error:
+            raise SystemExit(f"attacks.py: {error}") from None
+        images, labels = data.images.astype(np.float32) / 255, data.labels.astype(np.int32)
+        if options.autoattack:
+            table_of_autoattack(model, images, labels, options)
+        else:
+            table_of_evaluations(model, images, labels, options)
+    else:
+        table_of_attacks(options)
     devices = ", ".join(device.device_type for device in tf.config.list_logical_devices())
+    versions = {
+        module: sys.modules[module].__version__
+        for module in ("torch", "torchattacks", "foolbox", "art")
+        if module in sys.modules
+    }
     print(
-        f"TensorFlow {tf.__version__}, Keras {keras.__version__}, {os.cpu_count()} cores, {devices}, "
-        f"batch {options.batch_size}, median of {options.repeats}"
+        f"TensorFlow {tf.__version__}, Keras {keras.__version__}, CleverHans 4.0.0, "
+        + "".join(f"{name} {version}, " for name, version in versions.items())
+        + f"{options.threads} threads, {devices}"
     )
 
 

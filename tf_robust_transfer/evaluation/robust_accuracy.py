@@ -70,10 +70,9 @@ def evaluate_robustness(
         keep_adversarial: keep the adversarial examples in the result.
         state: a file (.npz) that is written as the evaluation goes on. If it exists, the evaluation that wrote it is
             gone on with, in the middle of an attack too, and gives the flags of one that was never interrupted.
-        precision: of what the attacks see of the model: "float32"; "bfloat16", in which gradients are cheaper where the
-            device has the instructions; or "auto", bfloat16 on such a device (`FasterCopy`). Attacks that compare
-            losses without a gradient take float32 in any case. Whether the model is fooled is always judged by the
-            model itself.
+        precision: of what the attacks see of the model, see `FasterCopy`: "float32"; "mixed", float32 logits with bfloat16
+            gradients; "bfloat16"; or "auto", by the device. Attacks that compare losses without a gradient take float32
+            in any case. Whether the model is fooled is always judged by the model itself.
         check_model: look at the model too for what makes its figures doubtful (`checks.check_model`).
 
     Returns:

@@ -129,7 +129,7 @@ class EvaluateConfig(AttackConfig, SharedConfig):
     model: str = flag("", f"the model to attack: {SPEC}")
     split: str = flag("test", "split of the data set")
     output: str = flag("", "results as JSON; empty: only printed")
-    precision: str = flag("float32", "of what attacks see: float32, mixed (float32 logits, bfloat16 gradients), bfloat16, auto")
+    precision: str = flag("float32", "of what attacks see: float32, mixed (bfloat16 gradients), bfloat16 or auto")
     state: str = flag("", "file that an interrupted evaluation goes on from; by default the output's name and .state.npz")
     save_adversarial: str = flag("", "adversarial examples of the last attack, .npy")
     adversarial_examples: str = flag("", "measure accuracy on these examples, .npy, instead of attacking")

@@ -111,7 +111,7 @@ def test_autoattack_below_pgd():
     assert checks.check_autoattack({"pgd20": 0.5}) is None
 
 
-@pytest.mark.filterwarnings("error")
+@pytest.mark.filterwarnings("error::tf_robust_transfer.evaluation.RobustnessWarning")
 def test_an_honest_evaluation_is_silent():
     model = network()
     evaluate_robustness(model, *examples(model, 8), threat_model=THREAT, attacks=["pgd3"])

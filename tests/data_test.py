@@ -217,7 +217,8 @@ def test_augmentations_are_pure_functions_of_the_seed(name):
     a, b, c = (data.AUGMENTATIONS[name](x, tf.constant(seed, tf.int32)).numpy() for seed in ([1, 2], [1, 2], [1, 3]))
     assert np.array_equal(a, b) and not np.array_equal(a, c)
     traced = tf.function(data.AUGMENTATIONS[name])(x, tf.constant([1, 2])).numpy()
-    np.testing.assert_array_equal(traced, a)
+    # A graph may fuse a multiplication with an addition, which rounds once instead of twice.
+    np.testing.assert_allclose(traced, a, atol=2e-6)
 
 
 # --- mixup

@@ -3,8 +3,9 @@
     python benchmarks/attacks.py [--networks=small_cnn,madry_mnist,wrn_10_2,wrn_10_4] [--batch_size=128] [--repeats=5]
     python benchmarks/attacks.py --model=MODEL --dataset=mnist --eps=0.2 [--examples=1000] [--autoattack=CHECKOUT]
 
-Prints medians of runs that take turns, after one run each that compiles. Libraries that are not installed are left out;
-those for PyTorch attack a twin with the same weights. See benchmarks/README.md for what is compared and for figures.
+Prints medians of runs that take turns, after one run each that compiles, on the clock and in processor time, which other
+programs on the machine disturb less (read it with --threads=1). Libraries that are not installed are left out; those for
+PyTorch attack a twin with the same weights. benchmarks/README.md says what is compared, and has figures.
 """
 
 import argparse
@@ -115,22 +116,28 @@ def torch_contestants(attack, model, images, labels):
     return functions
 
 
+def timed(function):
+    """(seconds on the clock, seconds of processor time, the function's result)."""
+    clock, processor = time.perf_counter(), time.process_time()
+    result = function()
+    return time.perf_counter() - clock, time.process_time() - processor, result
+
+
 def measure(functions, repeats):
-    """Median seconds of each function. They take turns, so that another load on the machine meets all alike."""
-    seconds = {name: [] for name in functions}
+    """Median (seconds, processor seconds) of each function, which take turns, so that another load meets all alike."""
+    runs = {name: [] for name in functions}
     for run in range(repeats + 1):
         for name, function in functions.items():
-            start = time.perf_counter()
-            function()
+            seconds = timed(function)[:2]
             if run:  # the first compiles
-                seconds[name].append(time.perf_counter() - start)
-    return {name: statistics.median(values) for name, values in seconds.items()}
+                runs[name].append(seconds)
+    return {name: tuple(map(statistics.median, zip(*values, strict=True))) for name, values in runs.items()}
 
 
 def table_of_attacks(options):
     """Images a second on fresh networks, and what the examples do to the loss of the model itself."""
     print(f"images a second, batch {options.batch_size}, linf eps 8/255, no early stopping, started at the image")
-    print(f"{'network':<12} {'attack':<7} {'':<24} {'images/s':>9} {'/ cleverhans':>13} {'mean loss':>10}")
+    print(f"{'':<45} {'images/s':>9} {'/ cleverhans':>13} {'images/CPU s':>13} {'/ cleverhans':>13} {'mean loss':>10}")
     for network in options.networks:
         shape, arguments = NETWORKS[network]
         keras.utils.set_random_seed(0)
@@ -140,14 +147,16 @@ def table_of_attacks(options):
         for attack in ("FGSM", f"PGD-{STEPS}"):
             functions = tensorflow_contestants(attack, model, images, labels)
             functions |= torch_contestants(attack, model, images, labels)
-            speeds = {name: options.batch_size / s for name, s in measure(functions, options.repeats).items()}
-            for name, speed in speeds.items():
+            measured = measure(functions, options.repeats)
+            base = measured["cleverhans"]
+            for name, (seconds, processor) in measured.items():
                 found = functions[name]()
                 if found.shape != images.shape:
                     found = found.transpose(0, 2, 3, 1)
                 losses = keras.losses.sparse_categorical_crossentropy(labels, model(found), from_logits=True)
                 print(
-                    f"{network:<12} {attack:<7} {name:<24} {speed:9.0f} {speed / speeds['cleverhans']:12.2f}x "
+                    f"{network:<12} {attack:<7} {name:<24} {options.batch_size / seconds:9.0f} {base[0] / seconds:12.2f}x "
+                    f"{options.batch_size / processor:13.0f} {base[1] / processor:12.2f}x "
                     f"{float(tf.reduce_mean(losses)):10.4f}",
                     flush=True,
                 )
@@ -187,14 +196,17 @@ def table_of_evaluations(model, images, labels, options):
     runs = {name: [] for name in functions}
     for _ in range(options.repeats + 1):
         for name, function in functions.items():
-            start = time.perf_counter()
-            accuracy = function()
-            runs[name].append((time.perf_counter() - start, accuracy))
+            runs[name].append(timed(function))
     print(f"PGD-{STEPS} with a random start on {len(labels)} examples, linf eps {options.eps:g}, batch {options.batch_size}")
-    print(f"{'':<24} {'first run':>10} {'then':>9} {'cleverhans /':>13} {'accuracy':>9}")
-    then = {name: statistics.median(seconds for seconds, _ in rest) for name, (_, *rest) in runs.items()}
-    for name, ((first, accuracy), *_) in runs.items():
-        print(f"{name:<24} {first:8.1f} s {then[name]:7.1f} s {then['cleverhans'] / then[name]:12.2f}x {accuracy:8.2%}")
+    print(f"{'':<24} {'first run':>10} {'then':>9} {'cleverhans /':>13} {'CPU':>9} {'cleverhans /':>13} {'accuracy':>9}")
+    then = {name: [statistics.median(part) for part in list(zip(*rest))[:2]] for name, (_, *rest) in runs.items()}
+    base = then["cleverhans"]
+    for name, ((first, _, accuracy), *_) in runs.items():
+        seconds, processor = then[name]
+        print(
+            f"{name:<24} {first:8.1f} s {seconds:7.1f} s {base[0] / seconds:12.2f}x "
+            f"{processor:7.1f} s {base[1] / processor:12.2f}x {accuracy:8.2%}"
+        )
     print(flush=True)
 
 
@@ -222,18 +234,20 @@ def table_of_autoattack(model, images, labels, options):
         ).accuracy["autoattack"]  # fmt: skip
 
     print(f"AutoAttack standard on {len(labels)} examples, linf eps {options.eps:g}, batch {options.batch_size}")
-    print(f"{'':<24} {'seconds':>10} {'official /':>11} {'accuracy':>9}")
-    seconds = {}
+    print(f"{'':<24} {'seconds':>10} {'official /':>11} {'CPU':>9} {'official /':>11} {'accuracy':>9}")
+    base = None
     for name, function in {
         "official, PyTorch": official,
         "native float32": lambda: native("float32"),
         "native mixed": lambda: native("mixed"),
     }.items():
-        start = time.perf_counter()
-        accuracy = function()
-        seconds[name] = time.perf_counter() - start
-        ratio = seconds["official, PyTorch"] / seconds[name]
-        print(f"{name:<24} {seconds[name]:8.1f} s {ratio:10.2f}x {accuracy:8.2%}", flush=True)
+        seconds, processor, accuracy = timed(function)
+        base = base or (seconds, processor)
+        print(
+            f"{name:<24} {seconds:8.1f} s {base[0] / seconds:10.2f}x {processor:7.1f} s {base[1] / processor:10.2f}x "
+            f"{accuracy:8.2%}",
+            flush=True,
+        )
 
 
 def parse_arguments():

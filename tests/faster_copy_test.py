@@ -99,19 +99,22 @@ class TestEveryNetwork:
         # Where a network normalises after its convolutions, nothing is left over.
         assert alone == 0 if name.startswith(("resnet", "cifar", "small", "madry_mnist")) else folded > 0 < alone
 
+    @pytest.mark.parametrize("precision", ["mixed", "bfloat16"])
     @pytest.mark.parametrize(("name", "shape", "options"), [p for p in EVERY if not p.id.startswith("resnet")])
-    def test_bfloat16(self, name, shape, options):
-        """Sums of thousands of products of numbers with eight bits: the logits agree to 2%, gradients point the same way."""
+    def test_bfloat16(self, name, shape, options, precision):
+        """The gradients point the same way. Mixed logits are exact; those of eight bits agree to 2%, behind 50 layers 4."""
         model = randomise(build_model(name, shape, CLASSES, **options))
-        copy = FasterCopy(model, precision="bfloat16")
+        copy = FasterCopy(model, precision=precision)
         images = np.random.default_rng(1).uniform(size=(4, *shape)).astype(np.float32)
         labels = np.arange(4)
         logits, gradient = logits_and_gradient(lambda x: model(x, training=False), images, labels)
-        low_logits, low_gradient = logits_and_gradient(tf.function(copy), images, labels)
-        assert low_logits.dtype == np.float32
+        low_logits, low_gradient = logits_and_gradient(copy, images, labels)
+        assert low_logits.dtype == low_gradient.dtype == np.float32
         error = np.abs(low_logits - logits).max() / np.abs(logits).max()
-        assert 0 < error < 0.02
-        assert np.corrcoef(low_gradient.ravel(), gradient.ravel())[0, 1] > 0.9
+        assert error < 1e-5 if precision == "mixed" else 1e-5 < error < (0.04 if "50" in name else 0.02)
+        # Under mixed no activation changes its sign: the largest distance seen is 5e-5, under bfloat16 0.07.
+        distance = 1 - np.corrcoef(low_gradient.ravel(), gradient.ravel())[0, 1]
+        assert 1e-9 < distance < (1e-3 if precision == "mixed" else 0.2)
 
 
 class TestGraphs:
@@ -188,7 +191,7 @@ class TestGraphs:
         dense = layers.Dense(CLASSES)(layers.Flatten()(images))
         for output in (layers.BatchNormalization()(dense), layers.Softmax()(layers.BatchNormalization()(dense))):
             model = randomise(keras.Model(images, output))
-            for precision in ("float32", "bfloat16"):
+            for precision in ("float32", "mixed", "bfloat16"):
                 compare(model, FasterCopy(model, precision=precision))
 
     @pytest.mark.parametrize("padding", ["same", "valid"])
@@ -206,7 +209,7 @@ class TestGraphs:
         images = np.random.default_rng(0).uniform(size=(2, 7, 8, 3)).astype(np.float32)
         np.testing.assert_allclose(FasterCopy(model)(images), model(images), rtol=1e-5, atol=1e-6)
 
-    @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+    @pytest.mark.parametrize("precision", ["float32", "mixed", "bfloat16"])
     def test_nested_and_sequential_models(self, precision):
         inside = keras.Sequential([layers.Conv2D(8, 3), layers.BatchNormalization(), layers.ReLU(), layers.Conv2D(8, 3)])
         inside.build((None, 8, 8, 3))
@@ -306,6 +309,12 @@ class TestTheCopy:
         model = randomise(build_model("small_cnn", (8, 8, 1), CLASSES, batch_norm=True))
         compare(model, FasterCopy(model, compile_with_xla=True))
 
+    def test_auto_takes_what_the_device_offers(self, monkeypatch):
+        model = build_model("small_cnn", (8, 8, 1), CLASSES)
+        for offered, expected in ((True, "mixed"), (False, "float32")):
+            monkeypatch.setattr(faster_copy, "computes_bfloat16", lambda offered=offered: offered)
+            assert FasterCopy(model, precision="auto").precision == expected
+
     def test_unknown_precision(self):
         with pytest.raises(InputError, match="unknown precision 'bfloat'; nearest valid names: bfloat16"):
             FasterCopy(build_model("small_cnn", (8, 8, 1), CLASSES), precision="bfloat")
@@ -323,7 +332,7 @@ class TestTheCopy:
             ("avx512f", "1", [(9, 0), (7, 0)], False),
         ],
     )
-    def test_auto_is_told_from_the_device(self, flags, onednn, gpus, expected, monkeypatch, tmp_path):
+    def test_bfloat16_is_told_from_the_device(self, flags, onednn, gpus, expected, monkeypatch, tmp_path):
         description = tmp_path / "cpuinfo"
         if flags is not None:
             description.write_text(f"processor : 0\nflags\t: {flags}\n")

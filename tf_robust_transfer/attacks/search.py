@@ -62,8 +62,7 @@ class Search:
         self.logits_of = logits_of or self._logits
         self.rounds = attack.rounds(model.output_shape[-1])
         self.steps_at_once = getattr(attack, "steps_at_once", STEPS_AT_ONCE)
-        for name in ("_begin", "_refill", "_advance", "_judge_lanes", "_judge_images"):
-            setattr(self, name, tf.function(getattr(self, name), autograph=False))
+        self._functions = {}
         self.lanes, self.queue = None, np.zeros(0, int)
 
     @property
@@ -77,7 +76,9 @@ class Search:
         for start in range(0, len(labels), self.batch_size):
             rows = np.arange(start, min(start + self.batch_size, len(labels)))
             filled = np.resize(rows, self.batch_size)  # the last batch repeats its rows
-            judged = self._judge_images(tf.constant(images[filled]), tf.constant(labels[filled]))
+            judged = self._compiled(
+                self._judge_images, self.batch_size, tf.constant(images[filled]), tf.constant(labels[filled])
+            )
             right[rows], margins[rows] = (part.numpy()[: len(rows)] for part in judged)
         return right, margins
 
@@ -101,7 +102,7 @@ class Search:
             self._restore(restored)
         while (self.example >= 0).any():
             self._shrink()
-            self.lanes = self._advance(self.lanes, self.eps)
+            self.lanes = self._compiled(self._advance, len(self.example), self.lanes, self.eps)
             yield self._decide(images, labels, seed)
 
     def snapshot(self) -> dict:
@@ -115,7 +116,7 @@ class Search:
         size = len(self.example)
         # The lanes' form is that of lanes begun on nothing.
         nothing = np.zeros((size, *self.model.input_shape[1:]), np.float32)
-        structure = self._begin(*self._arguments(nothing, np.zeros(size, np.int32), 0))
+        structure = self._compiled(self._begin, len(self.example), *self._arguments(nothing, np.zeros(size, np.int32), 0))
         parts = [tf.constant(snapshot[f"lane{i}"]) for i in range(len(tf.nest.flatten(structure)))]
         self.lanes = tf.nest.pack_sequence_as(structure, parts)
 
@@ -127,7 +128,7 @@ class Search:
         none = np.zeros(0, int)
         decided = Decided(none, none.astype(bool), none.astype(np.float32), None, none, 0)
         if (fooled | over).any():
-            self.lanes, judged, right, margins = self._judge_lanes(self.lanes, self.eps)
+            self.lanes, judged, right, margins = self._compiled(self._judge_lanes, len(self.example), self.lanes, self.eps)
             right, margins = right.numpy(), margins.numpy()
             beaten = (fooled | over) & ~right
             last = self.round + 1 == self.rounds
@@ -158,11 +159,12 @@ class Search:
         size = len(self.example)
         chosen, chosen_labels = np.zeros((size, *images.shape[1:]), np.float32), np.zeros(size, np.int32)
         chosen[fresh], chosen_labels[fresh] = images[self.example[fresh]], labels[self.example[fresh]]
-        begun = self._begin(*self._arguments(chosen, chosen_labels, seed))
+        begun = self._compiled(self._begin, len(self.example), *self._arguments(chosen, chosen_labels, seed))
         if self.lanes is None:
             self.lanes = begun
         else:
-            self.lanes = self._refill(self.lanes, begun, tf.constant(fresh), tf.constant(again))
+            masks = tf.constant(fresh), tf.constant(again)
+            self.lanes = self._compiled(self._refill, size, self.lanes, begun, *masks)
 
     def _arguments(self, images, labels, seed):
         """The arguments of _begin for the lanes' present examples and rounds."""
@@ -182,6 +184,15 @@ class Search:
             rows = np.concatenate([busy, idle])[:size]
             self.lanes = tf.nest.map_structure(lambda part: tf.gather(part, rows), self.lanes)
             self.example, self.round = self.example[rows], self.round[rows]
+
+    def _compiled(self, method, size, *arguments):
+        """method(*arguments), compiled once for each number of lanes."""
+        key = method.__name__, size
+        if key not in self._functions:
+            # Concrete, since TensorFlow warns of a function that is traced again for another shape.
+            function = tf.function(method, autograph=False)
+            self._functions[key] = function.get_concrete_function(*arguments)
+        return self._functions[key](*arguments)
 
     # What follows runs compiled.
 

@@ -2,10 +2,12 @@
 
     python benchmarks/attacks.py [--networks=small_cnn,madry_mnist,wrn_10_2,wrn_10_4] [--batch_size=128] [--repeats=5]
     python benchmarks/attacks.py --model=MODEL --dataset=mnist --eps=0.2 [--examples=1000] [--autoattack=CHECKOUT]
+    ... --profile
 
 Prints medians of runs that take turns, after one run each that compiles, on the clock and in processor time, which other
 programs on the machine disturb less (read it with --threads=1). Libraries that are not installed are left out; those for
-PyTorch attack a twin with the same weights. benchmarks/README.md says what is compared, and has figures.
+PyTorch attack a twin with the same weights. --profile prints instead where the native attacks' and CleverHans's time goes, by
+kind of operation. benchmarks/README.md says what is compared, and has figures.
 """
 
 import argparse
@@ -18,6 +20,7 @@ import time
 
 import keras
 import numpy as np
+import profiling
 import tensorflow as tf
 from cleverhans.tf2.attacks.fast_gradient_method import fast_gradient_method
 from cleverhans.tf2.attacks.projected_gradient_descent import projected_gradient_descent
@@ -134,6 +137,13 @@ def measure(functions, repeats):
     return {name: tuple(map(statistics.median, zip(*values, strict=True))) for name, values in runs.items()}
 
 
+def profile(prefix, functions):
+    """Prints where each function's time goes, all but that of its first run, which compiles."""
+    for name, function in functions.items():
+        function()
+        profiling.print_profile(prefix + name, function)
+
+
 def table_of_attacks(options):
     """Images a second on fresh networks, and what the examples do to the loss of the model itself."""
     print(f"images a second, batch {options.batch_size}, linf eps 8/255, no early stopping, started at the image")
@@ -146,6 +156,9 @@ def table_of_attacks(options):
         labels = tf.random.stateless_uniform((options.batch_size,), (0, 1), 0, 10, tf.int32)
         for attack in ("FGSM", f"PGD-{STEPS}"):
             functions = tensorflow_contestants(attack, model, images, labels)
+            if options.profile:
+                profile(f"{network} {attack} ", functions)
+                continue
             functions |= torch_contestants(attack, model, images, labels)
             measured = measure(functions, options.repeats)
             base = measured["cleverhans"]
@@ -193,6 +206,9 @@ def table_of_evaluations(model, images, labels, options):
     functions = {f"native {precision}": native(precision) for precision in ("float32", "mixed", "bfloat16")}
     functions["cleverhans"] = cleverhans_evaluation(model, images, labels, options, compiled=False)
     functions["cleverhans+tf.function"] = cleverhans_evaluation(model, images, labels, options, compiled=True)
+    if options.profile:
+        profile(f"evaluation by PGD-{STEPS}, ", functions)
+        return
     runs = {name: [] for name in functions}
     for _ in range(options.repeats + 1):
         for name, function in functions.items():
@@ -233,6 +249,9 @@ def table_of_autoattack(model, images, labels, options):
             batch_size=options.batch_size, precision=precision, check_model=False,
         ).accuracy["autoattack"]  # fmt: skip
 
+    if options.profile:
+        profile("AutoAttack, ", {f"native {precision}": lambda p=precision: native(p) for precision in ("float32", "mixed")})
+        return
     print(f"AutoAttack standard on {len(labels)} examples, linf eps {options.eps:g}, batch {options.batch_size}")
     print(f"{'':<24} {'seconds':>10} {'official /':>11} {'CPU':>9} {'official /':>11} {'accuracy':>9}")
     base = None
@@ -261,6 +280,7 @@ def parse_arguments():
     parser.add_argument("--data_dir", help="TFDS directory")
     parser.add_argument("--examples", type=int, default=1000, help="the first so many of the test set")
     parser.add_argument("--eps", type=float, default=0.2)
+    parser.add_argument("--profile", action="store_true", help="print where the time goes, by kind of operation")
     parser.add_argument("--autoattack", type=pathlib.Path, help="checkout of github.com/fra31/auto-attack; needs --model")
     options = parser.parse_args()
     options.networks = options.networks.split(",")

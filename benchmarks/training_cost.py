@@ -1,15 +1,17 @@
 """What a training step of each method costs beside a PGD-7 step, on the clock and in operations, in one run.
 
-    python benchmarks/training_cost.py [--networks=small_cnn,wrn_10_2] [--batch_size=32] [--repeats=5] [--threads=1]
+    python benchmarks/training_cost.py [--networks=small_cnn,wrn_10_2] [--batch_size=32] [--repeats=5] [--threads=1] [--profile]
 
 Teacher and student are of the same network and size. Every step is the one that `fit` runs (`make_train_function`), on
 images of the right shape made up from a seed; the methods take turns, and medians are printed. The operations are those
 that TensorFlow's profiler counts in the step's graph, each kind of step for itself; an attack's loop, which it does not
-see into, is counted as 7 input gradients. benchmarks/README.md has figures and says where clock and count part.
+see into, is counted as 7 input gradients. --profile prints instead where each step's time goes, by kind of operation.
+benchmarks/README.md has figures and says where clock and count part.
 """
 
 import argparse
 import contextlib
+import functools
 import io
 import os
 import statistics
@@ -17,6 +19,7 @@ import time
 
 import keras
 import numpy as np
+import profiling
 import tensorflow as tf
 
 from tf_robust_transfer import methods
@@ -106,19 +109,28 @@ def operations(compiled, images, labels) -> dict[str, float]:
     return result
 
 
-def measure(compiled, images, labels, repeats) -> dict[str, float]:
-    """Median seconds a step; a turn is DISCRIMINATOR_EVERY steps, so that IGAM's has one update of the discriminator."""
+def turns_of_steps(compiled, images, labels) -> dict:
+    """name -> function that takes DISCRIMINATOR_EVERY steps and waits for the last."""
     dataset = tf.data.Dataset.from_tensors((images, labels)).repeat()
+
+    def turn(method, iterator):
+        for _ in range(DISCRIMINATOR_EVERY):
+            logs = method.train_function(iterator)
+        float(logs["loss"])
+
     for method in compiled.values():
         method.make_train_function()  # IGAM's own chooses the kind of each step
-    functions = {name: (method.train_function, iter(dataset)) for name, method in compiled.items()}
+    return {name: functools.partial(turn, method, iter(dataset)) for name, method in compiled.items()}
+
+
+def measure(compiled, images, labels, repeats) -> dict[str, float]:
+    """Median seconds a step; a turn is DISCRIMINATOR_EVERY steps, so that IGAM's has one update of the discriminator."""
+    functions = turns_of_steps(compiled, images, labels)
     turns = {name: [] for name in functions}
     for turn in range(repeats + 1):
-        for name, (function, iterator) in functions.items():
+        for name, function in functions.items():
             start = time.perf_counter()
-            for _ in range(DISCRIMINATOR_EVERY):
-                logs = function(iterator)
-            float(logs["loss"])  # waits for the last step
+            function()
             if turn:  # the first compiles
                 turns[name].append((time.perf_counter() - start) / DISCRIMINATOR_EVERY)
     return {name: statistics.median(seconds) for name, seconds in turns.items()}
@@ -136,6 +148,11 @@ def table(network, options):
     labels = tf.constant(random.integers(0, 10, options.batch_size), tf.int32)
     keras.utils.set_random_seed(0)
     compiled = contestants(network)
+    if options.profile:
+        for name, function in turns_of_steps(compiled, images, labels).items():
+            function()
+            profiling.print_profile(f"{network} {name}, {DISCRIMINATOR_EVERY} steps", function)
+        return
     count = with_epochs(operations(compiled, images, labels))
     seconds = with_epochs(measure(compiled, images, labels, options.repeats))
     base = f"PGD-{PGD_STEPS}"
@@ -155,6 +172,7 @@ def main():
     parser.add_argument("--batch_size", type=int, default=32)
     parser.add_argument("--repeats", type=int, default=5, help="turns after the first, of which the median counts")
     parser.add_argument("--threads", type=int, default=os.cpu_count(), help="of TensorFlow")
+    parser.add_argument("--profile", action="store_true", help="print where the time goes, by kind of operation")
     options = parser.parse_args()
     networks = options.networks.split(",")
     if unknown := set(networks) - set(NETWORKS):

@@ -13,6 +13,7 @@ from tf_robust_transfer.attacks.noise import BatchNoise, fold_seed
 from tf_robust_transfer.attacks.search import Search
 from tf_robust_transfer.attacks.threat_model import Problem, ThreatModel, check_batch
 from tf_robust_transfer.losses import classification
+from tf_robust_transfer.ops.loops import out_of_line
 
 
 class Attack:
@@ -103,9 +104,11 @@ class Attack:
         noise, zeros = BatchNoise(seed, batch_size), tf.zeros([batch_size], tf.int32)
         drawn = self.draw(noise, zeros, self.iterations)
 
+        step_of = out_of_line(lambda state, at, now: self.step(problem, images, labels, state, at, now)[0])
+
         def step(i, state):
             now = tf.nest.map_structure(lambda numbers: numbers[:, i], drawn)
-            return i + 1, self.step(problem, images, labels, state, zeros + i, now)[0]
+            return i + 1, step_of(state, zeros + i, now)
 
         state = self.start(problem, images, labels, zeros, noise)
         if self.iterations == 1:

@@ -15,6 +15,7 @@ import tensorflow as tf
 from tf_robust_transfer.attacks.noise import ExampleNoise
 from tf_robust_transfer.attacks.threat_model import Problem
 from tf_robust_transfer.losses import classification
+from tf_robust_transfer.ops.loops import out_of_line
 
 # Steps between two looks of the host: few, since a lane that is done idles until then, and enough to hide the look.
 STEPS_AT_ONCE = 10
@@ -237,8 +238,7 @@ class Search:
         def unfinished(i, lanes):
             return (i < self.steps_at_once) & tf.reduce_any(lanes["active"])
 
-        def step(i, lanes):
-            now = tf.nest.map_structure(lambda numbers: numbers[:, i], drawn)
+        def step(lanes, now):
             images, labels, active = lanes["images"], lanes["labels"], lanes["active"]
             state, visited, logits = self.attack.step(problem, images, labels, lanes["state"], lanes["iteration"], now)
             allowed = active & problem.holds(visited, images)
@@ -253,9 +253,14 @@ class Search:
             }
             if self.keep_images:
                 changed |= self._closest(lanes, allowed, visited, classification.margin(logits, labels))
-            return i + 1, lanes | changed
+            return lanes | changed
 
-        return tf.while_loop(unfinished, step, (tf.constant(0), lanes))[1]
+        step = out_of_line(step)
+
+        def body(i, lanes):
+            return i + 1, step(lanes, tf.nest.map_structure(lambda numbers: numbers[:, i], drawn))
+
+        return tf.while_loop(unfinished, body, (tf.constant(0), lanes))[1]
 
     def _judge_lanes(self, lanes, eps):
         """(lanes, images to hand out, whether the model is right on what was found, margins).

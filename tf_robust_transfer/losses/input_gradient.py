@@ -1,4 +1,4 @@
-"""The two terms of input gradient adversarial matching (IGAM), one value per example.
+"""The terms of input gradient adversarial matching (IGAM), one value per example.
 
 J_s and J_t are the input gradients of student and teacher, float [batch, height, width, channels].
 """
@@ -47,3 +47,13 @@ def adversarial(teacher_scores, student_scores):
     that a gradient is the teacher's. Returns float [batch], at most 0, and -log 4 where the discriminator cannot tell.
     """
     return tf.math.log_sigmoid(teacher_scores) + tf.math.log_sigmoid(-student_scores)
+
+
+def non_saturating(student_scores):
+    """-log f_disc(J_s) of each example, which the student may minimise in place of log(1 - f_disc(J_s)): its gradient does
+    not vanish where the discriminator is sure that J_s is the student's (section 3 of Goodfellow et al.'s "Generative
+    adversarial nets"). Not in the IGAM paper, nor in its reference code.
+
+    student_scores: the discriminator's logits, float [batch]. Returns float [batch], at least 0.
+    """
+    return -tf.math.log_sigmoid(student_scores)

@@ -1,20 +1,22 @@
-"""A new logit layer on a frozen teacher (Eqs. 5 and 6 of the IGAM paper; the FT baselines of its tables)."""
+"""A new logit layer on a teacher, frozen (Eqs. 5 and 6 of the IGAM paper; the FT baselines of its tables) or not."""
 
 import keras
 import tensorflow as tf
 
 from tf_robust_transfer.adapters import adapt, random_positions
 from tf_robust_transfer.attacks.noise import fold_seed
-from tf_robust_transfer.errors import InputError
+from tf_robust_transfer.errors import InputError, look_up
 from tf_robust_transfer.losses import classification
 from tf_robust_transfer.methods.base import Method
 from tf_robust_transfer.ops import replicas
 
+TRAINED_LAYERS = ("logits", "all")
+
 
 class FineTune(Method):
-    """Trains a fresh logit layer on the features that a teacher computes before its own, everything else frozen.
+    """Trains a fresh logit layer on the features that a teacher computes before its own, everything else frozen or not.
 
-    The trained model is `student`: a frozen copy of the teacher's layers, batch statistics included, and the
+    The trained model is `student`: a copy of the teacher's layers, by default frozen, batch statistics included, and the
     new layer. The teacher itself stays as it was.
 
     With an adapter, `student` takes the new task's images and has the adapter inside (section 4.3), so that it is the
@@ -27,28 +29,38 @@ class FineTune(Method):
         adapter: None, or the map from the new task's images to the teacher's input, such as "channel_mean+crop:28x28";
             see `adapters.build_adapter`.
         input_shape: (height, width, channels) of the new task's images; needed with an adapter.
+        trained_layers: "logits" (the paper), or "all": every weight of the copy trains, and its batch norm and dropout run
+            in training mode (an option of the reference code, finetune_whole_model).
     """
 
-    def __init__(self, *, teacher, num_classes, adapter=None, input_shape=None, **kwargs):
-        super().__init__(student=replace_logits(teacher, num_classes, adapter, input_shape), **kwargs)
+    def __init__(self, *, teacher, num_classes, adapter=None, input_shape=None, trained_layers="logits", **kwargs):
+        student = replace_logits(teacher, num_classes, adapter, input_shape, trained_layers)
+        super().__init__(student=student, **kwargs)
+        self.trained_layers = trained_layers
 
     def loss_terms(self, images, labels):
         with random_positions(fold_seed(self.step_seed(), 4), tf.shape(images)[0]):
-            logits = self.student(images, training=False)
+            logits = self.student(images, training=self.trained_layers == "all")
         return logits, {"cross_entropy": (1.0, replicas.global_mean(classification.cross_entropy(logits, labels)))}
 
 
-def replace_logits(teacher, num_classes, adapter=None, input_shape=None):
-    """The teacher's body, frozen, under a fresh dense layer "logits" of num_classes. Returns a keras.Model.
+def replace_logits(teacher, num_classes, adapter=None, input_shape=None, trained_layers="logits"):
+    """The teacher's body under a fresh dense layer "logits" of num_classes; frozen unless trained_layers is "all".
 
     The body is a copy, so that freezing it changes nothing for the caller's teacher. adapter, input_shape: see `FineTune`.
+    Returns a keras.Model.
     """
+    look_up("trained_layers", trained_layers, dict.fromkeys(TRAINED_LAYERS))
     copy = keras.models.clone_model(teacher)
     copy.set_weights(teacher.get_weights())
     last = copy.layers[-1]
     if not isinstance(last, keras.layers.Dense):
         raise InputError(f"the teacher must end in a Dense logit layer to be fine-tuned, got {type(last).__name__}")
     copy.trainable = False
+    if trained_layers == "all":
+        # After False, not instead of it: a copy of a frozen teacher calls itself trainable while its layers are frozen, and
+        # setting what is set already changes nothing.
+        copy.trainable = True
     if adapter:
         if input_shape is None:
             raise InputError(f"the adapter {adapter!r} needs input_shape, (height, width, channels) of the new images")

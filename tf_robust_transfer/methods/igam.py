@@ -10,6 +10,7 @@ from tf_robust_transfer.losses import classification
 from tf_robust_transfer.losses import input_gradient as losses
 from tf_robust_transfer.methods.base import Method, check_pair, unpack
 from tf_robust_transfer.models import build_discriminator
+from tf_robust_transfer.models.batch_statistics import with_batch_statistics
 from tf_robust_transfer.ops import replicas
 from tf_robust_transfer.ops.gradients import input_gradient
 
@@ -21,22 +22,29 @@ GRADIENT_OF = {
 REDUCTIONS = {"mean": replicas.global_mean, "sum": replicas.global_sum}
 # Which pixels the l2 term is of; they differ where the teacher's adapter crops.
 REGIONS = ("whole", "seen")
+# The student's side of the game; the discriminator always maximises Eq. 10.
+ADVERSARIAL_FORMS = ("minimax", "non_saturating")
+TEACHER_BATCH_NORMS = ("moving", "batch")
+DISCRIMINATOR_BATCH_NORMS = ("joint", "separate")
 
 
 class IGAM(Method):
     """Cross-entropy + lambda_adv L_adv + lambda_diff L_diff (Eq. 14), with a discriminator of input gradients.
 
+    The defaults are the paper's choices; `igam_presets.PRESETS` has those of paper and reference code, one by one.
+
     Args (keyword-only), beside those of `Method`:
-        teacher: robust keras.Model of the student's input shape and classes; frozen, called with training=False. (The
-            reference code runs its batch norm on batch statistics.) A teacher that was fine-tuned behind an adapter has
-            it inside and needs nothing more.
+        teacher: robust keras.Model of the student's input shape and classes; frozen, called with training=False. A
+            teacher that was fine-tuned behind an adapter has it inside and needs nothing more.
         adapter: None, or what maps the student's images to the input of a teacher whose classes are the student's already,
             such as "resize:64x64"; see `adapters.build_adapter`. The teacher's gradient is with respect to the student's
             image (Eq. 17), and "random_pad" draws its places in each step.
         discriminator: keras.Model, input gradient -> score [batch]; by default `build_discriminator` for the student's
             images. Not used where lambda_adv is 0. Where the adapter crops, both gradients are cropped to what the teacher
             sees before they are normalised and shown to the discriminator (section 4.3.2), which is of that shape.
-        lambda_adv: weight of the adversarial term, Eq. 10.
+        lambda_adv: weight of the adversarial term, Eq. 10. The reference code's loss has -beta times the discriminator's
+            mean cross-entropy over student's and teacher's gradients, which is beta / 2 times Eq. 10: lambda_adv is half
+            its beta.
         lambda_diff: weight of the l2 term, Eq. 13.
         gradient_of: "cross_entropy" (the paper) or "probability", the softmax probability of the true class (the
             reference code).
@@ -47,6 +55,13 @@ class IGAM(Method):
             crop the student's gradient is drawn to zero (Eq. 13 as it stands; the paper speaks of cropping for the
             discriminator alone, and so does the reference code), or of what is "seen".
         discriminator_input: "zero_mean_l2" (the reference code), "l2" or "raw"; see `losses.discriminator_input`.
+        adversarial_form: "minimax", where the student minimises Eq. 10 (Eq. 11, and the reference code: see lambda_adv), or
+            "non_saturating", where it minimises -log f(J_s), which is then logged beside Eq. 10. The discriminator
+            maximises Eq. 10 in both, and "adversarial" in the logs is its value: -log 4 where it cannot tell.
+        teacher_batch_norm: "moving", the teacher's frozen averages, or "batch", the statistics of the current batch (the
+            reference code), in a copy of the teacher as it is now. Both leave the teacher as it is, averages included.
+        discriminator_batch_norm: "joint", one pass over the student's and the teacher's gradients, so that batch norm sees
+            the mixture that is to be told apart (the reference code), or "separate", one pass of each.
         discriminator_every: the discriminator is updated once every so many steps of the student.
         warm_start_steps: so many first steps train on the cross-entropy alone. Without them a small network falls into
             the trivial solution, a constant classifier, whose gradients are zero. The reference code: 280,000 of
@@ -63,9 +78,12 @@ class IGAM(Method):
 
     def __init__(self, *, student, teacher, discriminator=None, adapter=None, lambda_adv=1.0, lambda_diff=10.0,
                  gradient_of="cross_entropy", pixel_range=1.0, difference_reduction="mean",
-                 difference_region="whole", discriminator_input="zero_mean_l2", discriminator_every=5,
+                 difference_region="whole", discriminator_input="zero_mean_l2", adversarial_form="minimax",
+                 teacher_batch_norm="moving", discriminator_batch_norm="joint", discriminator_every=5,
                  warm_start_steps=0, noise=0.0, **kwargs):  # fmt: skip
-        game = ("adversarial", "discriminator_accuracy") if lambda_adv else ()
+        look_up("adversarial_form", adversarial_form, dict.fromkeys(ADVERSARIAL_FORMS))
+        own = ("non_saturating",) if adversarial_form == "non_saturating" else ()
+        game = ("adversarial", *own, "discriminator_accuracy") if lambda_adv else ()
         super().__init__(student=student, terms=("cross_entropy", *game, "difference"), **kwargs)
         if adapter:
             teacher = adapt(teacher, adapter, student.input_shape[1:])
@@ -78,8 +96,14 @@ class IGAM(Method):
         if discriminator_every < 1:
             raise InputError(f"discriminator_every must be at least 1, got {discriminator_every}")
         look_up("discriminator_input", discriminator_input, dict.fromkeys(losses.DISCRIMINATOR_INPUTS))
+        look_up("teacher_batch_norm", teacher_batch_norm, dict.fromkeys(TEACHER_BATCH_NORMS))
+        look_up("discriminator_batch_norm", discriminator_batch_norm, dict.fromkeys(DISCRIMINATOR_BATCH_NORMS))
         self.teacher = teacher
         teacher.trainable = False
+        self.matched_teacher = teacher
+        if teacher_batch_norm == "batch":
+            self.matched_teacher = with_batch_statistics(teacher)
+            self.matched_teacher.trainable = False
         self.discriminator = None
         if lambda_adv:
             shape = seen_shape(teacher)
@@ -95,7 +119,8 @@ class IGAM(Method):
         self.pixel_range = pixel_range
         self.reduce_difference = look_up("difference_reduction", difference_reduction, REDUCTIONS)
         self.difference_region = look_up("difference_region", difference_region, {name: name for name in REGIONS})
-        self.discriminator_input = discriminator_input
+        self.discriminator_input, self.discriminator_batch_norm = discriminator_input, discriminator_batch_norm
+        self.adversarial_form = adversarial_form
         self.seen_region = seen_region(teacher)
         self.discriminator_every, self.warm_start_steps, self.noise = discriminator_every, warm_start_steps, noise
         self.discriminator_optimizer = None
@@ -179,16 +204,18 @@ class IGAM(Method):
 
         student_gradient, _, logits = self._gradient(self.student, images, labels, training=True)
         with random_positions(fold_seed(self.step_seed(), 4), tf.shape(images)[0]):
-            teacher_gradient, _, _ = self._gradient(self.teacher, images, labels, training=False)
+            teacher_gradient, _, _ = self._gradient(self.matched_teacher, images, labels, training=False)
         teacher_gradient = tf.stop_gradient(teacher_gradient)
         terms = {"cross_entropy": (1.0, replicas.global_mean(classification.cross_entropy(logits, labels)))}
         if self.discriminator is not None:
-            # One pass over both, so that batch norm sees the mixture that the discriminator has to tell apart.
-            seen = tf.concat([self._seen(student_gradient), self._seen(teacher_gradient)], axis=0)
-            seen = losses.discriminator_input(seen, self.discriminator_input)
-            student_scores, teacher_scores = tf.split(self.discriminator(seen, training=True), 2)
-            adversarial = losses.adversarial(teacher_scores, student_scores)
-            terms["adversarial"] = self.lambda_adv, replicas.global_mean(adversarial)
+            student_scores, teacher_scores = self._scores(self._seen(student_gradient), self._seen(teacher_gradient))
+            adversarial = replicas.global_mean(losses.adversarial(teacher_scores, student_scores))
+            if self.adversarial_form == "minimax":
+                terms["adversarial"] = self.lambda_adv, adversarial
+            else:
+                terms["adversarial"] = 0.0, adversarial
+                non_saturating = replicas.global_mean(losses.non_saturating(student_scores))
+                terms["non_saturating"] = self.lambda_adv, non_saturating
             right = tf.cast(teacher_scores > 0, tf.float32) + tf.cast(student_scores < 0, tf.float32)
             terms["discriminator_accuracy"] = 0.0, replicas.global_mean(right / 2)
         if self.difference_region == "seen":
@@ -200,6 +227,14 @@ class IGAM(Method):
     def _seen(self, gradient):
         rows, columns = self.seen_region
         return gradient[:, rows, columns, :]
+
+    def _scores(self, student_gradient, teacher_gradient):
+        """The discriminator's logits of both, each float [batch]."""
+        both = tf.concat([student_gradient, teacher_gradient], axis=0)
+        both = losses.discriminator_input(both, self.discriminator_input)
+        if self.discriminator_batch_norm == "joint":
+            return tf.split(self.discriminator(both, training=True), 2)
+        return [self.discriminator(one, training=True) for one in tf.split(both, 2)]
 
     def _gradient(self, model, images, labels, training):
         def score_of(x):

@@ -14,7 +14,8 @@ class IGAMMixACM(IGAM):
     start MixACM's terms alone are trained on.
 
     Args (keyword-only), beside those of `Method`:
-        teacher: robust keras.Model of the student's input shape and classes, frozen, called with training=False.
+        teacher: robust keras.Model of the student's input shape and classes, frozen, called with training=False; IGAM's
+            teacher_batch_norm is about IGAM's terms alone.
         mixacm_options: dict of `MixACM`'s arguments; acm_transform "affine" is refused.
         every other argument is `IGAM`'s, except adapter.
 

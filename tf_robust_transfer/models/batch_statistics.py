@@ -1,0 +1,61 @@
+"""A network whose batch norm runs on the statistics of the current batch and has no moving ones to change."""
+
+import keras
+
+from tf_robust_transfer.errors import InputError
+
+
+class BatchStatistics(keras.layers.BatchNormalization):
+    """Batch norm on the mean and the (biased) variance of its batch, whatever `training` and `trainable` say.
+
+    Keras's own layer does so with training=True only, then moves its moving statistics, and not at all where it is frozen.
+    """
+
+    def call(self, inputs, training=None, mask=None):
+        """inputs: float [batch, ...] -> the same shape. training and mask change nothing."""
+        # As Keras does: half precision overflows in a variance.
+        x = keras.ops.cast(inputs, keras.backend.result_type(inputs.dtype, "float32"))
+        axes = [axis for axis in range(len(x.shape)) if axis != self.axis % len(x.shape)]
+        mean, variance = keras.ops.moments(x, axes=axes, synchronized=self.synchronized)
+        scale, offset = (None if v is None else keras.ops.cast(v, x.dtype) for v in (self.gamma, self.beta))
+        outputs = keras.ops.batch_normalization(x, mean, variance, self.axis, offset, scale, self.epsilon)
+        return keras.ops.cast(outputs, self.compute_dtype)
+
+
+def with_batch_statistics(model: keras.Model) -> keras.Model:
+    """A copy of the model in which every batch-norm layer is a `BatchStatistics`; its other layers (dropout) stay as they
+    are.
+
+    Args:
+        model: functional or sequential keras.Model; it stays as it was.
+
+    Returns:
+        keras.Model: of the same inputs, outputs and weights. Weights that the given model gets later do not reach it.
+
+    Raises:
+        InputError: a subclassed model, or a batch-norm layer inside a layer that is no functional model.
+    """
+
+    def clone(layer):
+        kind = BatchStatistics if isinstance(layer, keras.layers.BatchNormalization) else type(layer)
+        return kind.from_config(layer.get_config())
+
+    try:
+        copy = keras.models.clone_model(model, clone_function=clone, recursive=True)
+    except ValueError as error:
+        raise InputError(
+            f"batch statistics need a functional or sequential teacher, got {type(model).__name__}; use teacher_batch_norm "
+            "moving"
+        ) from error
+    copy.set_weights(model.get_weights())
+    left = [
+        layer.name
+        for layer in copy._flatten_layers()
+        if isinstance(layer, keras.layers.BatchNormalization) and not isinstance(layer, BatchStatistics)
+    ]
+    if left:
+        raise InputError(
+            f"batch statistics cannot reach the teacher's layers {', '.join(left)}, which are inside layers that are no "
+            "functional models; use teacher_batch_norm moving"
+        )
+    return copy

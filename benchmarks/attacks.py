@@ -6,8 +6,8 @@
 
 Prints medians of runs that take turns, after one run each that compiles, on the clock and in processor time, which other
 programs on the machine disturb less (read it with --threads=1). Libraries that are not installed are left out; those for
-PyTorch attack a twin with the same weights. --profile prints instead where the native attacks' and CleverHans's time goes, by
-kind of operation. benchmarks/README.md says what is compared, and has figures.
+PyTorch attack a twin with the same weights. --profile prints instead where the time of the native attacks and CleverHans's
+goes, by kind of operation. benchmarks/README.md says what is compared, and has figures.
 """
 
 import argparse

@@ -1,6 +1,6 @@
 """Where a function's time goes, by kind of operation, from the trace of TensorFlow's own profiler.
 
-Read it with one thread (--threads=1): the shares of operations that run at the same time would add up to more than the clock.
+Read it with one thread (--threads=1): the shares of operations that run at the same time add up to more than the clock.
 """
 
 import collections

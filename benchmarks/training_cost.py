@@ -1,6 +1,7 @@
 """What a training step of each method costs beside a PGD-7 step, on the clock and in operations, in one run.
 
-    python benchmarks/training_cost.py [--networks=small_cnn,wrn_10_2] [--batch_size=32] [--repeats=5] [--threads=1] [--profile]
+    python benchmarks/training_cost.py [--networks=small_cnn,wrn_10_2] [--batch_size=32] [--repeats=5] [--threads=1]
+        [--profile]
 
 Teacher and student are of the same network and size. Every step is the one that `fit` runs (`make_train_function`), on
 images of the right shape made up from a seed; the methods take turns, and medians are printed. The operations are those

@@ -4,7 +4,7 @@ from tf_robust_transfer import adapters, attacks, data, losses, models
 from tf_robust_transfer.attacks import ThreatModel
 from tf_robust_transfer.checkpoints import load_model, save_model
 from tf_robust_transfer.errors import InputError
-from tf_robust_transfer.evaluation import evaluate_robustness
+from tf_robust_transfer.evaluation import evaluate_robustness, gradient_alignment
 from tf_robust_transfer.methods import (
     IGAM,
     AdversarialDistillation,
@@ -39,6 +39,7 @@ __all__ = [
     "data",
     "endpoints",
     "evaluate_robustness",
+    "gradient_alignment",
     "load_model",
     "losses",
     "models",

@@ -26,6 +26,7 @@ from tf_robust_transfer.flag_types import (
     size,
     whole_numbers,
 )
+from tf_robust_transfer.methods.igam_presets import PRESETS
 
 SPEC = "a saved model or run folder, or SCHEME:..., such as madry_mnist:DIR or robustbench:ID:FILE.pt"
 STRATEGIES = ("auto", "one_device", "mirrored", "multi_worker_mirrored")
@@ -68,6 +69,7 @@ class TrainConfig(AttackConfig, SharedConfig):
     model_options: dict = flag("", "options of the network, such as stem_stride=2,activation=swish", options)
     teacher: str = flag("", f"{SPEC}; or flagfile:PATH, trained now if it is not there")
     adapter: str = flag("", "finetune, igam: map to the teacher's input, such as resize:64x64 or channel_mean+crop:28x28")
+    finetune_layers: str = flag("logits", "finetune: what is trained: logits or all layers", **one_of("logits", "all"))
     epochs: float = flag("10", "passes over the training images", fraction, **above(0))
     train_steps: int = flag("0", "steps instead of epochs", int, **at_least(0))
     train_fraction: float = flag("1", "stratified share of the training images", fraction)
@@ -91,6 +93,11 @@ class TrainConfig(AttackConfig, SharedConfig):
     train_attack_step_size: float = flag("0", "adversarial_training, ard: 0: 2.5 eps / steps, FGSM 1.25 eps", fraction)
     eps_warm_up_epochs: float = flag("0", "adversarial_training, ard: radius grows for so long", fraction, **at_least(0))
     # IGAM
+    preset: str = flag(
+        "none",
+        "igam: choices as in paper or reference_code; flags given beside it win; lambda_adv is half the code's beta",
+        **one_of("none", *PRESETS),
+    )
     lambda_adv: float = flag("1", "igam: weight of the adversarial term", fraction, **at_least(0))
     lambda_diff: float = flag("10", "igam: weight of the l2 term", fraction, **at_least(0))
     gradient_of: str = flag("cross_entropy", "igam: cross_entropy or probability (of the true class)")
@@ -98,6 +105,9 @@ class TrainConfig(AttackConfig, SharedConfig):
     difference_reduction: str = flag("mean", "igam: l2 term as mean over examples or sum over the batch")
     difference_region: str = flag("whole", "igam: l2 term of the whole image or of what a crop leaves: whole or seen")
     discriminator_input: str = flag("zero_mean_l2", "igam: raw, l2 or zero_mean_l2 input gradients")
+    adversarial_form: str = flag("minimax", "igam: minimax (Eq. 11) or non_saturating: the student's adversarial term")
+    teacher_batch_norm: str = flag("moving", "igam: the teacher's moving averages, or batch: those of the current batch")
+    discriminator_batch_norm: str = flag("joint", "igam: joint or separate passes over both models' gradients")
     discriminator_channels: tuple = flag("16,32,64,128,256", "igam: of the discriminator's layers", names)
     discriminator_every: int = flag("5", "igam: steps for one update of the discriminator", int, **at_least(1))
     discriminator_optimizer: str = flag("same", "igam: same (as the student's) or adam", **one_of("same", "adam"))
@@ -133,6 +143,8 @@ class EvaluateConfig(AttackConfig, SharedConfig):
     state: str = flag("", "file that an interrupted evaluation goes on from; by default the output's name and .state.npz")
     save_adversarial: str = flag("", "adversarial examples of the last attack, .npy")
     adversarial_examples: str = flag("", "measure accuracy on these examples, .npy, instead of attacking")
+    diagnostics: bool = flag("false", "measure alignment and linearised robustness too (IGAM, section 6)", boolean)
+    teacher: str = flag("", "with --diagnostics: compare input gradients with this model's; a SPEC as --model's")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -151,11 +163,14 @@ class ConvertConfig(SharedConfig):
 class VisualizeConfig(SharedConfig):
     """Flags of `visualize`."""
 
-    kind: str = flag("input_gradients", "input_gradients or channel_maps")
+    kind: str = flag("input_gradients", "input_gradients, channel_maps or loss_landscape")
     models: tuple = flag("", f"comma-separated, each {SPEC}", names)
     split: str = flag("test", "split of the data set")
-    num_images: int = flag("0", "test images; 0: 8 (input_gradients) or 500 (channel_maps)", int, **at_least(0))
+    num_images: int = flag("0", "test images; 0: 8, for channel_maps 500, for loss_landscape 2", int, **at_least(0))
     output: str = flag("", "PNG to write")
+    norm: str = flag("linf", "loss_landscape: norm of the directions: linf or l2", **one_of("linf", "l2"))
+    eps: float = flag("8/255", "loss_landscape: radius of the ball that is marked", fraction, **at_least(0))
+    landscape_extent: float = flag("0", "loss_landscape: half the plane's width; 0: 3 eps", fraction, **at_least(0))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -215,7 +230,9 @@ def parse(config_class, arguments: Sequence[str]):
         for field in dataclasses.fields(config_class):
             sys.stdout.write(f"  --{field.name}={field.default}\n      {field.metadata['help']}\n")
         sys.exit(0)
-    return from_text(config_class, {name: values[name].value for name in known})
+    texts = {name: values[name].value for name in known}
+    preset = PRESETS.get(texts.get("preset"), {})
+    return from_text(config_class, texts | {name: str(v) for name, v in preset.items() if not values[name].present})
 
 
 def from_text(config_class, texts: dict[str, str]):

@@ -1,4 +1,7 @@
-"""Pictures of input gradients, in the form of Figure 4 of the IGAM paper.
+"""Pictures of input gradients, in the form of Figures 1, 4 and 6 of the IGAM paper.
+
+Figure 1 is the images beside a naturally and an adversarially trained model, Figures 4 and 6 are the images beside
+standard training, adversarial training, fine-tuned teachers and students: `plot_input_gradients` with these models.
 
 The paper does not say how it scales its gradients. Here each is divided by the 99th percentile of its own absolute
 values and clipped to [-1, 1]: a gradient's scale says little about its structure, and a few outliers would otherwise

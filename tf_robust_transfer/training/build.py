@@ -36,7 +36,8 @@ def distribution_strategy(name: str) -> tf.distribute.Strategy:
 def load_split(config, split: str) -> data.ImageData:
     """A split of the data set, or for a smoke run synthetic images of its shape where it is absent."""
     fraction = getattr(config, "train_fraction", 1.0) if split == "train" else 1.0
-    limit = getattr(config, "max_examples", 0) if split != "train" else 0
+    # In `train`, --max_examples is of the evaluation; a command that names its split means that one.
+    limit = getattr(config, "max_examples", 0) if split != "train" or hasattr(config, "split") else 0
     try:
         return data.load_data(
             config.dataset,
@@ -159,6 +160,9 @@ def method(config, *, student, teacher, steps_per_epoch: int) -> methods.Method:
             difference_reduction=config.difference_reduction,
             difference_region=config.difference_region,
             discriminator_input=config.discriminator_input,
+            adversarial_form=config.adversarial_form,
+            teacher_batch_norm=config.teacher_batch_norm,
+            discriminator_batch_norm=config.discriminator_batch_norm,
             discriminator_every=config.discriminator_every,
             # Two smoke steps are to see the whole step, not its warm start.
             warm_start_steps=0 if config.smoke else round(config.warm_start_epochs * steps_per_epoch),
@@ -195,6 +199,8 @@ def compiled_method(config, *, images: data.ImageData, teacher, steps_per_epoch:
             f"--adapter={config.adapter} is for methods finetune and igam; for {config.method}, give a --teacher that was "
             "fine-tuned with it"
         )
+    if config.preset != "none" and config.method not in ("igam", "igam_mixacm"):
+        raise InputError(f"--preset={config.preset} is for methods igam and igam_mixacm, got {config.method}")
     if config.method == "finetune":
         built = _fine_tuning(config, images, teacher)
     else:
@@ -224,6 +230,7 @@ def _fine_tuning(config, images, teacher):
         num_classes=images.num_classes,
         adapter=config.adapter or None,
         input_shape=images.input_shape,
+        trained_layers=config.finetune_layers,
         weight_decay=config.weight_decay,
         seed=config.seed,
     )

@@ -18,6 +18,7 @@ from tf_robust_transfer.files import write_json
 from tf_robust_transfer.methods import METHODS
 from tf_robust_transfer.plots.input_gradients import plot_input_gradients
 from tf_robust_transfer.training import build, callbacks
+from tf_robust_transfer.training.diagnostics import GradientDiagnostics
 from tf_robust_transfer.training.run_folder import RunFolder
 
 _WITH_TEACHER = ("ard", "distillation", "finetune", "igam", "igam_mixacm", "mixacm", "rkd")
@@ -80,6 +81,7 @@ def _fit(config, folder, method, train, test, batch_size, steps_per_epoch, total
         _LOG.info("going on at step %d of %d", step, total_steps)
     watched = slice(0, 8 if config.smoke else config.watch_examples)
     images, labels = _pixels(test.images[watched]), test.labels[watched]
+    teacher = getattr(method, "teacher", None)
     progress = callbacks.Progress(
         total_steps=total_steps, start_step=step, batch_size=batch_size, name=folder.path.name
     )
@@ -90,8 +92,10 @@ def _fit(config, folder, method, train, test, batch_size, steps_per_epoch, total
             batch_size=batch_size, seed=config.seed,
         ),
         progress,
-        callbacks.InputGradientImages(
-            folder.tensorboard / "input_gradients", images[:8], labels[:8], getattr(method, "teacher", None)
+        callbacks.InputGradientImages(folder.tensorboard / "input_gradients", images[:8], labels[:8], teacher),
+        # Not in a smoke run, which is to end in seconds: a large network takes seconds to compile.
+        GradientDiagnostics(
+            folder.tensorboard / "diagnostics", images[: 0 if config.smoke else 500], labels[:500], teacher
         ),
         keras.callbacks.TensorBoard(str(folder.tensorboard), write_graph=False),
         callbacks.Checkpoint(manager, config.checkpoint_minutes),

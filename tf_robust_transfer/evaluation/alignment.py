@@ -159,9 +159,7 @@ class Alignment:
 
         # One class after the other: all gradients at once would not fit for two hundred classes.
         signature = (tf.TensorSpec([None], tf.float64),) * 2
-        lengths, products = tf.map_fn(
-            rival, tf.range(1, classes), fn_output_signature=signature, parallel_iterations=1
-        )
+        lengths, products = tf.map_fn(rival, tf.range(1, classes), fn_output_signature=signature, parallel_iterations=1)
         found = {
             "margins": largest[:, :1] - largest[:, 1:],
             "lengths": tf.transpose(lengths),

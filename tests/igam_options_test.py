@@ -298,3 +298,54 @@ class TestFineTuningEveryLayer:
             assert (old != variable.numpy()).any() or variable.path.endswith("/bias"), variable.path
         for old, new in zip(kept, teacher.get_weights(), strict=True):
             np.testing.assert_array_equal(old, new)
+
+
+class TestTeacherPrecision:
+    """The teacher's gradients come from a copy of it with folded batch norm; they are to be the teacher's."""
+
+    @pytest.fixture(scope="class")
+    def pair(self):
+        options = {"stem_stride": 1}
+        teacher, student = (build_model("wrn_10_1", (8, 8, 1), CLASSES, **options) for _ in range(2))
+        x, y = batch(6, (8, 8, 1))
+        # Statistics that are not those of a fresh network.
+        teacher(tf.constant(x), training=True)
+        return teacher, student, tf.constant(x), tf.constant(y)
+
+    @staticmethod
+    def own_gradient(teacher, x, y):
+        with tf.GradientTape() as tape:
+            tape.watch(x)
+            loss = tf.nn.sparse_softmax_cross_entropy_with_logits(y, teacher(x, training=False))
+        return tape.gradient(loss, x).numpy()
+
+    @pytest.mark.parametrize(("precision", "tolerance"), [("float32", 1e-5), ("mixed", 0.03), ("bfloat16", 0.4)])
+    def test_the_gradient_is_the_teachers(self, pair, precision, tolerance):
+        teacher, student, x, y = pair
+        method = IGAM(student=student, teacher=teacher, teacher_precision=precision, lambda_adv=0.0)
+        found = method._gradient(method._teacher_logits, x, y)[0].numpy()
+        expected = self.own_gradient(teacher, x, y)
+        error = np.linalg.norm(found - expected) / np.linalg.norm(expected)
+        assert error < tolerance
+        assert (error > 1e-4) == (precision != "float32"), "the precision was not used"
+
+    def test_weights_that_the_teacher_gets_later_count(self):
+        teacher, student = network(1), network(2)
+        x, y = batch()
+        method = IGAM(student=student, teacher=teacher, lambda_adv=0.0, lambda_diff=1.0)
+        method.compile(optimizer=keras.optimizers.SGD(0.0))
+        teacher.set_weights([3 * w for w in teacher.get_weights()])
+        history = method.fit(x, y, batch_size=len(x), verbose=0).history
+        weights = weights64(teacher)
+        theirs = numpy_input_gradient(weights, x.astype(np.float64), y, batch_statistics=False)
+        # The student's gradient on batch statistics, as its training step takes it.
+        with tf.GradientTape() as tape:
+            tape.watch(images := tf.constant(x))
+            loss = tf.nn.sparse_softmax_cross_entropy_with_logits(y, student(images, training=True))
+        ours = tape.gradient(loss, images).numpy()
+        assert history["difference"][0] == pytest.approx(np.square(ours - theirs).sum() / len(x), rel=1e-4)
+
+    def test_an_unknown_precision_is_refused(self, pair):
+        teacher, student, *_ = pair
+        with pytest.raises(InputError, match="precision"):
+            IGAM(student=student, teacher=teacher, teacher_precision="half")

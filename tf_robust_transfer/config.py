@@ -107,6 +107,7 @@ class TrainConfig(AttackConfig, SharedConfig):
     discriminator_input: str = flag("zero_mean_l2", "igam: raw, l2 or zero_mean_l2 input gradients")
     adversarial_form: str = flag("minimax", "igam: minimax (Eq. 11) or non_saturating: the student's adversarial term")
     teacher_batch_norm: str = flag("moving", "igam: the teacher's moving averages, or batch: those of the current batch")
+    teacher_precision: str = flag("float32", "igam: of the teacher's gradients: float32, mixed, bfloat16 or auto")
     discriminator_batch_norm: str = flag("joint", "igam: joint or separate passes over both models' gradients")
     discriminator_channels: tuple = flag("16,32,64,128,256", "igam: of the discriminator's layers", names)
     discriminator_every: int = flag("5", "igam: steps for one update of the discriminator", int, **at_least(1))

@@ -162,6 +162,7 @@ def method(config, *, student, teacher, steps_per_epoch: int) -> methods.Method:
             discriminator_input=config.discriminator_input,
             adversarial_form=config.adversarial_form,
             teacher_batch_norm=config.teacher_batch_norm,
+            teacher_precision=config.teacher_precision,
             discriminator_batch_norm=config.discriminator_batch_norm,
             discriminator_every=config.discriminator_every,
             # Two smoke steps are to see the whole step, not its warm start.

@@ -1,4 +1,4 @@
-"""Data in files: image folders, Tiny-ImageNet's layout, and TFDS data prepared without a network."""
+"""Data in files: image folders, and TFDS data prepared without a network. Tiny-ImageNet: tiny_imagenet_test.py."""
 
 import pathlib
 import socket
@@ -142,24 +142,6 @@ def test_unreadable_image_is_named(folder, content):
         (folder / "train" / "dog" / "bad.png").write_bytes(content)
     with pytest.raises(InputError, match=r"cannot read the image '.*/train/dog/bad\.(png|jpeg)'"):
         data.load_data(f"folder:{folder}", "train")
-
-
-def test_tiny_imagenet(tmp_path):
-    root = tmp_path / "tiny-imagenet-200"
-    with pytest.raises(InputError, match="'tiny_imagenet' is not in .*tiny-imagenet-200; unpack"):
-        data.load_data("tiny_imagenet", "train", data_dir=str(tmp_path))
-    for c, value in (("n01", 10), ("n02", 20)):
-        for i in range(2):
-            jpeg(root / "train" / c / "images" / f"{c}_{i}.JPEG", constant(value + i, (64, 64, 3 if i else 1)))
-    for i, value in enumerate((120, 110)):
-        jpeg(root / "val" / "images" / f"val_{i}.JPEG", constant(value, (64, 64, 3)))
-    (root / "val" / "val_annotations.txt").write_text("val_0.JPEG\tn02\t0\t0\t9\t9\nval_1.JPEG\tn01\t0\t0\t9\t9\n")
-    train, test = (data.load_data("tiny_imagenet", s, data_dir=str(tmp_path)) for s in ("train", "test"))
-    assert (train.input_shape, train.class_names) == ((64, 64, 3), ("n01", "n02"))
-    assert sorted(zip(train.images[:, 0, 0, 0], train.labels)) == [(10, 0), (11, 0), (20, 1), (21, 1)]
-    assert sorted(zip(test.images[:, 0, 0, 0], test.labels)) == [(110, 0), (120, 1)]
-    with pytest.raises(InputError, match="unknown split 'dev' of 'tiny_imagenet'; valid names: test, train"):
-        data.load_data("tiny_imagenet", "dev", data_dir=str(tmp_path))
 
 
 # --- TFDS

@@ -52,7 +52,8 @@ def load_data(
         name: "digits": scikit-learn's 1,797 images of 8x8, inside the package; the split (1,297 train, 500 test,
                 stratified) is fixed.
             "folder:PATH": PNG and JPEG files in PATH/<split>/<class>/, or PATH/<class>/ (see `folders.load_folder`).
-            "tiny_imagenet": DATA_DIR/tiny-imagenet-200 as Stanford gives it (`folders.load_tiny_imagenet`).
+            "tiny_imagenet": a TFDS name too, of this package's own builder: prepared once from Stanford's
+                tiny-imagenet-200.zip, or that zip unpacked, in `data_dir`, else downloaded (`tiny_imagenet.TinyImagenet`).
             Any other name is TFDS's, with an optional config and version: "mnist", "imagenet_resized/32x32". Data
                 that is prepared in `data_dir` is used without the network; else TFDS downloads and prepares it there.
         split: "train", "test", or what else the data set has; a TFDS name may be sliced ("train[:10%]").
@@ -62,7 +63,8 @@ def load_data(
             so that every fraction is tested on the same images. A smaller fraction is a subset of a larger one.
         max_examples: keep the first so many, in stored order (shuffled once when the data was prepared); None is all.
         seed: int in [0, 2**31), of `train_fraction`'s choice alone.
-        download: whether TFDS may use the network where the data is not prepared; False fails at once.
+        download: whether TFDS may use the network where the data is not prepared; False fails at once where it would
+            be needed (Tiny-ImageNet's local archive needs none).
 
     Returns:
         The split, images uint8 [n, height, width, channels].
@@ -84,8 +86,6 @@ def load_data(
         data = _load_digits(split)
     elif kind == "folder":
         data = folders.load_folder(name, path, split, image_size, limit)
-    elif name == "tiny_imagenet":
-        data = folders.load_tiny_imagenet(_checked_dir(data_dir), split, limit)
     else:
         data = _load_tfds(name, split, _checked_dir(data_dir), image_size, limit, download)
     images, labels = data.images, data.labels
@@ -195,31 +195,39 @@ def _prepared_builder(tfds: types.ModuleType, name: str, data_dir: str | None, d
         pass
     except (OSError, ValueError) as error:  # metadata that cannot be read
         raise InputError(f"could not read {name!r} in {data_dir}: {_one_line(error)}; prepare the data anew") from error
+    if name.partition(":")[0] == "tiny_imagenet":
+        from tf_robust_transfer.data import tiny_imagenet  # noqa: F401  (registers the builder)
     try:
         builder = tfds.builder(name, try_gcs=False, **kwargs)
     except (not_found, ValueError, AssertionError) as error:  # unknown name, config or version
         raise _unknown_name(tfds, name, error) from error
     if builder.is_prepared():
         return builder
-    if not download:
+    local = builder.local_archive() if hasattr(builder, "local_archive") else None  # Tiny-ImageNet's: needs no network
+    if not download and local is None:
         raise _not_prepared(name, data_dir, builder, "the network was not tried")
     from tensorflow_datasets.core.download import downloader
 
     retries, downloader.MAX_RETRIES = downloader.MAX_RETRIES, _RETRIES
     try:
         builder.download_and_prepare(download_config=tfds.download.DownloadConfig(try_download_gcs=False))
+    except InputError:  # of a damaged archive: it says all
+        raise
     except Exception as error:  # whatever stops a download: no network, no space, a licence to be accepted by hand
-        raise _not_prepared(name, data_dir, builder, f"could not be downloaded: {_one_line(error)}") from error
+        failed = f"could not be prepared from {local}" if local else "could not be downloaded"
+        raise _not_prepared(name, data_dir, builder, f"{failed}: {_one_line(error)}") from error
     finally:
         downloader.MAX_RETRIES = retries
     return builder
 
 
 def _not_prepared(name: str, data_dir: str | None, builder, reason: str) -> InputError:
-    return InputError(
-        f"{name!r} is not prepared in {data_dir or '~/tensorflow_datasets'} (looked for {builder.data_path}) and "
-        f"{reason}; on a machine with network, run python -c \"import tensorflow_datasets as tfds; tfds.load('{name}', "
-        "data_dir='DIR')\", copy DIR here and give --data_dir=DIR")
+    advice = (f"on a machine with network, run python -c \"import tensorflow_datasets as tfds; tfds.load('{name}', "
+              "data_dir='DIR')\", copy DIR here and give --data_dir=DIR")
+    if hasattr(builder, "local_archive"):
+        advice = builder.MANUAL_DOWNLOAD_INSTRUCTIONS
+    return InputError(f"{name!r} is not prepared in {data_dir or '~/tensorflow_datasets'} (looked for "
+                      f"{builder.data_path}) and {reason}; {advice}")
 
 
 def _unknown_name(tfds: types.ModuleType, name: str, error: Exception | None = None) -> InputError:
@@ -227,7 +235,7 @@ def _unknown_name(tfds: types.ModuleType, name: str, error: Exception | None = N
     base = name.split("/")[0].split(":")[0]
     if base in builders and error is not None:  # the data set is known, its config or version is not
         return InputError(f"unknown data set {name!r}: {_one_line(error)}")
-    known = nearest(base, [*builders, "digits", "folder:PATH", "tiny_imagenet"])
+    known = nearest(base, {*builders, "digits", "folder:PATH", "tiny_imagenet"})
     if known.startswith("valid names"):  # none is close: 450 names would help nobody
         known = "expected digits, folder:PATH, tiny_imagenet or a TFDS name, such as mnist, fashion_mnist or cifar10"
     return InputError(f"unknown data set {name!r}; {known}")

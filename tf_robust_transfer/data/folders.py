@@ -1,4 +1,4 @@
-"""Image files in folders: one folder for each class, and Tiny-ImageNet as Stanford gives it."""
+"""Image files in folders: one folder for each class."""
 
 import concurrent.futures
 import os
@@ -63,48 +63,6 @@ def load_folder(
     grey = all(_is_grey(file) for folder in classes_of_splits for file in _images_in(folder))
     images = _read(files, 1 if grey else 3, image_size)
     return ImageData(images, labels, len(classes), tuple(classes), name, split)
-
-
-def load_tiny_imagenet(data_dir: str | None, split: str, limit: int | None = None) -> ImageData:
-    """Loads Tiny-ImageNet (200 classes, 64x64 colour) from DATA_DIR/tiny-imagenet-200, the folder that Stanford gives.
-
-    Args:
-        data_dir: the folder that holds tiny-imagenet-200.
-        split: "train" (100,000 images) or "test": the 10,000 images of its `val` folder, since the labels of its `test`
-            folder are not public; "val" and "validation" name the same.
-        limit: read only the first so many of a fixed random order; None is all.
-
-    Returns:
-        The split, images uint8 [n, 64, 64, 3], in that fixed order; class names are WordNet ids.
-
-    Raises:
-        InputError: the folder or a part of it is absent, or a file is unreadable.
-    """
-    name = "tiny_imagenet"
-    root = pathlib.Path(data_dir or "~/tensorflow_datasets").expanduser() / "tiny-imagenet-200"
-    annotations = root / "val" / "val_annotations.txt"
-    if not (root / "train").is_dir() or not annotations.is_file():
-        raise InputError(f"{name!r} is not in {root}; unpack cs231n.stanford.edu/tiny-imagenet-200.zip into DIR and "
-                         "give --data_dir=DIR")
-    classes = sorted(folder.name for folder in _folders_in(root / "train"))
-    index = {class_name: label for label, class_name in enumerate(classes)}
-    files, labels = [], []
-    if split == "train":
-        for class_name in classes:
-            members = _images_in(root / "train" / class_name / "images")
-            files += members
-            labels += [index[class_name]] * len(members)
-    elif split in ("test", "val", "validation"):
-        for line in annotations.read_text().splitlines():
-            file, class_name = line.split("\t")[:2]
-            if class_name not in index:
-                raise InputError(f"{annotations} names the class {class_name!r}, which {root / 'train'} does not have")
-            files.append(root / "val" / "images" / file)
-            labels.append(index[class_name])
-    else:
-        raise InputError(f"unknown split {split!r} of {name!r}; valid names: test, train")
-    files, labels = _in_fixed_order(files, labels, limit)
-    return ImageData(_read(files, 3, None), labels, len(classes), tuple(classes), name, split)
 
 
 def _folders_in(folder: pathlib.Path) -> list[pathlib.Path]:

@@ -177,6 +177,7 @@ def test_other_flags_that_differ_are_named(drawn, tmp_path, caplog):
         (["--x=depth"], "--x: unknown flag 'depth'|depth is no number"),
         (["--x=gamma", "--attacks=pgd50"], "no run was measured under 'pgd50'; there are clean, pgd20"),
         (["--paper=mixacm_figure4"], "unknown figure 'mixacm_figure4'; nearest valid names: mixacm_figure"),
+        (["--paper=mixacm_figure3", "--x=gamma"], "are at --x=train_fraction --series=method, not at --x=gamma"),
         (["--paper=mixacm_figure3"], "no runs of mixacm_figure3 in .*; train with --flagfile=flags/mixacm/figure3_pgd7_10_"),
         (["--x=gamma", "--output=/nowhere/x.png"], "its folder does not exist"),
         (["--x=gamma", "--output="], "give --output=FILE.png"),
@@ -258,6 +259,10 @@ def test_any_runs_may_stand_beside_a_papers_points(drawn, tmp_path):
     (axis,) = drawn("--paper=igam_table4", "--x=lambda_diff").axes
     assert [row[:2] for row in points(axis, "clean")] == [(0, 90), (5, 90)]
     assert [row[:2] for row in points(axis, "under pgd20, paper")] == [(0, 16.0), (2.5, 16.3), (5, 21.7), (10, 21.7)]
+    run_folder(tmp_path / "fraction", ["train_fraction=0.5", "method=mixacm"], {"clean": 0.9, "pgd20": 0.5})
+    clean, _ = drawn("--paper=mixacm_figure3", "--x=train_fraction", f"--runs={tmp_path}/fraction").axes
+    places = {name: [row[0] for row in points(clean, name)] for name in labels(clean)}
+    assert places == {"MixACM": [0.5], "MixACM, paper": [1.0], "PGD7-AT, paper": [1.0]}
 
 
 def test_a_figures_numbers_are_found_under_its_own_attack():

@@ -23,11 +23,12 @@ _FREE = {"attack_step_size", "attacks", "checkpoint_minutes", "data_dir", "datas
 def draw(config) -> None:
     """Draws the figure of a VisualizeConfig.
 
-    With --paper the paper's points and baselines stand beside ours, and give x, series and attacks where these are not
-    given. Ours are the run folders of the figure's rows; if --x is given, all that --runs names.
+    With --paper the paper's points and baselines stand beside ours, and it sets x and series, and the attacks where these
+    are not given. Ours are the run folders of the figure's rows; if --x is given, all that --runs names.
 
     Raises:
-        InputError: no runs, an unknown flag or figure, no numbers on x, an attack that nothing met.
+        InputError: no runs, an unknown flag or figure, another x or series than the figure's, no numbers on x, an attack
+            that nothing met.
     """
     figure = look_up("figure", config.paper, SWEEPS) if config.paper else None
     if figure is None and not config.x:
@@ -36,7 +37,10 @@ def draw(config) -> None:
     folders = [folder for folder in dict.fromkeys(folders) if read_flags(folder).get("smoke") != "true"]
     if not folders:
         raise InputError(f"no results*.json in {', '.join(config.runs)!r} or below; give run folders, or train first")
-    x, series = config.x or figure.x, config.series or ("" if config.x or figure is None else figure.series)
+    x, series = config.x or figure.x, config.series or (figure.series if figure else "")
+    if figure is not None and (x, series) != (figure.x, figure.series):
+        shown = f"--x={figure.x}" + (f" --series={figure.series}" if figure.series else " without --series")
+        raise InputError(f"the points of {config.paper} are at {shown}, not at --x={x} --series={series}")
     if figure is not None and not config.x:
         found = _of_figure(figure, folders)
         if not found:
@@ -54,7 +58,7 @@ def draw(config) -> None:
     attacks = config.attacks or (figure.attacks if figure else ())
     if figure is not None:
         attacks = config.attacks or [name for name in attacks if any(name in outcome.accuracy for outcome in found)]
-        found += _of_paper(figure, {x, series})
+        found += _of_paper(figure)
     title = figure.title if figure and not config.x else f"accuracy against {x}" + (f" and {series}" if series else "")
     plot_sweep(
         found, config.output, x=x, series=series, attacks=attacks, title=title, labels=figure.labels if figure else None
@@ -100,11 +104,11 @@ def _of_figure(figure, folders):
     return outcomes
 
 
-def _of_paper(figure, swept):
+def _of_paper(figure):
     outcomes = []
     for row in figure.table.rows:
         place, accuracy = figure.place(row), paper_accuracy(figure, row, TABLES)
-        if place and accuracy and swept - {""} <= set(place):
+        if place and accuracy:
             outcomes.append(Outcome(place, accuracy, run="paper", paper=True))
         if row.name in figure.baselines and accuracy:
             outcomes.append(Outcome({}, accuracy, paper=True, baseline=figure.baselines[row.name]))

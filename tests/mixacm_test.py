@@ -22,6 +22,7 @@ from tf_robust_transfer.methods import (
     METHODS,
     AdversarialDistillation,
     Distillation,
+    FineTune,
     IGAMMixACM,
     MixACM,
     Natural,
@@ -409,6 +410,27 @@ class TestTraining:
         assert {value.dtype for _, value in terms.values()} == {tf.float32}
         # Close to what float32 finds, as the maps are of unit length.
         assert float(terms["acm"][1]) < 1.0
+
+    def test_a_fine_tuned_network_is_brought_back_to_float32_whole(self):
+        """Teacher, adapter and nested models inside of it too, and what was frozen stays so."""
+        keras.utils.set_random_seed(0)
+        plain = build_model("wrn_10_1", (8, 8, 3), CLASSES, mean=(0.5, 0.4, 0.3), std=(0.2, 0.2, 0.2))
+        assert build.in_float32(plain) is plain
+
+        def tuned(teacher):
+            keras.utils.set_random_seed(1)
+            return FineTune(teacher=teacher, num_classes=5, adapter="resize:8x8", input_shape=(16, 16, 3)).student
+
+        expected, mixed = tuned(plain), tuned(build.with_precision(plain, "bfloat16"))
+        x = np.random.default_rng(0).uniform(size=(4, 16, 16, 3)).astype(np.float32)
+        assert (mixed(x, training=False).numpy() != expected(x, training=False).numpy()).any()
+        images = keras.Input((16, 16, 3))
+        for network in (mixed, keras.Model(images, mixed(images))):
+            whole = build.in_float32(network)
+            np.testing.assert_array_equal(whole(x, training=False), expected(x, training=False))
+            assert build.in_float32(whole) is whole
+        assert len(build.in_float32(mixed).trainable_variables) == 2, "the new layer alone"
+        assert "bfloat16" in {layer.compute_dtype for layer in mixed.layers}, "the argument is left as it is"
 
     def test_steps_in_mixed_precision_are_near_float32s(self):
         """Two steps from the same weights, on real images."""

@@ -15,7 +15,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 import tf_robust_transfer as rt
 from tf_robust_transfer.config import TrainConfig, parse
 from tf_robust_transfer.errors import InputError
-from tf_robust_transfer.training import build, run_training
+from tf_robust_transfer.training import build, callbacks, run_training, runner
 from tf_robust_transfer.training.runner import teacher_flags
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
@@ -54,6 +54,31 @@ def igam_arguments(teacher, folder):
 def mixacm_arguments(teacher, folder):
     return [*QUICK, "--method=mixacm", f"--teacher={teacher}", "--model_options=batch_norm=True", "--optimizer=sgd",
             "--nesterov", "--learning_rate=0.05", "--blocks=block1,block2", f"--run_dir={folder}"]  # fmt: skip
+
+
+def mixed_arguments(teacher, folder):
+    return [*mixacm_arguments(teacher, folder), "--mixed_precision=bfloat16", "--weight_decay=1e-4"]
+
+
+@pytest.fixture(scope="module")
+def mixed(teacher):
+    """A finished MixACM run in bfloat16: its folder, the student that trained, and the networks that were measured."""
+    folder, methods, measured = teacher.parent / "mixed", [], []
+
+    def compiled_method(*args, made=build.compiled_method, **kwargs):
+        methods.append(made(*args, **kwargs))
+        return methods[0]
+
+    def evaluate(network, *args, evaluate=rt.evaluate_robustness, **kwargs):
+        measured.append(network)
+        return evaluate(network, *args, **kwargs)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(build, "compiled_method", compiled_method)
+        patch.setattr(runner, "evaluate_robustness", evaluate)
+        patch.setattr(callbacks, "evaluate_robustness", evaluate)
+        run_training(parse(TrainConfig, mixed_arguments(teacher, folder)))
+    return folder, methods[0].student, measured
 
 
 def test_a_run_folder_holds_all_that_the_contract_names(igam):
@@ -113,10 +138,12 @@ run_training(parse(TrainConfig, sys.argv[1:]))
 """
 
 
-@pytest.mark.parametrize("method", ["igam", "mixacm"])
+@pytest.mark.parametrize("method", ["igam", "mixacm", "mixed"])
 def test_a_killed_run_goes_on_and_ends_with_the_same_weights_bit_for_bit(method, teacher, tmp_path, request):
     if method == "igam":
         alone, arguments = request.getfixturevalue("igam"), igam_arguments
+    elif method == "mixed":
+        alone, arguments = request.getfixturevalue("mixed")[0], mixed_arguments
     else:
         alone, arguments = tmp_path / "alone", mixacm_arguments
         run_training(parse(TrainConfig, arguments(teacher, alone)))
@@ -132,6 +159,27 @@ def test_a_killed_run_goes_on_and_ends_with_the_same_weights_bit_for_bit(method,
     run_training(parse(TrainConfig, often))
     for left_alone, resumed in zip(weights(alone), weights(killed), strict=True):
         np.testing.assert_array_equal(left_alone, resumed)
+
+
+def test_what_trains_in_bfloat16_is_saved_and_measured_in_float32(mixed):
+    folder, trained, measured = mixed
+    assert "bfloat16" in {layer.compute_dtype for layer in trained.layers}
+    saved = rt.load_model(str(folder))
+    # Three epochs' and the last.
+    assert len(measured) == 4
+    for network in (saved, *measured):
+        assert {layer.compute_dtype for layer in network.layers} == {"float32"}
+    for ours, theirs in zip(saved.get_weights(), trained.get_weights(), strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+    test = rt.data.load_data("digits", "test", max_examples=60)
+    images = test.images.astype(np.float32) / np.float32(255)
+    ours, theirs = saved(images, training=False).numpy(), trained(images, training=False).numpy()
+    # bfloat16 has 8 bits: each of a few layers rounds by 1/256 at most.
+    assert 0 < np.abs(ours - theirs).max() < 0.03 * np.abs(ours).max()
+    result = rt.evaluate_robustness(
+        saved, images, test.labels, threat_model=rt.ThreatModel(eps=0.1), attacks=("fgsm",), seed=0
+    )
+    assert json.loads((folder / "results.json").read_text())["accuracy"] == result.accuracy
 
 
 _MIRRORED = """

@@ -164,7 +164,7 @@ class ConvertConfig(SharedConfig):
 class VisualizeConfig(SharedConfig):
     """Flags of `visualize`."""
 
-    kind: str = flag("input_gradients", "input_gradients, channel_maps or loss_landscape")
+    kind: str = flag("input_gradients", "input_gradients, channel_maps, loss_landscape or sweep")
     models: tuple = flag("", f"comma-separated, each {SPEC}", names)
     split: str = flag("test", "split of the data set")
     num_images: int = flag("0", "test images; 0: 8, for channel_maps 500, for loss_landscape 2", int, **at_least(0))
@@ -172,6 +172,11 @@ class VisualizeConfig(SharedConfig):
     norm: str = flag("linf", "loss_landscape: norm of the directions: linf or l2", **one_of("linf", "l2"))
     eps: float = flag("8/255", "loss_landscape: radius of the ball that is marked", fraction, **at_least(0))
     landscape_extent: float = flag("0", "loss_landscape: half the plane's width; 0: 3 eps", fraction, **at_least(0))
+    runs: tuple = flag("runs", "sweep: run folders or folders of them, comma-separated; * and ? may stand in names", names)
+    x: str = flag("", "sweep: flag on the x axis, such as train_fraction; also depth and width of --model=wrn_DEPTH_WIDTH")
+    series: str = flag("", "sweep: flag whose values are lines of their own")
+    attacks: tuple = flag("", "sweep: attacks that are drawn; empty: clean and all that were run", names)
+    paper: str = flag("", "sweep: a paper's figure, drawn from the runs of its flag files: mixacm_figure3, 6a, 6b, 7a, 7b")
 
 
 @dataclasses.dataclass(frozen=True)

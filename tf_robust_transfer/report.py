@@ -14,13 +14,11 @@ from tf_robust_transfer.errors import InputError
 from tf_robust_transfer.evaluation import robustbench_entry
 from tf_robust_transfer.methods import METHODS
 from tf_robust_transfer.tables import TABLES, comparison
-
-RESULTS = "results*.json"
+from tf_robust_transfer.training.run_folder import RESULTS, read_flags, read_results, run_folders
 
 
 def main(config: ReportConfig) -> None:
-    root = pathlib.Path(config.runs)
-    folders = sorted({path.parent for path in root.rglob(RESULTS)}) if root.is_dir() else []
+    folders = run_folders(config.runs)
     if config.table:
         sys.stdout.write(_table(config.table, folders))
         return
@@ -37,7 +35,7 @@ def _entries(folders):
     entries = {}
     for folder in folders:
         for path in sorted(folder.glob(RESULTS)):
-            result = _read(path)
+            result = read_results(path)
             if "autoattack" not in result["accuracy"]:
                 continue
             entries[f"{robustbench_entry.folder(result)}/{folder.name}.json"] = robustbench_entry.entry(result)
@@ -52,8 +50,8 @@ def _table(name, folders):
     """A paper's table; all of its known names for an unknown one. A smoke run's figures mean nothing and stay out."""
     if name not in TABLES:
         raise InputError(f"unknown table {name!r}; the tables are {', '.join(TABLES)}")
-    kept = [folder for folder in folders if "--smoke=true" not in _flags(folder)]
-    results = [(folder.resolve().as_posix(), _read(path)) for folder in kept for path in sorted(folder.glob(RESULTS))]
+    kept = [folder for folder in folders if read_flags(folder).get("smoke") != "true"]
+    results = [(folder.resolve().as_posix(), read_results(path)) for folder in kept for path in sorted(folder.glob(RESULTS))]
     return comparison(TABLES[name], results)
 
 
@@ -63,7 +61,7 @@ def show(folders) -> None:
     folders: run folders that hold a results.json, and perhaps more results, such as results_eps0.2.json.
     """
     folders = sorted(map(pathlib.Path, folders), key=_order)
-    rows = [(folder, _read(path)) for folder in folders for path in sorted(folder.glob(RESULTS))]
+    rows = [(folder, read_results(path)) for folder in folders for path in sorted(folder.glob(RESULTS))]
     # Rows under different threat models or on different data do not belong under one heading.
     groups = {}
     for folder, result in rows:
@@ -88,25 +86,8 @@ def show(folders) -> None:
 
 def _order(folder):
     """Baselines first, in the order of the registry of methods; then by name."""
-    methods = [line.partition("=")[2] for line in _flags(folder) if line.startswith("--method=")]
-    known = list(METHODS)
-    return (known.index(methods[0]) if methods and methods[0] in known else len(known)), folder.name, str(folder)
-
-
-def _flags(folder):
-    """The lines of a run folder's flags.txt; none where there is no such file."""
-    flags = folder / "flags.txt"
-    return flags.read_text().splitlines() if flags.exists() else []
-
-
-def _read(path):
-    try:
-        result = json.loads(path.read_text())
-        if not {"dataset", "split", "num_examples", "threat_model", "accuracy"} <= set(result):
-            raise ValueError
-    except ValueError:
-        raise InputError(f"{str(path)!r} is no results file; remove it or evaluate again") from None
-    return result
+    method, known = read_flags(folder).get("method"), list(METHODS)
+    return (known.index(method) if method in known else len(known)), folder.name, str(folder)
 
 
 def _name(folder, result):

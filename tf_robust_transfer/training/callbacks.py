@@ -11,6 +11,7 @@ import tqdm
 from tf_robust_transfer.errors import InputError
 from tf_robust_transfer.evaluation import evaluate_robustness, parse_attack
 from tf_robust_transfer.plots.input_gradients import input_gradient_image
+from tf_robust_transfer.training.build import take_weights
 
 
 class StopOnNonFinite(keras.callbacks.Callback):
@@ -43,14 +44,16 @@ class WatchAccuracy(keras.callbacks.Callback):
         attack: name of the attack, such as "pgd10".
         batch_size: of the training, for the images a second.
         seed: of the attack.
+        student: keras.Model that is measured, with the weights that the trained student has by then: that student itself, or
+            what `build.in_float32` made of it.
     """
 
-    def __init__(self, images, labels, *, threat_model, attack, batch_size, seed):
+    def __init__(self, images, labels, *, threat_model, attack, batch_size, seed, student):
         super().__init__()
         self.images, self.labels, self.threat_model = images, labels, threat_model
         # One object for all epochs, so that it is compiled once.
         self.attack = {attack: parse_attack(attack)}
-        self.batch_size, self.seed = batch_size, seed
+        self.batch_size, self.seed, self.student = batch_size, seed, student
 
     def on_epoch_begin(self, epoch, logs=None):
         self._started, self._steps = time.monotonic(), 0
@@ -62,8 +65,9 @@ class WatchAccuracy(keras.callbacks.Callback):
         logs["images_per_second"] = self._steps * self.batch_size / (time.monotonic() - self._started)
         logs["learning_rate"] = float(keras.ops.convert_to_numpy(self.model.optimizer.learning_rate))
         if len(self.images):
+            take_weights(self.student, self.model.student)
             result = evaluate_robustness(
-                self.model.student,
+                self.student,
                 self.images,
                 self.labels,
                 threat_model=self.threat_model,

@@ -1,5 +1,6 @@
 """The folder of a run: what lies where, and whose it is."""
 
+import json
 import os
 import pathlib
 
@@ -7,6 +8,7 @@ from tf_robust_transfer.config import to_text
 from tf_robust_transfer.errors import InputError
 from tf_robust_transfer.files import write_text
 
+RESULTS = "results*.json"
 # Flags that change where or how fast a run works, but not what comes out of it.
 _FREE_FLAGS = ("run_dir", "data_dir", "distribution_strategy", "checkpoint_minutes")
 
@@ -54,3 +56,31 @@ class RunFolder:
     @property
     def finished(self) -> bool:
         return self.model.exists() and self.results.exists()
+
+
+def run_folders(root) -> list[pathlib.Path]:
+    """The folders in root or below, root among them, that hold results*.json, sorted; none where root is no folder."""
+    root = pathlib.Path(root)
+    return sorted({path.parent for path in root.rglob(RESULTS)}) if root.is_dir() else []
+
+
+def read_flags(folder) -> dict[str, str]:
+    """Flag -> text of a run folder's flags.txt; empty where there is no such file."""
+    path = pathlib.Path(folder) / "flags.txt"
+    lines = path.read_text().splitlines() if path.exists() else []
+    return dict(line[2:].partition("=")[::2] for line in lines if line.startswith("--"))
+
+
+def read_results(path) -> dict:
+    """A results*.json.
+
+    Raises:
+        InputError: a file of other content.
+    """
+    try:
+        result = json.loads(pathlib.Path(path).read_text())
+        if not {"dataset", "split", "num_examples", "threat_model", "accuracy"} <= set(result):
+            raise ValueError
+    except ValueError:
+        raise InputError(f"{str(path)!r} is no results file; remove it or evaluate again") from None
+    return result

@@ -64,14 +64,17 @@ def run_training(config: flags.TrainConfig) -> RunFolder:
         method = build.compiled_method(
             config, images=train, teacher=teacher, steps_per_epoch=steps_per_epoch, total_steps=total_steps
         )
-    _fit(config, folder, method, train, test, batch_size, steps_per_epoch, total_steps)
-    save_model(method.student, folder.model)
+    # The student itself, or of one in mixed precision a copy.
+    student = build.in_float32(method.student)
+    _fit(config, folder, method, student, train, test, batch_size, steps_per_epoch, total_steps)
+    build.take_weights(student, method.student)
+    save_model(student, folder.model)
     # IGAM's own teacher has the adapter before it.
-    _evaluate(config, folder, method.student, getattr(method, "teacher", teacher), test)
+    _evaluate(config, folder, student, getattr(method, "teacher", teacher), test)
     return folder
 
 
-def _fit(config, folder, method, train, test, batch_size, steps_per_epoch, total_steps):
+def _fit(config, folder, method, student, train, test, batch_size, steps_per_epoch, total_steps):
     checkpoint = tf.train.Checkpoint(**method.state())
     manager = tf.train.CheckpointManager(checkpoint, str(folder.checkpoints), max_to_keep=2)
     if manager.latest_checkpoint:
@@ -89,7 +92,7 @@ def _fit(config, folder, method, train, test, batch_size, steps_per_epoch, total
         callbacks.StopOnNonFinite(),
         callbacks.WatchAccuracy(
             images, labels, threat_model=config.threat_model, attack=_SMOKE_ATTACK if config.smoke else config.watch_attack,
-            batch_size=batch_size, seed=config.seed,
+            batch_size=batch_size, seed=config.seed, student=student,
         ),
         progress,
         callbacks.InputGradientImages(folder.tensorboard / "input_gradients", images[:8], labels[:8], teacher),

@@ -154,7 +154,7 @@ def test_the_settings_of_the_papers():
     imagenet = read("flags/mixacm/table2_ours_randaugment.flags")
     assert (imagenet.epochs, imagenet.batch_size, imagenet.learning_rate, imagenet.weight_decay) == (120, 2048, 0.8, 5e-5)
     assert (imagenet.warm_up_epochs, imagenet.warm_up_learning_rate, imagenet.mixup_alpha) == (5, 0.16, 0.2)
-    assert imagenet.augmentation == ("randaugment",)
+    assert imagenet.augmentation == ("resized_crop", "flip", "randaugment")
     pgd7 = read("flags/mixacm/table3_cifar10_pgd7.flags")
     assert (pgd7.train_attack_steps, pgd7.train_attack_step_size, pgd7.eps) == (7, 2 / 255, 8 / 255)
 

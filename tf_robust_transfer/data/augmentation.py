@@ -1,11 +1,16 @@
 """Random changes of the training images. Stateless: the same seed gives the same images, so that a run can resume."""
 
+import math
+
 import tensorflow as tf
 
 from tf_robust_transfer.data.rand_augment import rand_augment
 from tf_robust_transfer.errors import look_up
 
 CROP_PADDING = 4
+_AREA = 0.08, 1.0  # share of the image that `resized_crop` keeps
+_ASPECT = 3 / 4, 4 / 3  # width over height of that part
+_TRIES = 10
 
 
 def random_crop(images: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
@@ -55,7 +60,70 @@ def random_flip(images: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
     return tf.ensure_shape(tf.gather(images, columns, axis=2, batch_dims=1), images.shape)
 
 
-AUGMENTATIONS = {"crop": random_crop, "flip": random_flip, "randaugment": rand_augment}
+def resized_crop(images: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
+    """Enlarges a random part of each example, as `crop_boxes` draws it, to the size of the whole, bilinearly.
+
+    Where the images are streamed (`streaming`), the part is cut out of the stored image while that is decoded.
+
+    Args:
+        images: float32 [batch, height, width, channels] in [0, 1].
+        seed: int32 [2].
+
+    Returns:
+        float32, same shape and range.
+    """
+    shape = tf.shape(images)
+    boxes = crop_boxes(tf.tile(shape[tf.newaxis, 1:3], [shape[0], 1]), seed)
+    first, last = boxes[:, :2], boxes[:, :2] + boxes[:, 2:] - 1
+    corners = tf.cast(tf.concat([first, last], axis=1), tf.float32)  # centres of the outermost pixels
+    corners /= tf.cast(tf.maximum(tf.tile(shape[1:3], [2]) - 1, 1), tf.float32)
+    cropped = tf.image.crop_and_resize(images, corners, tf.range(shape[0]), shape[1:3])
+    return tf.ensure_shape(tf.clip_by_value(cropped, 0.0, 1.0), images.shape)
+
+
+def crop_boxes(sizes: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
+    """A random part of each image: 8% to 100% of its area, width over height 3/4 to 4/3.
+
+    The training crop of ImageNet (Szegedy et al. 2015, https://arxiv.org/abs/1409.4842, section 6), drawn as
+    torchvision's RandomResizedCrop draws it: the first of ten draws that lies inside the image; if none does, the
+    largest part in the middle whose aspect ratio is allowed.
+
+    Args:
+        sizes: int32 [batch, 2], (height, width) of each image.
+        seed: int32 or int64 [2].
+
+    Returns:
+        int32 [batch, 4]: (row, column, height, width), inside the image and at least 1x1.
+    """
+    sizes = tf.convert_to_tensor(sizes)
+    whole = tf.cast(sizes, tf.float32)
+    count = tf.shape(sizes)[0]
+    draws = tf.random.stateless_uniform([2, _TRIES, count], seed, alg="philox")
+    area = tf.reduce_prod(whole, axis=1) * (_AREA[0] + (_AREA[1] - _AREA[0]) * draws[0])
+    low, high = (math.log(ratio) for ratio in _ASPECT)
+    aspect = tf.exp(low + (high - low) * draws[1])
+    drawn = tf.round(tf.sqrt(tf.stack([area / aspect, area * aspect], axis=-1)))  # [tries, batch, 2]
+    fits = tf.reduce_all((drawn >= 1.0) & (drawn <= whole), axis=-1)
+    first = tf.argmax(tf.cast(fits, tf.int32), axis=0, output_type=tf.int32)
+    drawn = tf.gather(tf.transpose(drawn, [1, 0, 2]), first, batch_dims=1)  # [batch, 2]
+    height, width = whole[:, 0], whole[:, 1]
+    narrowest, widest = tf.round(width / _ASPECT[0]), tf.round(height * _ASPECT[1])
+    middle = tf.stack([tf.minimum(height, narrowest), tf.minimum(width, widest)], axis=1)
+    found = tf.reduce_any(fits, axis=0)[:, tf.newaxis]
+    parts = tf.cast(tf.where(found, drawn, middle), tf.int32)
+    place_seed = tf.random.experimental.stateless_fold_in(seed, 1, alg="philox")
+    places = tf.random.stateless_uniform([count, 2], place_seed, alg="philox") * tf.cast(sizes - parts + 1, tf.float32)
+    # float32 may round a number just below the upper end to that end itself.
+    places = tf.minimum(tf.cast(places, tf.int32), sizes - parts)
+    return tf.concat([tf.where(found, places, (sizes - parts) // 2), parts], axis=1)
+
+
+AUGMENTATIONS = {
+    "crop": random_crop,
+    "flip": random_flip,
+    "randaugment": rand_augment,
+    "resized_crop": resized_crop,
+}
 
 
 def augment(images: tf.Tensor, names: tuple[str, ...], seed: tf.Tensor) -> tf.Tensor:

@@ -1,9 +1,10 @@
 """Data sets by name: scikit-learn's digits, image folders, Tiny-ImageNet, and any image classification set of TFDS.
 
 Everything is brought into memory as uint8 (`ImageData`): reading is then no part of a training step, and a run can be
-resumed at any step without reading what lies before it.
+resumed at any step without reading what lies before it. What is too large to be trained on so, `streaming` reads.
 """
 
+import logging
 import os
 import pathlib
 import re
@@ -13,7 +14,7 @@ import numpy as np
 import tensorflow as tf
 
 from tf_robust_transfer.data import folders
-from tf_robust_transfer.data.images import ImageData, resize, resize_tensor, stratified_indices
+from tf_robust_transfer.data.images import ImageData, centre_crop, resize, resize_tensor, stratified_indices
 from tf_robust_transfer.errors import InputError, nearest
 
 # (input shape, number of classes) of the papers' data sets, for `synthetic_data` where the data itself is absent.
@@ -29,6 +30,8 @@ SHAPES = {
     "tiny_imagenet": ((64, 64, 3), 200),
 }
 
+_LOG = logging.getLogger("tf_robust_transfer")
+_IMAGENETS = ("imagenet2012", "imagenet_resized")
 _DIGITS_TEST = 500
 _READ_BATCH = 512
 _RETRIES = 4  # of a download: 3 seconds; TFDS's own 10, each wait twice the last, take 3.5 minutes without a network
@@ -56,9 +59,12 @@ def load_data(
                 tiny-imagenet-200.zip, or that zip unpacked, in `data_dir`, else downloaded (`tiny_imagenet.TinyImagenet`).
             Any other name is TFDS's, with an optional config and version: "mnist", "imagenet_resized/32x32". Data
                 that is prepared in `data_dir` is used without the network; else TFDS downloads and prepares it there.
-        split: "train", "test", or what else the data set has; a TFDS name may be sliced ("train[:10%]").
+        split: "train", "test", or what else the data set has; a TFDS name may be sliced ("train[:10%]"). The "test" of
+            imagenet2012 and imagenet_resized is their validation split, on which all results are reported: the test
+            split has no labels.
         data_dir: the TFDS directory; None is TFDS's own default (~/tensorflow_datasets).
         image_size: (height, width) to resize to, once, in memory (see `images.resize`); None keeps the stored size.
+            imagenet2012's images are resized in proportion and cut (`images.centre_crop`): to 256, then 224.
         train_fraction: in (0, 1]: the stratified random part that is kept of the train split. Other splits stay whole,
             so that every fraction is tested on the same images. A smaller fraction is a subset of a larger one.
         max_examples: keep the first so many, in stored order (shuffled once when the data was prepared); None is all.
@@ -72,13 +78,9 @@ def load_data(
     Raises:
         InputError: unknown name or split, value out of range, data absent or unreadable.
     """
-    if not 0.0 < train_fraction <= 1.0:
-        raise InputError(f"train_fraction must be in (0, 1], got {train_fraction!r}")
     if max_examples is not None and max_examples < 1:
         raise InputError(f"max_examples must be at least 1, or None for all of them, got {max_examples!r}")
-    if image_size is not None and (len(image_size) != 2 or min(image_size) < 1):
-        raise InputError(f"image_size must be (height, width), both at least 1, got {image_size!r}")
-    check_seed(seed)
+    check_arguments(image_size, train_fraction, seed)
     fraction = train_fraction if split.split("[")[0] == "train" else 1.0
     limit = max_examples if fraction == 1.0 else None  # where all are needed to choose from, cut afterwards
     kind, _, path = name.partition(":")
@@ -87,7 +89,7 @@ def load_data(
     elif kind == "folder":
         data = folders.load_folder(name, path, split, image_size, limit)
     else:
-        data = _load_tfds(name, split, _checked_dir(data_dir), image_size, limit, download)
+        data = _load_tfds(name, split, checked_dir(data_dir), image_size, limit, download)
     images, labels = data.images, data.labels
     if fraction < 1.0:
         kept = stratified_indices(labels, fraction, seed)
@@ -96,7 +98,7 @@ def load_data(
         images, labels = images[:max_examples], labels[:max_examples]
     if image_size is not None:
         images = resize(images, tuple(image_size))
-    return ImageData(images, labels, data.num_classes, data.class_names, name, split)
+    return ImageData(images, labels, data.num_classes, data.class_names, name, data.split)
 
 
 def synthetic_data(input_shape: tuple[int, int, int], num_classes: int, num_examples: int, seed: int) -> ImageData:
@@ -117,13 +119,37 @@ def synthetic_data(input_shape: tuple[int, int, int], num_classes: int, num_exam
     return ImageData(pixels, labels, num_classes, tuple(map(str, range(num_classes))), "synthetic", "train")
 
 
+def check_arguments(image_size: tuple[int, int] | None, train_fraction: float, seed: int) -> None:
+    """Raises InputError unless `load_data` can take these."""
+    if not 0.0 < train_fraction <= 1.0:
+        raise InputError(f"train_fraction must be in (0, 1], got {train_fraction!r}")
+    if image_size is not None and (len(image_size) != 2 or min(image_size) < 1):
+        raise InputError(f"image_size must be (height, width), both at least 1, got {image_size!r}")
+    check_seed(seed)
+
+
 def check_seed(seed: int) -> None:
     """Raises InputError unless the seed is an int in [0, 2**31)."""
     if not isinstance(seed, (int, np.integer)) or not 0 <= seed < 2**31:
         raise InputError(f"seed must be an integer in [0, 2**31), got {seed!r}")
 
 
-def _checked_dir(data_dir: str | None) -> str | None:
+def base_name(name: str) -> str:
+    """A TFDS name without config and version."""
+    return re.split("[/:]", name)[0]
+
+
+def is_tfds(name: str) -> bool:
+    """Whether TFDS has the data set, if there is one of that name at all."""
+    return name != "digits" and not name.startswith("folder:")
+
+
+def fitting(name: str):
+    """The function (image, size) -> image that brings the data set's images of different sizes to one."""
+    return centre_crop if base_name(name) == "imagenet2012" else resize_tensor
+
+
+def checked_dir(data_dir: str | None) -> str | None:
     if data_dir is None:
         return None
     path = os.path.expanduser(data_dir)
@@ -149,15 +175,15 @@ def _load_digits(split: str) -> ImageData:
 def _load_tfds(name: str, split: str, data_dir: str | None, image_size, limit: int | None, download: bool) -> ImageData:
     import tensorflow_datasets as tfds
 
-    builder = _prepared_builder(tfds, name, data_dir, download)
+    builder = prepared_builder(tfds, name, data_dir, download)
     info = builder.info
+    if base_name(name) in _IMAGENETS and split.split("[")[0] == "test":
+        split = "validation" + split.removeprefix("test")
+        _LOG.info("the test images of %s are its validation split", name)
     if split.split("[")[0] not in info.splits:
         raise InputError(f"unknown split {split!r} of {name!r}; valid names: {', '.join(sorted(info.splits))}")
-    image_key, label_key = _feature_keys(tfds, name, info)
+    image_key, label_key = feature_keys(tfds, name, info, image_size)
     shape, classes = info.features[image_key].shape, info.features[label_key]
-    if None in shape and image_size is None:
-        raise InputError(f"the images of {name!r} differ in size: its features say {shape}; give image_size, the "
-                         "height and width to bring them to")
 
     # One file after the other: the order is then the stored one, whatever TFDS's defaults for many files become.
     read_config = tfds.ReadConfig(interleave_cycle_length=1, try_autocache=False)
@@ -169,7 +195,8 @@ def _load_tfds(name: str, split: str, data_dir: str | None, image_size, limit: i
         size = shape
         if None in shape:
             size = (*image_size, shape[2])
-            dataset = dataset.map(lambda image, label: (resize_tensor(image, image_size), label), tf.data.AUTOTUNE)
+            fit = fitting(name)
+            dataset = dataset.map(lambda image, label: (fit(image, image_size), label), tf.data.AUTOTUNE)
         images, labels = np.empty((count, *size), np.uint8), np.empty([count], np.int32)
         read = 0
         for batch_images, batch_labels in dataset.batch(_READ_BATCH).prefetch(4):
@@ -183,7 +210,7 @@ def _load_tfds(name: str, split: str, data_dir: str | None, image_size, limit: i
     return ImageData(images, labels, classes.num_classes, names, name, split)
 
 
-def _prepared_builder(tfds: types.ModuleType, name: str, data_dir: str | None, download: bool):
+def prepared_builder(tfds: types.ModuleType, name: str, data_dir: str | None, download: bool):
     """A TFDS builder whose data lies on the disk: found there (any version, no network), else downloaded."""
     if not _TFDS_NAME.fullmatch(name):
         raise _unknown_name(tfds, name)
@@ -241,8 +268,8 @@ def _unknown_name(tfds: types.ModuleType, name: str, error: Exception | None = N
     return InputError(f"unknown data set {name!r}; {known}")
 
 
-def _feature_keys(tfds: types.ModuleType, name: str, info) -> tuple[str, str]:
-    """The names of the image and of the label feature."""
+def feature_keys(tfds: types.ModuleType, name: str, info, image_size: tuple[int, int] | None) -> tuple[str, str]:
+    """The names of the image and of the label feature, of images that have one size or are to be given one."""
     keys = info.supervised_keys
     if keys is None or len(keys) != 2 or not all(isinstance(key, str) for key in keys):
         keys = ("image", "label")
@@ -252,6 +279,9 @@ def _feature_keys(tfds: types.ModuleType, name: str, info) -> tuple[str, str]:
     if not is_image or not isinstance(label, tfds.features.ClassLabel):
         raise InputError(f"{name!r} has the features {sorted(features)}; expected an 8-bit image and a class label: "
                          "choose an image classification set")
+    if None in image.shape and image_size is None:
+        raise InputError(f"the images of {name!r} differ in size: its features say {image.shape}; give image_size, the "
+                         "height and width to bring them to")
     return keys
 
 

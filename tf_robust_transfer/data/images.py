@@ -100,10 +100,13 @@ def resize(images: np.ndarray, size: tuple[int, int]) -> np.ndarray:
 
 
 def resize_tensor(images: tf.Tensor, size: tuple[int, int]) -> tf.Tensor:
-    """`resize` for one image or a batch, uint8 [..., height, width, channels], inside a TensorFlow graph or out."""
+    """`resize` for one image or a batch, uint8 [..., height, width, channels], inside a TensorFlow graph or out.
+
+    `size` may be an int32 tensor [2] too.
+    """
     images = tf.convert_to_tensor(images)
     shape = tf.shape(images)[-3:-1]
-    shrinks = tf.reduce_any(shape > tf.constant(size))
+    shrinks = tf.reduce_any(shape > tf.convert_to_tensor(size))
     images = tf.cast(images, tf.float32)
     resized = tf.cond(
         shrinks,
@@ -111,3 +114,30 @@ def resize_tensor(images: tf.Tensor, size: tuple[int, int]) -> tf.Tensor:
         lambda: tf.image.resize(images, size, method="bilinear", antialias=False),
     )
     return tf.cast(tf.clip_by_value(tf.round(resized), 0.0, 255.0), tf.uint8)
+
+
+def centre_crop(image: tf.Tensor, size: tuple[int, int]) -> tf.Tensor:
+    """ImageNet's usual test image: resized, sides in proportion, to 8/7 of the size, then the size in the middle.
+
+    For 224x224, the shorter side becomes 256 and the longer one floor(256 * longer / shorter), as torchvision's
+    Resize(256) and CenterCrop(224) have it, which the ImageNet teachers were tested with.
+
+    Args:
+        image: uint8 [height, width, channels].
+        size: the new (height, width).
+
+    Returns:
+        uint8 [size[0], size[1], channels].
+    """
+    image = tf.convert_to_tensor(image)
+    shape = tf.shape(image)[:2]
+    height, width = (round(side * 8 / 7) for side in size)
+    by_height = shape[0] * width <= shape[1] * height  # the image is at least as wide, for its height, as the target
+    resized = tf.where(
+        by_height,
+        tf.stack([height, shape[1] * height // shape[0]]),
+        tf.stack([shape[0] * width // shape[1], width]),
+    )
+    image = resize_tensor(image, resized)
+    row, column = tf.unstack(tf.cast(tf.round((resized - size) / 2), tf.int32))
+    return image[row:row + size[0], column:column + size[1]]

@@ -1,7 +1,8 @@
-"""Batches from images in memory, in an order that depends on the seed and the step alone.
+"""Batches of images, in an order that depends on the seed and the step alone.
 
-Identity: batch number `k` is `permutation(seed, k // s)[(k % s) * b:][:b]`, with b the batch size and s = n // b, and
-its augmentation is drawn from (seed, k). So an interrupted run goes on at step k without replaying what came before.
+Identity, of images in memory: batch number `k` is `permutation(seed, k // s)[(k % s) * b:][:b]`, with b the batch size
+and s = n // b. Where images are streamed, `streaming` has the order. The augmentation is drawn from (seed, k) in either
+case. So an interrupted run goes on at step k without replaying what came before.
 """
 
 import numpy as np
@@ -10,12 +11,13 @@ import tensorflow as tf
 from tf_robust_transfer.data.augmentation import AUGMENTATIONS, augment
 from tf_robust_transfer.data.datasets import check_seed
 from tf_robust_transfer.data.images import ImageData
+from tf_robust_transfer.data.streaming import StreamedData, read_batches
 from tf_robust_transfer.errors import InputError, look_up
 
 _ORDER, _AUGMENTATION = 0, 1  # the two random streams of a seed
 
 
-def steps_per_epoch(data: ImageData, batch_size: int) -> int:
+def steps_per_epoch(data: ImageData | StreamedData, batch_size: int) -> int:
     """The number of full batches in the data: len(data) // batch_size.
 
     Raises:
@@ -30,7 +32,7 @@ def steps_per_epoch(data: ImageData, batch_size: int) -> int:
 
 
 def train_batches(
-    data: ImageData,
+    data: ImageData | StreamedData,
     *,
     batch_size: int,
     seed: int,
@@ -43,11 +45,11 @@ def train_batches(
     order's end.
 
     Args:
-        data: the training images.
-        batch_size: global batch size, 1..len(data).
+        data: the training images, in memory or streamed.
+        batch_size: global batch size, 1..len(data). Of streamed data in several parts, each part gives its share.
         seed: int in [0, 2**31).
         start_step: number of the first batch, from 0; any number costs the same.
-        augmentation: names in `AUGMENTATIONS`, applied in this order.
+        augmentation: names in `AUGMENTATIONS`, applied in this order; of streamed images, resized_crop comes first.
 
     Returns:
         Infinite dataset of (images float32 [batch_size, height, width, channels] in [0, 1], labels int32 [batch_size]).
@@ -61,6 +63,28 @@ def train_batches(
         raise InputError(f"start_step must be at least 0, got {start_step}")
     for name in augmentation:
         look_up("augmentation", name, AUGMENTATIONS)
+    if isinstance(data, StreamedData):
+        crops = "resized_crop" in augmentation  # done while decoding
+        augmentation = tuple(name for name in augmentation if name != "resized_crop")
+        dataset = read_batches(data, batch_size=batch_size, seed=seed, start_step=start_step, crops=crops)
+    else:
+        dataset = _batches_in_memory(data, steps, batch_size, seed, start_step)
+
+    def finished(stream, images, labels):
+        images = _to_float(images)
+        if augmentation:
+            step_seed = tf.stack([np.int64(seed), stream])
+            step_seed = tf.random.experimental.stateless_fold_in(step_seed, _AUGMENTATION, alg="philox")
+            images = augment(images, augmentation, step_seed)
+        return images, labels
+
+    dataset = dataset.map(finished, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
+    dataset = dataset.apply(tf.data.experimental.assert_cardinality(tf.data.INFINITE_CARDINALITY))
+    return _sharded_by_data(dataset.prefetch(tf.data.AUTOTUNE))
+
+
+def _batches_in_memory(data, steps, batch_size, seed, start_step):
+    """Dataset of (step int64 [], images uint8 [batch_size, ...], labels int32 [batch_size])."""
     images, labels = _constants(data)
     first_epoch, first_batch = divmod(start_step, steps)
 
@@ -72,18 +96,10 @@ def train_batches(
         numbers = epoch * steps + tf.range(start, steps, dtype=tf.int64)
         return tf.data.Dataset.from_tensor_slices((numbers, order[start:]))
 
-    def batch_of(step, indices):
-        batch = _to_float(tf.gather(images, indices))
-        if augmentation:
-            step_seed = tf.stack([np.int64(seed), step])
-            step_seed = tf.random.experimental.stateless_fold_in(step_seed, _AUGMENTATION, alg="philox")
-            batch = augment(batch, augmentation, step_seed)
-        return batch, tf.gather(labels, indices)
-
     epochs = tf.data.Dataset.range(first_epoch, np.iinfo(np.int64).max // steps)
-    dataset = epochs.flat_map(batches_of).map(batch_of, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
-    dataset = dataset.apply(tf.data.experimental.assert_cardinality(tf.data.INFINITE_CARDINALITY))
-    return _sharded_by_data(dataset.prefetch(tf.data.AUTOTUNE))
+    return epochs.flat_map(batches_of).map(
+        lambda step, indices: (step, tf.gather(images, indices), tf.gather(labels, indices)),
+        num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
 
 
 def eval_batches(data: ImageData, *, batch_size: int) -> tf.data.Dataset:

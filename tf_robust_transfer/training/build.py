@@ -60,6 +60,23 @@ def load_split(config, split: str) -> data.ImageData:
         return data.synthetic_data(shape, num_classes, 16, config.seed)
 
 
+def load_train(config) -> data.ImageData | data.StreamedData:
+    """The train split for a training: as `load_split`'s, but streamed where it is large."""
+    try:
+        return data.load_training_data(
+            config.dataset,
+            data_dir=config.data_dir or None,
+            image_size=config.image_size,
+            train_fraction=config.train_fraction,
+            seed=config.seed,
+            download=not config.smoke,
+        )
+    except InputError:
+        if not config.smoke:
+            raise
+        return load_split(config, "train")  # which has synthetic images
+
+
 def student_network(config, images: data.ImageData, teacher=None) -> keras.Model:
     """The network, not yet trained, for the images and classes of the data: that of --model, or what finetune makes of
     its teacher."""

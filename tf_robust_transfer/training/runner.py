@@ -48,7 +48,7 @@ def run_training(config: flags.TrainConfig) -> RunFolder:
     tf.config.experimental.enable_op_determinism()
     teacher = _teacher(config)
     _LOG.info("training %s (%s, %s) in %s", config.model, config.method, config.dataset, folder.path)
-    train, test = build.load_split(config, "train"), build.load_split(config, "test")
+    train, test = build.load_train(config), build.load_split(config, "test")
     batch_size = 2 if config.smoke else config.batch_size
     steps_per_epoch = data.steps_per_epoch(train, batch_size)
     total_steps = config.train_steps or max(1, round(config.epochs * steps_per_epoch))
@@ -155,13 +155,13 @@ def _teacher(config):
         raise InputError(f"method {config.method} needs --teacher: a saved model, a run folder or flagfile:PATH")
     kind, _, path = config.teacher.partition(":")
     if config.smoke and kind == "robustbench" and not pathlib.Path(path.partition(":")[2]).exists():
-        images = build.load_split(config, "train")
+        images = build.load_train(config)
         return build_robustbench(path.partition(":")[0], images.input_shape, images.num_classes)
     if kind != "flagfile":
         return load_model(config.teacher)
     teacher_config = teacher_flags(config, path)
     if config.smoke:
-        images = build.load_split(teacher_config, "train")
+        images = build.load_train(teacher_config)
         return build.student_network(teacher_config, images, _teacher(teacher_config))
     return load_model(str(run_training(teacher_config).path))
 

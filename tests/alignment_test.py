@@ -132,7 +132,9 @@ def test_a_curved_model_by_finite_differences(images, labels):
         np.testing.assert_allclose(found.rho[number], rho, rtol=1e-4, atol=1e-6)
         np.testing.assert_allclose(found.constant[number], abs(margin - x @ g), rtol=1e-4, atol=1e-5)
         cosine = own @ theirs / np.linalg.norm(own) / np.linalg.norm(theirs)
-        np.testing.assert_allclose(found.cosine[number], cosine, rtol=1e-3, atol=1e-5)
+        # A gradient of 0.01, what is left of terms of a few units, has float32 errors of 1e-5 of its own length.
+        rounding = 5e-7 / min(np.linalg.norm(own), np.linalg.norm(theirs))
+        np.testing.assert_allclose(found.cosine[number], cosine, rtol=1e-3, atol=max(1e-6, rounding))
         np.testing.assert_allclose(found.l2_distance[number], np.linalg.norm(own - theirs), rtol=1e-4)
     # Eq. 18 holds with each example's own constant, and with the smallest common one just so.
     assert np.all(found.rho <= found.alpha + found.constant / found.gradient_norm + 1e-6)
@@ -148,7 +150,9 @@ def test_the_batch_size_changes_nothing(images, labels, batch_size):
     parts = rt.gradient_alignment(model, images, labels, teacher=teacher, batch_size=batch_size)
     for name, values in vars(whole).items():
         assert values.shape == (COUNT,) and values.dtype == np.float64
-        np.testing.assert_allclose(getattr(parts, name), values, rtol=1e-4, atol=1e-6, err_msg=name)
+        # One of the teacher's gradients nearly cancels; see above.
+        atol = 5e-5 if name == "cosine" else 1e-6
+        np.testing.assert_allclose(getattr(parts, name), values, rtol=1e-4, atol=atol, err_msg=name)
 
 
 def test_a_model_is_its_own_teacher(images, labels):

@@ -119,7 +119,8 @@ def test_what_is_kept_is_the_closest_of_all_rounds(model, examples):
     np.testing.assert_allclose(margins, logits.max(axis=1) - own, atol=1e-5)
     assert (fooled == (margins > 0)).all() and 0 < fooled.sum() < 50
     one_round = type("One", (Start,), {"restarts": 1})()
-    assert (margins >= searched(one_round, model, examples, 20)[1] - 1e-6).all()
+    # The same start may be computed in a batch of another size: 1e-5, as above.
+    assert (margins >= searched(one_round, model, examples, 20)[1] - 1e-5).all()
 
 
 @pytest.mark.parametrize("batch_size", [8, 50])

@@ -164,6 +164,26 @@ def test_the_model_itself_has_the_last_word(model, examples):
     np.testing.assert_array_equal(predicted != examples[1], fooled)
 
 
+def test_judged_in_full_float32(model, examples, monkeypatch):
+    """On a GPU from Ampere on the attack may use TF32; what it found is judged without."""
+    allowed = {}
+    compiled = Search._compiled
+
+    def spy(self, method, size, *arguments):
+        allowed.setdefault(method.__name__, set()).add(tf.config.experimental.tensor_float_32_execution_enabled())
+        return compiled(self, method, size, *arguments)
+
+    monkeypatch.setattr(Search, "_compiled", spy)
+    for before in (True, False):
+        allowed.clear()
+        tf.config.experimental.enable_tensor_float_32_execution(before)
+        searched(PGD(steps=3), model, examples, batch_size=16)
+        Search(PGD(steps=3), model, THREAT, batch_size=16).judge(*examples)
+        assert allowed["_judge_lanes"] == allowed["_judge_images"] == {False}
+        assert allowed["_advance"] == {before}
+        assert tf.config.experimental.tensor_float_32_execution_enabled() == before
+
+
 def test_an_image_outside_the_ball_does_not_count(model, examples):
     class Far(Attack):
         def start(self, problem, images, labels, round, noise):

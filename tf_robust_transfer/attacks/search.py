@@ -16,6 +16,7 @@ from tf_robust_transfer.attacks.noise import ExampleNoise
 from tf_robust_transfer.attacks.threat_model import Problem
 from tf_robust_transfer.losses import classification
 from tf_robust_transfer.ops.loops import out_of_line
+from tf_robust_transfer.ops.precision import full_float32
 
 # Steps between two looks of the host: few, since a lane that is done idles until then, and enough to hide the look.
 STEPS_AT_ONCE = 10
@@ -49,7 +50,8 @@ class Search:
 
     Args:
         attack: an `Attack`.
-        model: keras.Model, images -> logits; its float32 logits alone decide whether an image fools it.
+        model: keras.Model, images -> logits; its float32 logits alone (on a GPU without TF32) decide whether an image
+            fools it.
         threat_model: its norm and bounds; eps is an argument of `run`.
         batch_size: number of lanes.
         logits_of: what the attack sees of the model, images -> float32 logits, such as a faster copy of it. None: the
@@ -77,10 +79,10 @@ class Search:
         for start in range(0, len(labels), self.batch_size):
             rows = np.arange(start, min(start + self.batch_size, len(labels)))
             filled = np.resize(rows, self.batch_size)  # the last batch repeats its rows
-            judged = self._compiled(
-                self._judge_images, self.batch_size, tf.constant(images[filled]), tf.constant(labels[filled])
-            )
-            right[rows], margins[rows] = (part.numpy()[: len(rows)] for part in judged)
+            arguments = tf.constant(images[filled]), tf.constant(labels[filled])
+            with full_float32():
+                judged = self._compiled(self._judge_images, self.batch_size, *arguments)
+                right[rows], margins[rows] = (part.numpy()[: len(rows)] for part in judged)
         return right, margins
 
     def run(self, images, labels, examples, *, eps, seed, restored=None):
@@ -129,8 +131,10 @@ class Search:
         none = np.zeros(0, int)
         decided = Decided(none, none.astype(bool), none.astype(np.float32), None, none, 0)
         if (fooled | over).any():
-            self.lanes, judged, right, margins = self._compiled(self._judge_lanes, len(self.example), self.lanes, self.eps)
-            right, margins = right.numpy(), margins.numpy()
+            with full_float32():
+                judgement = self._compiled(self._judge_lanes, len(self.example), self.lanes, self.eps)
+                self.lanes, judged, right, margins = judgement
+                right, margins = right.numpy(), margins.numpy()
             beaten = (fooled | over) & ~right
             last = self.round + 1 == self.rounds
             done = beaten | (over & last)

@@ -289,6 +289,8 @@ class TestFlags:
     def test_a_fine_tuned_teacher_of_another_shape_is_told_of_adapters(self, tmp_path):
         teacher = self.teacher(tmp_path)
         tuned = self.write(tmp_path, "tuned", "--method=finetune", "--image_size=4x4", f"--teacher={teacher}")
+        with pytest.raises(InputError, match="--mixed_precision=bfloat16 is for students"):
+            self.run(tuned, "--smoke", "--mixed_precision=bfloat16")
         with pytest.raises(InputError, match=r"takes images of shape \(8, 8, 1\), .* \(4, 4, 1\); map them \(--adapter\)"):
             self.run(tuned, "--smoke")
 

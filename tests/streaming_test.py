@@ -9,6 +9,7 @@ import pathlib
 import subprocess
 import sys
 
+import keras
 import numpy as np
 import PIL.Image
 import pytest
@@ -17,7 +18,7 @@ import tensorflow_datasets as tfds
 from scipy import stats
 
 from tests.data_files_test import no_network, prepare  # noqa: F401
-from tf_robust_transfer import data
+from tf_robust_transfer import data, methods
 from tf_robust_transfer.config import TrainConfig, parse
 from tf_robust_transfer.data import augmentation, images, streaming
 from tf_robust_transfer.errors import InputError
@@ -147,10 +148,7 @@ def test_a_resumed_run_reads_no_group_that_is_done(tmp_path):
 def test_a_file_that_is_cut_short_is_told(tmp_path):
     """By whole records, which TensorFlow reads without complaint."""
     source = opened(write_set(tmp_path))
-    records = list(tf.data.TFRecordDataset(source.files[3]).as_numpy_iterator())
-    with tf.io.TFRecordWriter(source.files[3]) as writer:
-        for record in records[1:]:
-            writer.write(record)
+    cut_between_records(source.files[3])
     with pytest.raises(tf.errors.InvalidArgumentError, match="files of imagenet2012 hold other numbers of images than"):
         take(source, 7)
 
@@ -381,6 +379,36 @@ def test_an_interrupted_run_on_streamed_images_ends_with_the_same_weights(tmp_pa
     resumed = run_training(stopped)
     for one, other in zip(saved(alone), saved(resumed), strict=True):
         np.testing.assert_array_equal(one, other)
+
+
+def cut_between_records(path):
+    records = list(tf.data.TFRecordDataset(path).as_numpy_iterator())
+    with tf.io.TFRecordWriter(path) as writer:
+        for record in records[1:]:
+            writer.write(record)
+
+
+@pytest.mark.parametrize("damage", [
+    lambda path: pathlib.Path(path).write_bytes(pathlib.Path(path).read_bytes()[:-9]),
+    lambda path: pathlib.Path(path).unlink(),
+    cut_between_records,
+])  # fmt: skip
+def test_damage_met_in_the_middle_of_a_training_is_one_line(tmp_path, damage):
+    source = opened(write_set(tmp_path, num_classes=5), group_files=1)
+    damage(source.files[3])
+    student = keras.Sequential([keras.Input((8, 8, 3)), keras.layers.Flatten(), keras.layers.Dense(5)])
+    method = methods.Natural(student=student)
+    method.compile(optimizer="sgd")
+    batches = data.train_batches(source, batch_size=6, seed=0)
+    line = "^the train files of 'imagenet2012' cannot be read .*prepare the data anew, and start the same command.*$"
+    with pytest.raises(InputError, match=line) as caught, data.told_when_unreadable(source.name):
+        method.fit(batches, steps_per_epoch=7, shuffle=False, verbose=0)
+    assert "\n" not in str(caught.value)
+
+
+def test_other_errors_of_tensorflow_are_left_alone():
+    with pytest.raises(tf.errors.InvalidArgumentError), data.told_when_unreadable("imagenet2012"):
+        tf.debugging.assert_equal(1, 2)
 
 
 def saved(folder):

@@ -11,6 +11,7 @@ Memory: three groups of encoded images (one in use, one ready, one being read), 
 below half of the machine's memory. A group is at least a whole file; TFDS makes these no larger than a gigabyte.
 """
 
+import contextlib
 import dataclasses
 import types
 from collections.abc import Callable
@@ -26,6 +27,7 @@ from tf_robust_transfer.errors import InputError
 MEMORY_BUDGET = 3 * 2**30  # bytes of decoded training images: Tiny-ImageNet has 1.1, ImageNet at 32x32 3.7 * 2**30
 _ALWAYS = ("imagenet2012",)
 _GROUP_BYTES = 2**29
+_OTHER_NUMBERS = "hold other numbers of images than its dataset_info.json says"
 _ORDER, _CROP = 0, 2  # random streams of a seed; 1 is the pipeline's augmentation
 
 
@@ -212,7 +214,7 @@ def read_batches(data: StreamedData, *, batch_size: int, seed: int, start_step: 
             # A file cut short between two records reads like a whole one, and would move all later batches.
             tf.debugging.assert_equal(
                 tf.size(records, tf.int64), counts[number],
-                f"files of {data.name} hold other numbers of images than its dataset_info.json says; prepare it anew")
+                f"files of {data.name} {_OTHER_NUMBERS}; prepare it anew")
             group_seed = tf.random.experimental.stateless_fold_in(seed_of_order, number, alg="philox")
             return tf.random.experimental.stateless_shuffle(records, group_seed, alg="philox")
 
@@ -231,6 +233,21 @@ def read_batches(data: StreamedData, *, batch_size: int, seed: int, start_step: 
     dataset = dataset.batch(own_batch, drop_remainder=True)
     return dataset.map(lambda numbers, images, labels: (
         numbers[0] // own_batch * data.num_shards + data.shard_index, images, labels))
+
+
+@contextlib.contextmanager
+def told_when_unreadable(name: str):
+    """Within it a train file of the set `name` that is damaged or gone is an InputError, in place of TensorFlow's own."""
+    try:
+        yield
+    except (tf.errors.DataLossError, tf.errors.NotFoundError, tf.errors.InvalidArgumentError) as error:
+        what = next((line for line in error.message.splitlines() if line.strip()), "")
+        if isinstance(error, tf.errors.InvalidArgumentError):
+            if _OTHER_NUMBERS not in error.message:
+                raise
+            what = f"its files {_OTHER_NUMBERS}"
+        raise InputError(f"the train files of {name!r} cannot be read ({what}); copy them, or prepare the data anew, and "
+                         "start the same command again to go on") from error
 
 
 def decode(contents: tf.Tensor, shape: tuple[int, int, int], fit: Callable, crop_seed: tf.Tensor | None) -> tf.Tensor:

@@ -110,15 +110,16 @@ def _fit(config, folder, method, student, train, test, batch_size, steps_per_epo
             batches = data.train_batches(
                 train, batch_size=batch_size, seed=config.seed, start_step=step, augmentation=config.augmentation
             )
-            method.fit(
-                batches,
-                initial_epoch=epoch,
-                epochs=epoch + max(1, whole),
-                steps_per_epoch=steps,
-                callbacks=used,
-                shuffle=False,
-                verbose=0,
-            )
+            with data.told_when_unreadable(config.dataset):
+                method.fit(
+                    batches,
+                    initial_epoch=epoch,
+                    epochs=epoch + max(1, whole),
+                    steps_per_epoch=steps,
+                    callbacks=used,
+                    shuffle=False,
+                    verbose=0,
+                )
             step = method.steps_done
     finally:
         progress.close()

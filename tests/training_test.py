@@ -16,6 +16,7 @@ import tf_robust_transfer as rt
 from tf_robust_transfer.config import TrainConfig, parse
 from tf_robust_transfer.errors import InputError
 from tf_robust_transfer.training import build, callbacks, run_training, runner
+from tf_robust_transfer.training.run_folder import RunFolder
 from tf_robust_transfer.training.runner import teacher_flags
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
@@ -220,6 +221,14 @@ def test_a_folder_of_other_flags_is_refused_and_kept(igam, teacher):
     with pytest.raises(InputError, match=r"was made with --lambda_diff=10.0, not --lambda_diff=20.0"):
         run_training(parse(TrainConfig, [*igam_arguments(teacher, igam), "--lambda_diff=20"]))
     assert (igam / "model.keras").read_bytes() == before
+
+
+def test_a_run_that_bad_input_ended_at_once_takes_the_mended_flags(tmp_path):
+    folder = tmp_path / "run"
+    with pytest.raises(InputError, match="no/such"):
+        run_training(parse(TrainConfig, igam_arguments("no/such", folder)))
+    assert [path.name for path in folder.iterdir()] == ["flags.txt"]
+    assert "--teacher=mended" in RunFolder(parse(TrainConfig, igam_arguments("mended", folder))).flags.read_text()
 
 
 def test_an_unwritable_run_folder(tmp_path):

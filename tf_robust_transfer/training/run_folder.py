@@ -35,7 +35,8 @@ class RunFolder:
         texts = to_text(config)
         try:
             self.path.mkdir(parents=True, exist_ok=True)
-            if not self.flags.exists():
+            # Flags alone are of a run that bad input ended before it began: the mended ones take their place.
+            if not self.flags.exists() or [*self.path.iterdir()] == [self.flags]:
                 write_text(self.flags, "".join(f"--{name}={text}\n" for name, text in texts.items()))
             elif not os.access(self.path, os.W_OK):
                 raise PermissionError

@@ -72,8 +72,9 @@ make_environment() {
   esac
   rm -f "$stamp"
   echo "Installing what tf_robust_transfer needs${extras:+, with extras $extras} (minutes the first time)" >&2
+  # Python compiles what it imports, a tenth of what is installed; all of it at once would double the time.
   # A dot for each package that pip finds; the whole output is in the log.
-  (cd "$root" && "$python" -m pip install --disable-pip-version-check --no-input --progress-bar off \
+  (cd "$root" && "$python" -m pip install --disable-pip-version-check --no-input --progress-bar off --no-compile \
     --editable ".${extras:+[${extras// /,}]}" 2>&1) | tee "$log" | awk '
       /^(Collecting|Processing) / { printf "."; fflush(); dots = 1 }
       /^Installing collected packages/ { printf " copying files"; fflush(); dots = 1 }

@@ -139,7 +139,7 @@ run_training(parse(TrainConfig, sys.argv[1:]))
 """
 
 
-@pytest.mark.parametrize("method", ["igam", "mixacm", "mixed"])
+@pytest.mark.parametrize("method", ["igam", pytest.param("mixacm", marks=pytest.mark.slow), "mixed"])
 def test_a_killed_run_goes_on_and_ends_with_the_same_weights_bit_for_bit(method, teacher, tmp_path, request):
     if method == "igam":
         alone, arguments = request.getfixturevalue("igam"), igam_arguments

@@ -25,7 +25,9 @@ def evaluated(name, attack, seed=0, count=None):
     return result, golden
 
 
-@pytest.mark.parametrize("name", ["digits_robust_linf", "digits_robust_l2"])
+@pytest.mark.parametrize(
+    "name", ["digits_robust_linf", "digits_robust_l2", pytest.param("cifar10_robust_linf", marks=pytest.mark.slow)]
+)
 def test_standard_agrees_with_the_official_implementation(name):
     result, golden = evaluated(name, "autoattack")
     robust = result.correct["autoattack"]

@@ -252,10 +252,12 @@ def compiled_method(config, *, images: data.ImageData, teacher, steps_per_epoch:
         )
     if config.preset != "none" and config.method not in ("igam", "igam_mixacm"):
         raise InputError(f"--preset={config.preset} is for methods igam and igam_mixacm, got {config.method}")
+    if config.mixed_precision != "none" and config.method == "finetune":
+        raise InputError(
+            f"--mixed_precision={config.mixed_precision} is for students; finetune trains the teacher's logits in float32: "
+            "leave it out"
+        )
     if config.method == "finetune":
-        if config.mixed_precision != "none":
-            raise InputError(f"--mixed_precision={config.mixed_precision} is for students; finetune trains the teacher's "
-                             "logits in float32: leave it out")
         built = _fine_tuning(config, images, teacher)
     else:
         student = student_network(config, images)

@@ -406,9 +406,12 @@ def test_damage_met_in_the_middle_of_a_training_is_one_line(tmp_path, damage):
     assert "\n" not in str(caught.value)
 
 
-def test_other_errors_of_tensorflow_are_left_alone():
+def test_other_errors_of_tensorflow_are_left_alone(tmp_path):
+    """Those of other operations, and of other files, such as a checkpoint's."""
     with pytest.raises(tf.errors.InvalidArgumentError), data.told_when_unreadable("imagenet2012"):
         tf.debugging.assert_equal(1, 2)
+    with pytest.raises(tf.errors.NotFoundError), data.told_when_unreadable("imagenet2012"):
+        tf.io.read_file(f"{tmp_path}/absent")
 
 
 def saved(folder):

@@ -20,7 +20,10 @@ def no_network(monkeypatch):
     def refuse(*arguments, **_):
         raise AssertionError(f"the network was used: {arguments}")
 
-    monkeypatch.setattr(socket.socket, "connect", refuse)
+    def connect(self, *arguments, connect=socket.socket.connect):
+        return (connect if self.family == socket.AF_UNIX else refuse)(self, *arguments)
+
+    monkeypatch.setattr(socket.socket, "connect", connect)
     monkeypatch.setattr(socket, "getaddrinfo", refuse)
 
 

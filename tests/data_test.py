@@ -1,8 +1,5 @@
 """Data against NumPy: loading, order and resumption of batches, augmentation, mixup, and what bad input is told."""
 
-import subprocess
-import sys
-
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -10,6 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
+from tests import fresh_process
 from tf_robust_transfer import data
 from tf_robust_transfer.data import augmentation, images, pipeline
 from tf_robust_transfer.errors import InputError
@@ -150,7 +148,7 @@ print("equal")
 
 
 def test_two_devices_share_each_batch_in_order():
-    done = subprocess.run([sys.executable, "-c", _TWO_DEVICES], capture_output=True, text=True, check=False)
+    done = fresh_process.run(_TWO_DEVICES)
     assert done.stdout.endswith("equal\n"), done.stderr
 
 

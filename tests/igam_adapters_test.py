@@ -1,16 +1,12 @@
 """IGAM and fine-tuning through adapters: the teacher's gradient, the crop, and the trained convolution, against NumPy."""
 
-import os
-import subprocess
-import sys
-from pathlib import Path
-
 import keras
 import numpy as np
 import pytest
 import scipy.special
 import tensorflow as tf
 
+from tests import fresh_process
 from tf_robust_transfer.adapters import adapt, build_adapter
 from tf_robust_transfer.checkpoints import load_model
 from tf_robust_transfer.config import TrainConfig, parse
@@ -19,7 +15,6 @@ from tf_robust_transfer.methods import IGAM, FineTune
 from tf_robust_transfer.models import build_discriminator, build_model
 from tf_robust_transfer.training import run_training
 
-ROOT = Path(__file__).resolve().parent.parent
 SHAPE, CLASSES = (5, 6, 2), 3
 
 
@@ -342,6 +337,5 @@ print("equal")
 
 @pytest.mark.slow
 def test_two_devices_give_the_weights_of_one():
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "TF_CPP_MIN_LOG_LEVEL": "3", "CUDA_VISIBLE_DEVICES": "-1"}
-    done = subprocess.run([sys.executable, "-c", TWO_DEVICES], env=environment, capture_output=True, text=True, timeout=600)
+    done = fresh_process.run(TWO_DEVICES)
     assert done.returncode == 0 and done.stdout.strip().endswith("equal"), done.stderr[-4000:]

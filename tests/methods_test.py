@@ -1,23 +1,18 @@
 """methods/: one `fit` step against steps derived in NumPy, schedules, frozen teachers, two devices against one."""
 
-import os
-import subprocess
-import sys
-from pathlib import Path
-
 import keras
 import numpy as np
 import pytest
 import scipy.special
 import tensorflow as tf
 
+from tests import fresh_process
 from tf_robust_transfer.attacks import FGSM, PGD, ThreatModel
 from tf_robust_transfer.data.mixup import mixup_weights
 from tf_robust_transfer.errors import InputError
 from tf_robust_transfer.methods import IGAM, METHODS, AdversarialTraining, Distillation, FineTune, MixACM, Natural
 from tf_robust_transfer.models import build_discriminator, build_model, endpoints
 
-ROOT = Path(__file__).resolve().parent.parent
 SHAPE, CLASSES = (2, 2, 1), 3
 LEARNING_RATE = 0.5
 
@@ -932,10 +927,7 @@ def two_devices(tmp_path_factory):
     """Weights and history of each case on one device and on two, from a process of its own: logical devices have to be
     made before TensorFlow starts."""
     path = tmp_path_factory.mktemp("two_devices") / "found.npz"
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "TF_CPP_MIN_LOG_LEVEL": "3", "CUDA_VISIBLE_DEVICES": "-1"}
-    done = subprocess.run(
-        [sys.executable, "-c", TWO_DEVICES, str(path)], env=environment, capture_output=True, text=True, timeout=600
-    )
+    done = fresh_process.run(TWO_DEVICES, path)
     assert done.returncode == 0, done.stderr[-4000:]
     return dict(np.load(path))
 

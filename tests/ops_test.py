@@ -2,10 +2,6 @@
 
 import json
 import math
-import os
-import subprocess
-import sys
-from pathlib import Path
 
 import keras
 import numpy as np
@@ -13,11 +9,10 @@ import pytest
 import scipy.stats
 import tensorflow as tf
 
+from tests import fresh_process
 from tf_robust_transfer.losses import classification
 from tf_robust_transfer.ops import norms, replicas
 from tf_robust_transfer.ops.gradients import input_gradient
-
-ROOT = Path(__file__).resolve().parent.parent
 
 
 def numpy_norm(x, norm):
@@ -313,10 +308,7 @@ print(json.dumps(found))
 
 def test_replicas_on_two_devices_add_up_to_one():
     """In a process of its own: logical devices have to be made before TensorFlow starts."""
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "TF_CPP_MIN_LOG_LEVEL": "3", "CUDA_VISIBLE_DEVICES": "-1"}
-    done = subprocess.run(
-        [sys.executable, "-c", TWO_DEVICES], env=environment, capture_output=True, text=True, timeout=300
-    )
+    done = fresh_process.run(TWO_DEVICES)
     assert done.returncode == 0, done.stderr[-3000:]
     found = json.loads(done.stdout.splitlines()[-1])
     assert found == {

@@ -2,14 +2,13 @@
 
 import json
 import signal
-import subprocess
-import sys
 import textwrap
 
 import numpy as np
 import pytest
 import tensorflow as tf
 
+from tests import fresh_process
 from tf_robust_transfer.attacks import PGD, ThreatModel
 from tf_robust_transfer.errors import InputError
 from tf_robust_transfer.evaluation import evaluate_robustness, state
@@ -20,7 +19,6 @@ THREAT = ThreatModel("linf", 0.15)
 # Dies by SIGKILL in the middle of the component that it is given, right after a write; "none": lives.
 CHILD = """
     import os, signal, sys
-    sys.path.insert(0, os.getcwd())
     import numpy as np
     from tests import golden_networks
     from tf_robust_transfer.evaluation import evaluate_robustness, state
@@ -42,8 +40,7 @@ CHILD = """
 
 
 def run_child(path, component, output):
-    code = [sys.executable, "-c", textwrap.dedent(CHILD), str(path), str(component), str(output)]
-    return subprocess.run(code, capture_output=True, text=True)
+    return fresh_process.run(textwrap.dedent(CHILD), path, component, output)
 
 
 def test_killed_in_every_component(tmp_path):

@@ -6,8 +6,6 @@ An image's label is its number, so that the batches tell which images they hold.
 import dataclasses
 import io
 import pathlib
-import subprocess
-import sys
 
 import keras
 import numpy as np
@@ -17,6 +15,7 @@ import tensorflow as tf
 import tensorflow_datasets as tfds
 from scipy import stats
 
+from tests import fresh_process
 from tests.data_files_test import no_network, prepare  # noqa: F401
 from tf_robust_transfer import data, methods
 from tf_robust_transfer.config import TrainConfig, parse
@@ -203,7 +202,7 @@ print("equal")
 
 
 def test_two_devices_share_each_batch_in_order(data_dir):
-    done = subprocess.run([sys.executable, "-c", _TWO_DEVICES, data_dir], capture_output=True, text=True, check=False)
+    done = fresh_process.run(_TWO_DEVICES, data_dir)
     assert done.stdout.endswith("equal\n"), done.stderr
 
 

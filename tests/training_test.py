@@ -2,10 +2,7 @@
 
 import json
 import os
-import pathlib
 import signal
-import subprocess
-import sys
 
 import keras
 import numpy as np
@@ -13,13 +10,13 @@ import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 import tf_robust_transfer as rt
+from tests import fresh_process
 from tf_robust_transfer.config import TrainConfig, parse
 from tf_robust_transfer.errors import InputError
 from tf_robust_transfer.training import build, callbacks, run_training, runner
 from tf_robust_transfer.training.run_folder import RunFolder
 from tf_robust_transfer.training.runner import teacher_flags
 
-ROOT = pathlib.Path(__file__).resolve().parents[1]
 # 9 batches an epoch of digits, in about a second.
 QUICK = ("--dataset=digits", "--batch_size=64", "--train_fraction=0.45", "--epochs=3", "--optimizer=adam",
          "--learning_rate=0.002", "--eps=0.1", "--attacks=fgsm", "--max_examples=60", "--watch_examples=20",
@@ -93,10 +90,14 @@ def test_a_run_folder_holds_all_that_the_contract_names(igam):
     assert not [name for name in os.listdir(igam) if name.startswith(".")], "temporary files left behind"
 
 
-def test_flags_txt_reproduces_the_run(igam, tmp_path):
+def test_flags_txt_holds_every_flag(igam, teacher):
+    assert parse(TrainConfig, [f"--flagfile={igam}/flags.txt"]) == parse(TrainConfig, igam_arguments(teacher, igam))
+
+
+def test_flags_txt_reproduces_the_run(teacher, tmp_path):
     again = tmp_path / "again"
-    run_training(parse(TrainConfig, [f"--flagfile={igam}/flags.txt", f"--run_dir={again}"]))
-    for first, second in zip(weights(igam), weights(again), strict=True):
+    run_training(parse(TrainConfig, [f"--flagfile={teacher}/flags.txt", f"--run_dir={again}"]))
+    for first, second in zip(weights(teacher), weights(again), strict=True):
         np.testing.assert_array_equal(first, second)
 
 
@@ -151,9 +152,7 @@ def test_a_killed_run_goes_on_and_ends_with_the_same_weights_bit_for_bit(method,
     killed = tmp_path / "killed"
     # Checkpoints after nearly every step; killed within the second epoch, at step 13, when that of step 12 is there.
     often = [*arguments(teacher, killed), "--checkpoint_minutes=0.00001"]
-    process = subprocess.run(
-        [sys.executable, "-c", _KILLED.format(step=13), *often], cwd=ROOT, capture_output=True, text=True, check=False
-    )
+    process = fresh_process.run(_KILLED.format(step=13), *often)
     assert process.returncode == -signal.SIGKILL, process.stderr[-2000:]
     assert not (killed / "model.keras").exists()
     assert (killed / "checkpoints" / "checkpoint").read_text().startswith('model_checkpoint_path: "ckpt-12"')
@@ -201,10 +200,7 @@ def test_a_run_on_two_devices_gives_the_weights_of_one(teacher, tmp_path):
     arguments = [*igam_arguments(teacher, tmp_path / "one"), "--model_options=width=1", "--lambda_adv=0", "--epochs=2",
                  "--optimizer=sgd", "--learning_rate=0.01"]  # fmt: skip
     run_training(parse(TrainConfig, arguments))
-    process = subprocess.run(
-        [sys.executable, "-c", _MIRRORED, *arguments, f"--run_dir={tmp_path}/two"],
-        cwd=ROOT, capture_output=True, text=True, check=False,
-    )  # fmt: skip
+    process = fresh_process.run(_MIRRORED, *arguments, f"--run_dir={tmp_path}/two")
     assert process.returncode == 0, process.stderr[-2000:]
     for one, two in zip(weights(tmp_path / "one"), weights(tmp_path / "two"), strict=True):
         np.testing.assert_allclose(one, two, atol=1e-4)
@@ -255,8 +251,8 @@ def test_train_steps_may_end_within_an_epoch(tmp_path):
 
 def test_a_chain_trains_its_teacher_first_beside_the_student(tmp_path):
     (tmp_path / "source.flags").write_text("\n".join([*QUICK, "--epochs=1"]))
-    arguments = [*QUICK, "--epochs=1", "--method=igam", f"--teacher=flagfile:{tmp_path}/source.flags",
-                 "--lambda_adv=0", "--seed=5", f"--run_dir={tmp_path}/student"]  # fmt: skip
+    arguments = [*QUICK, "--epochs=1", "--method=rkd", f"--teacher=flagfile:{tmp_path}/source.flags",
+                 "--seed=5", f"--run_dir={tmp_path}/student"]  # fmt: skip
     run_training(parse(TrainConfig, arguments))
     assert (tmp_path / "source" / "model.keras").exists() and (tmp_path / "student" / "model.keras").exists()
     assert "--seed=5\n" in (tmp_path / "source" / "flags.txt").read_text()

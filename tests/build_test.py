@@ -5,6 +5,7 @@ to a target by looking in BUILD, and a third-party module to its distribution by
 """
 
 import ast
+import functools
 import importlib.metadata
 import re
 import runpy
@@ -90,8 +91,11 @@ def imports(root: Path, file: str) -> tuple[set[str], set[str]]:
     return files, modules - sys.stdlib_module_names
 
 
+distributions_of_modules = functools.cache(importlib.metadata.packages_distributions)
+
+
 def third_party_labels(modules: set[str]) -> set[str]:
-    distributions = importlib.metadata.packages_distributions()
+    distributions = distributions_of_modules()
     names = {distributions.get(module, [module])[0] for module in modules}
     return {"@pypi//" + re.sub(r"[-_.]+", "_", name).lower() for name in names}
 

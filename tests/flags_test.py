@@ -24,7 +24,13 @@ def at_the_root(monkeypatch):
     monkeypatch.chdir(ROOT)
 
 
-@pytest.mark.parametrize("path", ROWS, ids=lambda path: str(path.relative_to(ROOT / "flags")))
+def slow_if_alike(path):
+    """The rows through an adapter differ from those of upsizing by the adapter alone; igam_adapters_test.py has them all."""
+    alike = "_from_fashion_" in path.name and "_upsize_" not in path.name
+    return pytest.param(path, marks=pytest.mark.slow) if alike else path
+
+
+@pytest.mark.parametrize("path", map(slow_if_alike, ROWS), ids=lambda path: str(path.relative_to(ROOT / "flags")))
 def test_a_flag_file_trains_two_steps(path, tmp_path):
     config = parse(TrainConfig, [f"--flagfile={path}", "--smoke", f"--run_dir={tmp_path}/run"])
     folder = run_training(config)

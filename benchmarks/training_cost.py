@@ -4,9 +4,10 @@
         [--profile]
 
 Teacher and student are of the same network and size. Every step is the one that `fit` runs (`make_train_function`), on
-images of the right shape made up from a seed; the methods take turns, and medians are printed. The operations are those
-that TensorFlow's profiler counts in the step's graph, each kind of step for itself; an attack's loop, which it does not
-see into, is counted as 7 input gradients. --profile prints instead where each step's time goes, by kind of operation.
+images of the right shape made up from a seed; the methods take turns, and medians are printed, with the range of a turn's
+ratio to the PGD-7 turn of the same round. The operations are those that TensorFlow's profiler counts in the step's graph,
+each kind of step for itself; an attack's loop, which it does not see into, is counted as 7 input gradients. --profile
+prints instead where each step's time goes, by kind of operation.
 benchmarks/README.md has figures and says where clock and count part.
 """
 
@@ -15,7 +16,6 @@ import contextlib
 import functools
 import io
 import os
-import statistics
 import time
 
 import keras
@@ -134,8 +134,8 @@ def turns_of_steps(compiled, images, labels) -> dict:
     return {name: functools.partial(turn, method, iter(dataset)) for name, method in compiled.items()}
 
 
-def measure(compiled, images, labels, repeats) -> dict[str, float]:
-    """Median seconds a step; a turn is DISCRIMINATOR_EVERY steps, so that IGAM's has one update of the discriminator."""
+def measure(compiled, images, labels, repeats) -> dict[str, list[float]]:
+    """Seconds a step, by round; a turn is DISCRIMINATOR_EVERY steps, so that IGAM's has one update of the discriminator."""
     functions = turns_of_steps(compiled, images, labels)
     turns = {name: [] for name in functions}
     for turn in range(repeats + 1):
@@ -144,11 +144,12 @@ def measure(compiled, images, labels, repeats) -> dict[str, float]:
             function()
             if turn:  # the first compiles
                 turns[name].append((time.perf_counter() - start) / DISCRIMINATOR_EVERY)
-    return {name: statistics.median(seconds) for name, seconds in turns.items()}
+    return turns
 
 
 def with_epochs(costs: dict) -> dict:
-    """The costs and that of IGAM's mean step under the reference schedule, most of whose steps are natural ones."""
+    """The costs, as arrays, and those of IGAM's mean step under the reference schedule, most of whose steps are natural."""
+    costs = {name: np.asarray(cost) for name, cost in costs.items()}
     whole = {f"{name}, whole schedule": WARM_SHARE * costs["natural"] + (1 - WARM_SHARE) * costs[name]
              for name in ("IGAM", "IGAM, 8-64")}  # fmt: skip
     return costs | whole
@@ -167,14 +168,17 @@ def table(network, options):
             profiling.print_profile(f"{network} {name}, {DISCRIMINATOR_EVERY} steps", function)
         return
     count = with_epochs(operations(compiled, images, labels))
-    seconds = with_epochs(measure(compiled, images, labels, options.repeats))
+    turns = with_epochs(measure(compiled, images, labels, options.repeats))
     base = f"PGD-{PGD_STEPS}"
+    seconds = {name: np.median(turn) for name, turn in turns.items()}
     print(f"{network}, {shape[0]}x{shape[1]}x{shape[2]}, batch {options.batch_size}, {options.threads} thread(s)")
-    print(f"{'':<34} {'ms a step':>10} {'/ ' + base:>8} {'GFLOP':>8} {'/ ' + base:>8} {'GFLOP/s':>8}")
+    print(f"{'':<34} {'ms a step':>10} {'/ ' + base:>8} {'range':>13} {'GFLOP':>8} {'/ ' + base:>8} {'GFLOP/s':>8}")
     for name in seconds:
+        ratios = turns[name] / turns[base]
         print(
-            f"{name:<34} {1000 * seconds[name]:10.1f} {seconds[name] / seconds[base]:8.3f} {count[name] / 1e9:8.3f} "
-            f"{count[name] / count[base]:8.3f} {count[name] / seconds[name] / 1e9:8.1f}",
+            f"{name:<34} {1000 * seconds[name]:10.1f} {seconds[name] / seconds[base]:8.3f} "
+            f"{ratios.min():.3f} - {ratios.max():.3f} {count[name] / 1e9:8.3f} {count[name] / count[base]:8.3f} "
+            f"{count[name] / seconds[name] / 1e9:8.1f}",
             flush=True,
         )
 

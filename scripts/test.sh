@@ -15,8 +15,9 @@ for argument in "$@"; do
   esac
 done
 if [ "$parallel" = yes ]; then
-  # loadfile: the tests of one file share their fixtures and traced functions, so they stay in one process.
-  set -- -n 2 --dist loadfile "$@"
+  # worksteal: the tests of one file share their fixtures and traced functions and stay in one process, but for those
+  # that the other takes over at the end, when it has none left.
+  set -- -n 2 --dist worksteal "$@"
   # Each process would start one thread for each core and they would wait for one another.
   export TF_NUM_INTRAOP_THREADS="${TF_NUM_INTRAOP_THREADS:-1}" OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}"
 fi

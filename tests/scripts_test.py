@@ -179,4 +179,4 @@ def test_test_sh_leaves_the_number_of_processes_to_the_caller(repository, argume
 
 def test_test_sh_runs_two_processes_by_default(repository):
     assert repository.run("test.sh", "-k", "ball or bounds", "--no-header").returncode == 0
-    assert repository.calls()[-1][3:] == ["-n", "2", "--dist", "loadfile", "-k", "ball or bounds", "--no-header"]
+    assert repository.calls()[-1][3:] == ["-n", "2", "--dist", "worksteal", "-k", "ball or bounds", "--no-header"]

@@ -310,8 +310,9 @@ def scalars(folder):
     return found
 
 
-def test_tensorboard_has_them_and_the_training_does_not_see_them(saved, tmp_path, monkeypatch):
-    arguments = ["--method=igam", f"--teacher={saved}/teacher.keras", "--lambda_adv=0", "--noise=0.1"]
+@pytest.mark.parametrize("game", ["--lambda_adv=0", pytest.param("--discriminator_channels=4,8", marks=pytest.mark.slow)])
+def test_tensorboard_has_them_and_the_training_does_not_see_them(saved, tmp_path, monkeypatch, game):
+    arguments = ["--method=igam", f"--teacher={saved}/teacher.keras", game, "--noise=0.1"]
     student = train(tmp_path / "watched", *arguments)
     found = scalars(tmp_path / "watched")
     assert set(found) == {"alpha", "rho", "rho_minus_alpha", "cosine", "l2_distance", "teacher_alpha", "teacher_rho"}

@@ -39,7 +39,8 @@ def test_a_flag_file_trains_two_steps(path, tmp_path):
 
 
 @pytest.mark.parametrize("path", ROWS, ids=lambda path: str(path.relative_to(ROOT / "flags")))
-def test_a_flag_file_names_its_command(path):
+def test_a_flag_file_parses_and_names_its_command(path):
+    parse(TrainConfig, [f"--flagfile={path}"])
     header = path.read_text().split("--", 1)[0]
     assert header.startswith("# ")
     assert f"--flagfile={path.relative_to(ROOT)}" in path.read_text()

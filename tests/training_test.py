@@ -94,10 +94,11 @@ def test_flags_txt_holds_every_flag(igam, teacher):
     assert parse(TrainConfig, [f"--flagfile={igam}/flags.txt"]) == parse(TrainConfig, igam_arguments(teacher, igam))
 
 
-def test_flags_txt_reproduces_the_run(teacher, tmp_path):
-    again = tmp_path / "again"
-    run_training(parse(TrainConfig, [f"--flagfile={teacher}/flags.txt", f"--run_dir={again}"]))
-    for first, second in zip(weights(teacher), weights(again), strict=True):
+@pytest.mark.parametrize("run", ["teacher", pytest.param("igam", marks=pytest.mark.slow)])
+def test_flags_txt_reproduces_the_run(run, tmp_path, request):
+    folder, again = request.getfixturevalue(run), tmp_path / "again"
+    run_training(parse(TrainConfig, [f"--flagfile={folder}/flags.txt", f"--run_dir={again}"]))
+    for first, second in zip(weights(folder), weights(again), strict=True):
         np.testing.assert_array_equal(first, second)
 
 

@@ -1,6 +1,21 @@
 """What every test starts from."""
 
+import socket
+
+import pytest
 import tensorflow as tf
 
 # The oracles round as float32 does; a GPU from Ampere on would use TF32.
 tf.config.experimental.enable_tensor_float_32_execution(False)
+
+
+@pytest.fixture
+def no_network(monkeypatch):
+    def refuse(*arguments, **_):
+        raise AssertionError(f"the network was used: {arguments}")
+
+    def connect(self, *arguments, connect=socket.socket.connect):
+        return (connect if self.family == socket.AF_UNIX else refuse)(self, *arguments)
+
+    monkeypatch.setattr(socket.socket, "connect", connect)
+    monkeypatch.setattr(socket, "getaddrinfo", refuse)

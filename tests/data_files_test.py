@@ -1,7 +1,6 @@
 """Data in files: image folders, and TFDS data prepared without a network. Tiny-ImageNet: tiny_imagenet_test.py."""
 
 import pathlib
-import socket
 
 import numpy as np
 import pytest
@@ -13,18 +12,6 @@ from tf_robust_transfer.errors import InputError
 
 SHARED = pathlib.Path(__file__).resolve().parents[2] / "shared" / "tfds"
 needs_shared = pytest.mark.skipif(not SHARED.is_dir(), reason="no prepared data in ../shared/tfds")
-
-
-@pytest.fixture
-def no_network(monkeypatch):
-    def refuse(*arguments, **_):
-        raise AssertionError(f"the network was used: {arguments}")
-
-    def connect(self, *arguments, connect=socket.socket.connect):
-        return (connect if self.family == socket.AF_UNIX else refuse)(self, *arguments)
-
-    monkeypatch.setattr(socket.socket, "connect", connect)
-    monkeypatch.setattr(socket, "getaddrinfo", refuse)
 
 
 def png(path: pathlib.Path, pixels: np.ndarray) -> None:

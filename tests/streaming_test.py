@@ -16,7 +16,7 @@ import tensorflow_datasets as tfds
 from scipy import stats
 
 from tests import fresh_process
-from tests.data_files_test import no_network, prepare  # noqa: F401
+from tests.data_files_test import prepare
 from tf_robust_transfer import data, methods
 from tf_robust_transfer.config import TrainConfig, parse
 from tf_robust_transfer.data import augmentation, images, streaming

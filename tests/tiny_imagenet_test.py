@@ -3,7 +3,6 @@
 import functools
 import http.server
 import pathlib
-import socket
 import subprocess
 import sys
 import threading
@@ -30,15 +29,6 @@ def small(monkeypatch):
     monkeypatch.setattr(tiny_imagenet.TinyImagenet, "NUM_CLASSES", 2)
     monkeypatch.setattr(tiny_imagenet.TinyImagenet, "TRAIN_IMAGES_PER_CLASS", 3)
     monkeypatch.setattr(tiny_imagenet.TinyImagenet, "TEST_IMAGES", 2)
-
-
-@pytest.fixture
-def no_network(monkeypatch):
-    def refuse(*arguments, **_):
-        raise AssertionError(f"the network was used: {arguments}")
-
-    monkeypatch.setattr(socket.socket, "connect", refuse)
-    monkeypatch.setattr(socket, "getaddrinfo", refuse)
 
 
 def jpeg(value: int, shape=(64, 64, 3)) -> bytes:

@@ -10,12 +10,11 @@ network, the method and its compiled step the same.
 
 import dataclasses
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
+from tests import fresh_process
 from tf_robust_transfer.config import TrainConfig, parse
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -64,10 +63,21 @@ def test_files_of_a_kind_differ_in_numbers_alone():
             assert changed <= NUMBERS and all(ours[name] and theirs[name] for name in changed), other
 
 
+TRAIN = """
+from tf_robust_transfer.command import run_command
+from tf_robust_transfer.config import TrainConfig
+from tf_robust_transfer.train import main
+run_command(main, TrainConfig)
+"""
+
+
+@pytest.fixture(autouse=True)
+def at_the_root(monkeypatch):
+    monkeypatch.chdir(ROOT)
+
+
 def smoke(path, tmp_path):
-    arguments = [f"--flagfile=flags/{path}", "--smoke", f"--run_dir={tmp_path}/run"]
-    command = [sys.executable, "-m", "tf_robust_transfer.train", *arguments]
-    process = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    process = fresh_process.run(TRAIN, f"--flagfile=flags/{path}", "--smoke", f"--run_dir={tmp_path}/run")
     assert process.returncode == 0, process.stderr[-3000:]
     assert (tmp_path / "run/model.keras").exists() and (tmp_path / "run/results.json").exists()
     assert [other.name for other in tmp_path.iterdir()] == ["run"], "teachers are built, not trained"

@@ -1,12 +1,18 @@
 """What every test starts from."""
 
 import socket
+from pathlib import Path
 
 import pytest
 import tensorflow as tf
 
 # The oracles round as float32 does; a GPU from Ampere on would use TF32.
 tf.config.experimental.enable_tensor_float_32_execution(False)
+
+
+@pytest.fixture
+def at_the_root(monkeypatch):
+    monkeypatch.chdir(Path(__file__).resolve().parents[1])
 
 
 @pytest.fixture

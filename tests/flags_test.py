@@ -1,4 +1,4 @@
-"""Every flag file of our own rows: it parses, says what it is, and trains two steps of its real network.
+"""Every flag file of our own rows: it parses, says what it is, and trains two steps of its real network (most with -m slow).
 
 Those of the papers' rows are in paper_flags_test.py.
 """
@@ -11,17 +11,13 @@ from tf_robust_transfer.config import TrainConfig, parse
 from tf_robust_transfer.training import run_training
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
+pytestmark = pytest.mark.usefixtures("at_the_root")  # Flag files name each other from there.
 # A file that others include is no row of its own.
 ROWS = sorted(
     path
     for path in (ROOT / "flags").rglob("*.flags")
     if path.stem != "common" and path.parent.name not in ("igam", "mixacm")
 )
-
-
-@pytest.fixture(autouse=True)
-def at_the_root(monkeypatch):
-    monkeypatch.chdir(ROOT)
 
 
 def rows():

@@ -21,6 +21,7 @@ from tf_robust_transfer.training import run_training
 from tf_robust_transfer.training.runner import teacher_flags
 
 ROOT = Path(__file__).resolve().parents[1]
+pytestmark = pytest.mark.usefixtures("at_the_root")  # Flag files name each other from there.
 # A file that others include is no model of its own.
 FILES = sorted(
     path.relative_to(ROOT).as_posix()
@@ -30,11 +31,6 @@ FILES = sorted(
 )
 ROWS = {row.flag_file: (table, row) for table in TABLES.values() for row in table.rows if not row.quoted}
 WITH_TEACHER = ("ard", "finetune", "igam", "igam_mixacm", "mixacm", "rkd")
-
-
-@pytest.fixture(autouse=True)
-def at_the_root(monkeypatch):
-    monkeypatch.chdir(ROOT)
 
 
 def read(path, *arguments):

@@ -18,6 +18,7 @@ from tests import fresh_process
 from tf_robust_transfer.config import TrainConfig, parse
 
 ROOT = Path(__file__).resolve().parents[1]
+pytestmark = pytest.mark.usefixtures("at_the_root")  # Flag files name each other from there.
 # A file that others include is no model of its own.
 FILES = [
     path.relative_to(ROOT / "flags").as_posix()
@@ -64,16 +65,9 @@ def test_files_of_a_kind_differ_in_numbers_alone():
 
 
 TRAIN = """
-from tf_robust_transfer.command import run_command
-from tf_robust_transfer.config import TrainConfig
-from tf_robust_transfer.train import main
-run_command(main, TrainConfig)
+import runpy
+runpy.run_module("tf_robust_transfer.train", run_name="__main__")
 """
-
-
-@pytest.fixture(autouse=True)
-def at_the_root(monkeypatch):
-    monkeypatch.chdir(ROOT)
 
 
 def smoke(path, tmp_path):

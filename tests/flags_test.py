@@ -3,6 +3,7 @@
 Those of the papers' rows are in paper_flags_test.py.
 """
 
+import contextlib
 import pathlib
 
 import pytest
@@ -27,7 +28,8 @@ def rows():
     """
     seen = set()
     for path in ROWS:
-        config = parse(TrainConfig, [f"--flagfile={path}"])
+        with contextlib.chdir(ROOT):  # Before any test has begun.
+            config = parse(TrainConfig, [f"--flagfile={path}"])
         known = {config.method, config.model.partition("_")[0]}
         yield pytest.param(path, marks=[pytest.mark.slow] if known <= seen else [])
         seen |= known

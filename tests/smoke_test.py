@@ -8,6 +8,7 @@ Files of one kind differ in nothing but numbers (learning rate, weights of loss 
 network, the method and its compiled step the same.
 """
 
+import contextlib
 import dataclasses
 import shutil
 from pathlib import Path
@@ -36,7 +37,8 @@ UNUSED = {"seed", "batch_size", "epochs", "train_steps", "train_fraction", "warm
 
 
 def read(path):
-    return parse(TrainConfig, [f"--flagfile={ROOT}/flags/{path}"])
+    with contextlib.chdir(ROOT):  # Also before any test has begun.
+        return parse(TrainConfig, [f"--flagfile={ROOT}/flags/{path}"])
 
 
 def kind(path):

@@ -12,6 +12,13 @@ root="$(cd -- "$(dirname -- "${BASH_SOURCE[0]}")/.." >/dev/null && pwd)"
 python="$root/.venv/bin/python"
 stamp="$root/.venv/installed"
 
+# Where Python is told to write no bytecode, as in many containers, each process would compile TensorFlow anew, for ten
+# seconds: what our scripts start keeps it in .venv, and nothing is written elsewhere.
+if [ -n "${PYTHONDONTWRITEBYTECODE:-}" ]; then
+  unset PYTHONDONTWRITEBYTECODE
+  export PYTHONPYCACHEPREFIX="${PYTHONPYCACHEPREFIX:-$root/.venv/bytecode}"
+fi
+
 # One line that changes when an install would: with the requirements, and with the folder, which .venv points into.
 fingerprint() {
   { printf '%s\n' "$root" && cat "$root/pyproject.toml" "$root/requirements.txt"; } | cksum

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 import tf_robust_transfer as rt
+from tests import fresh_process
 from tf_robust_transfer import data, evaluate, quickstart, report, train, visualize
 from tf_robust_transfer.command import run_command
 from tf_robust_transfer.config import EvaluateConfig, QuickstartConfig, ReportConfig, TrainConfig, VisualizeConfig
@@ -67,10 +68,7 @@ def test_train_as_a_process_prints_a_table_and_progress(tmp_path):
 
 
 def test_bad_input_of_a_process_is_one_line_and_exit_code_2(tmp_path):
-    process = subprocess.run(
-        [sys.executable, "-m", "tf_robust_transfer.train", "--eps=8", f"--run_dir={tmp_path}/run"],
-        cwd=ROOT, capture_output=True, text=True, check=False,
-    )  # fmt: skip
+    process = fresh_process.run_module("tf_robust_transfer.train", "--eps=8", f"--run_dir={tmp_path}/run")
     assert process.returncode == 2
     assert "Traceback" not in process.stderr
     assert process.stderr.splitlines()[-1].startswith("error: eps is a fraction of the pixel range")

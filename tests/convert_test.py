@@ -6,7 +6,6 @@ import os
 import pathlib
 import pickle
 import shutil
-import subprocess
 import sys
 
 import keras
@@ -14,12 +13,11 @@ import numpy as np
 import pytest
 
 import tf_robust_transfer as rt
-from tests import tf1_networks
+from tests import fresh_process, tf1_networks
 from tf_robust_transfer import convert, evaluate, train, visualize
 from tf_robust_transfer.command import run_command
 from tf_robust_transfer.config import ConvertConfig, EvaluateConfig, TrainConfig, VisualizeConfig
 
-ROOT = pathlib.Path(__file__).resolve().parents[1]
 COMMANDS = {
     "convert": (convert.main, ConvertConfig),
     "evaluate": (evaluate.main, EvaluateConfig),
@@ -285,11 +283,8 @@ def test_an_output_that_cannot_be_written(call, output, says, saved, tmp_path):
 
 def test_a_real_process(tmp_path):
     (tmp_path / "model.pt").write_text("<html>")
-    process = subprocess.run(
-        [sys.executable, "-m", "tf_robust_transfer.convert", f"--model=robustbench:Wong2020Fast:{tmp_path}/model.pt",
-         f"--output={tmp_path}/model.keras"],
-        cwd=ROOT, capture_output=True, text=True, check=False,
-    )  # fmt: skip
+    arguments = f"--model=robustbench:Wong2020Fast:{tmp_path}/model.pt", f"--output={tmp_path}/model.keras"
+    process = fresh_process.run_module("tf_robust_transfer.convert", *arguments)
     assert process.returncode == 2 and not process.stdout
     assert process.stderr.splitlines()[-1].startswith("error: ") and "web page" in process.stderr
     assert "Traceback" not in process.stderr

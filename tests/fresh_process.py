@@ -28,6 +28,11 @@ def run(code: str, *arguments) -> subprocess.CompletedProcess:
         return subprocess.CompletedProcess(arguments, process.exitcode, *(path.read_text() for path in paths))
 
 
+def run_module(module: str, *arguments) -> subprocess.CompletedProcess:
+    """As `python -m MODULE ARGUMENTS`."""
+    return run(f"import runpy\nrunpy.run_module({module!r}, run_name='__main__')", *arguments)
+
+
 def _run(code, arguments, folder, *paths):
     for number, path in enumerate(paths, start=1):
         os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT), number)

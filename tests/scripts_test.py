@@ -161,6 +161,21 @@ def test_failing_venv_module_is_reported(repository):
     assert "could not make .venv" in result.stderr.splitlines()[-1]
 
 
+@pytest.mark.parametrize(
+    ("environment", "expected"),
+    [
+        ({}, "unset unset"),
+        ({"PYTHONDONTWRITEBYTECODE": "1"}, "unset ROOT/.venv/bytecode"),
+        ({"PYTHONDONTWRITEBYTECODE": "1", "PYTHONPYCACHEPREFIX": "/elsewhere"}, "unset /elsewhere"),
+    ],
+)
+def test_bytecode_is_kept_and_where_it_is_not_wanted_kept_in_the_environment(repository, environment, expected):
+    script = 'source "${0%/*}/environment.sh"\necho "${PYTHONDONTWRITEBYTECODE-unset} ${PYTHONPYCACHEPREFIX-unset}"\n'
+    (repository.root / "scripts" / "show.sh").write_text(script, encoding="utf-8")
+    shown = repository.run("show.sh", **environment).stdout.strip()
+    assert shown == expected.replace("ROOT", str(repository.root))
+
+
 @pytest.mark.parametrize("version", ["3.9", "3.14"])
 def test_unsupported_python_is_one_line_and_exit_code_2(repository, version):
     result = repository.run("quickstart.sh", FAKE_VERSION=version)

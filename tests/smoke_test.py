@@ -66,14 +66,10 @@ def test_files_of_a_kind_differ_in_numbers_alone():
             assert changed <= NUMBERS and all(ours[name] and theirs[name] for name in changed), other
 
 
-TRAIN = """
-import runpy
-runpy.run_module("tf_robust_transfer.train", run_name="__main__")
-"""
-
-
 def smoke(path, tmp_path):
-    process = fresh_process.run(TRAIN, f"--flagfile=flags/{path}", "--smoke", f"--run_dir={tmp_path}/run")
+    process = fresh_process.run_module(
+        "tf_robust_transfer.train", f"--flagfile=flags/{path}", "--smoke", f"--run_dir={tmp_path}/run"
+    )
     assert process.returncode == 0, process.stderr[-3000:]
     assert (tmp_path / "run/model.keras").exists() and (tmp_path / "run/results.json").exists()
     assert [other.name for other in tmp_path.iterdir()] == ["run"], "teachers are built, not trained"

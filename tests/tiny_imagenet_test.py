@@ -3,8 +3,6 @@
 import functools
 import http.server
 import pathlib
-import subprocess
-import sys
 import threading
 import types
 import zipfile
@@ -14,6 +12,7 @@ import pytest
 import tensorflow as tf
 import tensorflow_datasets as tfds
 
+from tests import fresh_process
 from tf_robust_transfer import data
 from tf_robust_transfer.data import tiny_imagenet
 from tf_robust_transfer.errors import InputError
@@ -245,4 +244,4 @@ def test_numbers_of_the_published_archive(monkeypatch):
 
 def test_package_does_not_import_tfds():
     code = "import sys, tf_robust_transfer.data; sys.exit('tensorflow_datasets' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", code], cwd=pathlib.Path(__file__).parents[1]).returncode == 0
+    assert fresh_process.run(code).returncode == 0

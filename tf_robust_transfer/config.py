@@ -116,7 +116,7 @@ class TrainConfig(AttackConfig, SharedConfig):
     warm_start_epochs: float = flag("0", "igam: plain training before the two terms", fraction, **at_least(0))
     noise: float = flag("0", "igam: uniform noise on the training images", fraction, **at_least(0))
     # MixACM and the other distillations
-    alpha_acm: float = flag("5000", "mixacm: weight of the activated channel maps", fraction, **at_least(0))
+    alpha_acm: float = flag("5000", "mixacm: weight of channel maps; a large one needs a warm-up", fraction, **at_least(0))
     alpha_kld: float = flag("0.95", "mixacm, rkd, ard: weight of the soft labels", fraction, **at_least(0))
     gamma: float = flag("10", "mixacm, rkd, ard: temperature of the soft labels", fraction, **above(0))
     blocks: tuple = flag("block1,block2,block3,block4", "mixacm: matched endpoints, each NAME or TEACHERS:STUDENTS", names)

@@ -20,7 +20,9 @@ class MixACM(Method):
 
     Args (keyword-only), beside those of `Method`:
         teacher: robust keras.Model, frozen, called once a step with training=False, on the same mixed images as the student.
-        acm_weight: alpha_acm, weight of the sum of the blocks' ACM terms; 0 leaves them out ("only KD" of Table 7).
+        acm_weight: alpha_acm, weight of the sum of the blocks' ACM terms; 0 leaves them out ("only KD" of Table 7). At the
+            paper's 5000 and learning rate 0.1 the first steps throw a small network's weights so far out that little
+            robustness is left to transfer: let the learning rate warm up.
         kld_weight: alpha_kld in [0, 1]; 0 leaves the soft labels out ("w/o KD"). It has to be 0 where the tasks differ: a
             teacher of other classes has no soft labels for the student (section 5.3).
         temperature: gamma of the soft labels.

@@ -6,10 +6,10 @@ import pytest
 import tensorflow as tf
 
 from tf_robust_transfer.adapters import ADAPTERS, Adapter, adapt, build_adapter, random_positions, seen_region
-from tf_robust_transfer.attacks.noise import fold_seed
 from tf_robust_transfer.errors import InputError
 from tf_robust_transfer.models import build_model, endpoints
 from tf_robust_transfer.ops.gradients import input_gradient
+from tf_robust_transfer.ops.random import fold_seed
 
 
 # The oracle: each adapter's matrix, one output pixel after the other. A[output row, column, channel, input row, column,

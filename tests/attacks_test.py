@@ -12,8 +12,8 @@ import tensorflow as tf
 from hypothesis import strategies as st
 
 from tf_robust_transfer.attacks import FGSM, PGD, Attack, ThreatModel
-from tf_robust_transfer.attacks.noise import fold_seed
 from tf_robust_transfer.errors import InputError
+from tf_robust_transfer.ops.random import fold_seed
 
 
 def linear_model(classes=2, shape=(2, 3, 1), seed=0):

@@ -156,7 +156,7 @@ class TestTeacherBatchNorm:
             def call(self, x):
                 return self.inner(x)
 
-        with pytest.raises(InputError, match="functional or sequential teacher, got Subclass"):
+        with pytest.raises(InputError, match="functional or sequential model, got Subclass"):
             with_batch_statistics(Subclass())
 
         class Hides(keras.layers.Layer):

@@ -137,7 +137,7 @@ def test_the_settings_of_the_papers():
     assert (igam.lambda_adv, igam.lambda_diff, igam.discriminator_every, igam.epochs) == (2, 20, 5, 200)
     assert read("flags/igam/table1_igam_mnist.flags").discriminator_every == 10
     crop = read("flags/igam/figure5_igam_cifar100_crop.flags")
-    assert (crop.lambda_adv, crop.lambda_diff, crop.discriminator_channels) == (0.5, 200, ("8", "16", "32", "64"))
+    assert (crop.lambda_adv, crop.lambda_diff, crop.discriminator_channels) == (0.5, 200, (8, 16, 32, 64))
     assert [read(f"flags/igam/{name}.flags").epochs for name in (
         "finetune_mnist_to_cifar10", "finetune_tiny_imagenet_to_cifar10_pad", "finetune_cifar10_to_tiny_imagenet_crop",
         "table1_ft_mnist")] == [10, 6, 5, 100]  # fmt: skip

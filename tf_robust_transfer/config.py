@@ -86,6 +86,7 @@ class TrainConfig(AttackConfig, SharedConfig):
     warm_up_learning_rate: float = flag("0", "cosine: where the warm-up starts", fraction, **at_least(0))
     schedule_factor: float = flag("0.1", "piecewise: what the rate is multiplied by", fraction, **above(0))
     weight_decay: float = flag("0", "L2 weight decay of the kernels", fraction, **at_least(0))
+    gradient_clip_norm: float = flag("0", "most that the gradient's global l2 norm may be; 0: any", fraction, **at_least(0))
     mixed_precision: str = flag("none", "bfloat16 or float16 inside the student", **one_of("none", "bfloat16", "float16"))
     # Adversarial training and adversarially robust distillation (ard)
     train_eps: float = flag("0", "adversarial_training, ard: radius; 0: eps", fraction, **at_least(0))
@@ -105,11 +106,25 @@ class TrainConfig(AttackConfig, SharedConfig):
     difference_reduction: str = flag("mean", "igam: l2 term as mean over examples or sum over the batch")
     difference_region: str = flag("whole", "igam: l2 term of the whole image or of what a crop leaves: whole or seen")
     discriminator_input: str = flag("zero_mean_l2", "igam: raw, l2 or zero_mean_l2 input gradients")
+    discriminator_input_epsilon: float = flag(
+        "1e-24", "igam: least squared norm of a gradient that is divided by", fraction, **at_least(0)
+    )
     adversarial_form: str = flag("minimax", "igam: minimax (Eq. 11) or non_saturating: the student's adversarial term")
-    teacher_batch_norm: str = flag("moving", "igam: the teacher's moving averages, or batch: those of the current batch")
+    teacher_batch_norm: str = flag(
+        "moving",
+        "igam, finetune: the teacher's moving averages, or batch: those of the current batch",
+        **one_of("moving", "batch"),
+    )
     teacher_precision: str = flag("float32", "igam: of the teacher's gradients: float32, mixed, bfloat16 or auto")
     discriminator_batch_norm: str = flag("joint", "igam: joint or separate passes over both models' gradients")
-    discriminator_channels: tuple = flag("16,32,64,128,256", "igam: of the discriminator's layers", names)
+    discriminator_batch_norm_epsilon: float = flag(
+        "1e-5", "igam: of the discriminator's batch norm", fraction, **above(0)
+    )
+    discriminator_initializer: str = flag("glorot_uniform", "igam: of its kernels: glorot_uniform or reference_code")
+    discriminator_loss: str = flag("sum", "igam: the discriminator's: sum (minus Eq. 10) or mean (half of it)")
+    discriminator_weight_decay: float = flag("0", "igam: L2 weight decay of its kernels", fraction, **at_least(0))
+    discriminator_update: str = flag("simultaneous", "igam: simultaneous, or after_student: with its new weights")
+    discriminator_channels: tuple = flag("16,32,64,128,256", "igam: of the discriminator's layers", whole_numbers)
     discriminator_every: int = flag("5", "igam: steps for one update of the discriminator", int, **at_least(1))
     discriminator_optimizer: str = flag("same", "igam: same (as the student's) or adam", **one_of("same", "adam"))
     discriminator_learning_rate: float = flag("0.001", "igam: of adam", fraction, **above(0))

@@ -2,10 +2,8 @@
 
 import contextlib
 
-import tensorflow as tf
-
 from tf_robust_transfer.adapters.layers import RANDOM_POSITIONS
-from tf_robust_transfer.ops import replicas
+from tf_robust_transfer.ops import random, replicas
 
 
 @contextlib.contextmanager
@@ -19,7 +17,7 @@ def random_positions(seed, batch_size):
         seed: int32 [2], of the step.
         batch_size: examples of this replica, an int or a scalar tensor.
     """
-    of_batch = tf.random.stateless_uniform([1, 2], seed)
+    of_batch = random.uniform([1, 2], seed)
     of_examples = replicas.random_uniform([batch_size, 2], seed)
     token = RANDOM_POSITIONS.set((of_batch, of_examples))
     try:

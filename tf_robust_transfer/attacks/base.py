@@ -9,11 +9,12 @@ import functools
 import numpy as np
 import tensorflow as tf
 
-from tf_robust_transfer.attacks.noise import BatchNoise, fold_seed
+from tf_robust_transfer.attacks.noise import BatchNoise
 from tf_robust_transfer.attacks.search import Search
 from tf_robust_transfer.attacks.threat_model import Problem, ThreatModel, check_batch
 from tf_robust_transfer.losses import classification
 from tf_robust_transfer.ops.loops import out_of_line
+from tf_robust_transfer.ops.random import fold_seed
 
 
 class Attack:

@@ -1,17 +1,9 @@
 """Where the random numbers of an attack come from: stateless seeds, one for a batch or one for each example."""
 
-import numpy as np
 import tensorflow as tf
 
-from tf_robust_transfer.ops import norms, replicas
-
-
-def fold_seed(seed, *numbers):
-    """A stateless seed, int32 [2], that is a function of all its arguments; each may be a tensor."""
-    folded = tf.stack([tf.cast(seed, tf.int32), tf.constant(0x5EED, tf.int32)]) if np.ndim(seed) == 0 else seed
-    for number in numbers:
-        folded = tf.random.experimental.stateless_fold_in(folded, tf.cast(number, tf.int32))
-    return folded
+from tf_robust_transfer.ops import norms, random, replicas
+from tf_robust_transfer.ops.random import fold_seed
 
 
 class BatchNoise:
@@ -48,11 +40,11 @@ class ExampleNoise:
 
     def uniform(self, shape, stream):
         """Uniform numbers in [0, 1). shape: of one example; stream: an int, or int [batch]. Returns [batch, *shape]."""
-        return self._draw(tf.random.stateless_uniform, shape, stream)
+        return self._draw(random.uniform, shape, stream)
 
     def normal(self, shape, stream):
         """Standard normal numbers; see uniform."""
-        return self._draw(tf.random.stateless_normal, shape, stream)
+        return self._draw(random.normal, shape, stream)
 
     def _draw(self, distribution, shape, stream):
         stream = tf.broadcast_to(tf.cast(stream, tf.int32), tf.shape(self.seeds)[:1])

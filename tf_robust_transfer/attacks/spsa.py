@@ -67,7 +67,8 @@ class SPSA(Attack):
         repeated = tf.repeat(labels, 2 * at_once)
 
         def add_pairs(i, gradient):
-            v = signs[:, i : i + at_once]
+            # Not a slice: XLA would not know how long it is.
+            v = tf.gather(signs, i + tf.range(at_once), axis=1)
             tried = current[:, None] + self.delta * tf.concat([v, -v], axis=1)
             margins = classification.margin(problem.logits_of(tf.reshape(tried, [-1, *shape])), repeated)
             up, down = tf.split(tf.reshape(margins, [-1, 2 * at_once]), 2, axis=1)

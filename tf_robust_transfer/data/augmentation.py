@@ -6,6 +6,7 @@ import tensorflow as tf
 
 from tf_robust_transfer.data.rand_augment import rand_augment
 from tf_robust_transfer.errors import look_up
+from tf_robust_transfer.ops import random
 
 CROP_PADDING = 4
 _AREA = 0.08, 1.0  # share of the image that `resized_crop` keeps
@@ -27,7 +28,7 @@ def random_crop(images: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
         float32, same shape and range.
     """
     shape = tf.shape(images)
-    offsets = tf.random.stateless_uniform([2, shape[0]], seed, 0, 2 * CROP_PADDING + 1, tf.int32, alg="philox")
+    offsets = random.integers([2, shape[0]], seed, 0, 2 * CROP_PADDING + 1)
     return crop_at(images, offsets)
 
 
@@ -54,7 +55,7 @@ def random_flip(images: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
         float32, same shape and range.
     """
     shape = tf.shape(images)
-    mirrored = tf.random.stateless_uniform([shape[0], 1], seed, alg="philox") < 0.5
+    mirrored = random.uniform([shape[0], 1], seed) < 0.5
     columns = tf.range(shape[2])[tf.newaxis]
     columns = tf.where(mirrored, shape[2] - 1 - columns, columns)  # [batch, width]; a gather beats reverse and where
     return tf.ensure_shape(tf.gather(images, columns, axis=2, batch_dims=1), images.shape)
@@ -98,7 +99,7 @@ def crop_boxes(sizes: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
     sizes = tf.convert_to_tensor(sizes)
     whole = tf.cast(sizes, tf.float32)
     count = tf.shape(sizes)[0]
-    draws = tf.random.stateless_uniform([2, _TRIES, count], seed, alg="philox")
+    draws = random.uniform([2, _TRIES, count], seed)
     area = tf.reduce_prod(whole, axis=1) * (_AREA[0] + (_AREA[1] - _AREA[0]) * draws[0])
     low, high = (math.log(ratio) for ratio in _ASPECT)
     aspect = tf.exp(low + (high - low) * draws[1])
@@ -111,8 +112,8 @@ def crop_boxes(sizes: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
     middle = tf.stack([tf.minimum(height, narrowest), tf.minimum(width, widest)], axis=1)
     found = tf.reduce_any(fits, axis=0)[:, tf.newaxis]
     parts = tf.cast(tf.where(found, drawn, middle), tf.int32)
-    place_seed = tf.random.experimental.stateless_fold_in(seed, 1, alg="philox")
-    places = tf.random.stateless_uniform([count, 2], place_seed, alg="philox") * tf.cast(sizes - parts + 1, tf.float32)
+    place_seed = random.fold_seed(seed, 1)
+    places = random.uniform([count, 2], place_seed) * tf.cast(sizes - parts + 1, tf.float32)
     # float32 may round a number just below the upper end to that end itself.
     places = tf.minimum(tf.cast(places, tf.int32), sizes - parts)
     return tf.concat([tf.where(found, places, (sizes - parts) // 2), parts], axis=1)
@@ -142,5 +143,5 @@ def augment(images: tf.Tensor, names: tuple[str, ...], seed: tf.Tensor) -> tf.Te
     """
     for i, name in enumerate(names):
         function = look_up("augmentation", name, AUGMENTATIONS)
-        images = function(images, tf.random.experimental.stateless_fold_in(seed, i, alg="philox"))
+        images = function(images, random.fold_seed(seed, i))
     return images

@@ -10,6 +10,7 @@ import math
 import tensorflow as tf
 
 from tf_robust_transfer.errors import InputError
+from tf_robust_transfer.ops import random
 
 _PROPOSALS = 24
 
@@ -67,8 +68,7 @@ def mixup_weights(batch_size: int | tf.Tensor, *, alpha: float, per_example: boo
         seed: int32 or int64 [2].
 
     Returns:
-        float32 [batch_size] in [0, 1], or float32 [] for `per_example=False`; either is a `lam` for `mixup`. XLA draws
-        other numbers from a seed than TensorFlow's own kernels do.
+        float32 [batch_size] in [0, 1], or float32 [] for `per_example=False`; either is a `lam` for `mixup`.
 
     Raises:
         InputError: alpha is not positive.
@@ -77,8 +77,9 @@ def mixup_weights(batch_size: int | tf.Tensor, *, alpha: float, per_example: boo
         raise InputError(f"mixup alpha must be positive, got {alpha!r}; without mixup, leave the mixing out")
     shape = tf.reshape(tf.cast(batch_size, tf.int32), [1]) if per_example else tf.zeros([0], tf.int32)
     shape = tf.concat([[2], shape], axis=0)
-    gamma_seed, power_seed = (tf.random.experimental.stateless_fold_in(seed, i, alg="philox") for i in (0, 1))
-    log_gamma = _log_gamma_sample(shape, alpha + 1.0, gamma_seed) + tf.math.log(_uniform(shape, power_seed)) / alpha
+    gamma_seed, power_seed = (random.fold_seed(seed, i) for i in (0, 1))
+    log_power = tf.math.log(random.open_uniform(shape, power_seed)) / alpha
+    log_gamma = _log_gamma_sample(shape, alpha + 1.0, gamma_seed) + log_power
     return tf.sigmoid(log_gamma[0] - log_gamma[1])
 
 
@@ -91,17 +92,12 @@ def _log_gamma_sample(shape: tf.Tensor, alpha: float, seed: tf.Tensor) -> tf.Ten
     d = alpha - 1.0 / 3.0
     c = 1.0 / math.sqrt(9.0 * d)
     shape = tf.concat([[_PROPOSALS], shape], axis=0)
-    normal_seed, accept_seed = (tf.random.experimental.stateless_fold_in(seed, i, alg="philox") for i in (0, 1))
-    x = tf.math.ndtri(_uniform(shape, normal_seed))
+    normal_seed, accept_seed = (random.fold_seed(seed, i) for i in (0, 1))
+    x = random.normal(shape, normal_seed)
     root = 1.0 + c * x
     log_v = 3.0 * tf.math.log(tf.maximum(root, 1e-6))
-    log_u = tf.math.log(_uniform(shape, accept_seed))
+    log_u = tf.math.log(random.open_uniform(shape, accept_seed))
     accepted = (root > 0.0) & (log_u < 0.5 * x * x + d - d * tf.exp(log_v) + d * log_v)
     first = tf.argmax(tf.cast(accepted, tf.int32), axis=0, output_type=tf.int32)
     chosen = tf.one_hot(first, _PROPOSALS, axis=0, on_value=True, off_value=False, dtype=tf.bool)
     return math.log(d) + tf.reduce_sum(tf.where(chosen, log_v, 0.0), axis=0)
-
-
-def _uniform(shape: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
-    """Uniform in the open interval (0, 1): the 2**23 values of float32's generator, moved up by half a step."""
-    return tf.random.stateless_uniform(shape, seed, alg="philox") + 2.0**-24

@@ -13,6 +13,7 @@ from tf_robust_transfer.data.datasets import check_seed
 from tf_robust_transfer.data.images import ImageData
 from tf_robust_transfer.data.streaming import StreamedData, read_batches
 from tf_robust_transfer.errors import InputError, look_up
+from tf_robust_transfer.ops import random
 
 _ORDER, _AUGMENTATION = 0, 1  # the two random streams of a seed
 
@@ -73,8 +74,7 @@ def train_batches(
     def finished(stream, images, labels):
         images = _to_float(images)
         if augmentation:
-            step_seed = tf.stack([np.int64(seed), stream])
-            step_seed = tf.random.experimental.stateless_fold_in(step_seed, _AUGMENTATION, alg="philox")
+            step_seed = random.fold_seed(tf.stack([np.int64(seed), stream]), _AUGMENTATION)
             images = augment(images, augmentation, step_seed)
         return images, labels
 
@@ -89,8 +89,8 @@ def _batches_in_memory(data, steps, batch_size, seed, start_step):
     first_epoch, first_batch = divmod(start_step, steps)
 
     def batches_of(epoch):  # -> dataset of (step [], indices [batch_size])
-        order_seed = tf.random.experimental.stateless_fold_in(tf.stack([np.int64(seed), epoch]), _ORDER, alg="philox")
-        order = tf.random.experimental.stateless_shuffle(tf.range(len(data)), order_seed, alg="philox")
+        order_seed = random.fold_seed(tf.stack([np.int64(seed), epoch]), _ORDER)
+        order = random.shuffle(tf.range(len(data)), order_seed)
         order = tf.reshape(order[:steps * batch_size], [steps, batch_size])
         start = tf.where(epoch == first_epoch, np.int64(first_batch), np.int64(0))
         numbers = epoch * steps + tf.range(start, steps, dtype=tf.int64)

@@ -10,6 +10,8 @@ import functools
 import keras
 import tensorflow as tf
 
+from tf_robust_transfer.ops import random
+
 _NUM_OPS = 2
 # Near the magnitude 9 of 30 that is usual on ImageNet: turns up to 36 degrees, shifts up to a tenth. Keras's default of
 # 0.5 turns by up to 180 degrees and shifts by half the image. The MixACM paper gives no figure.
@@ -35,7 +37,7 @@ def rand_augment(images: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
     def of_one(numbered):
         number, image = numbered
         # Only looked at while this is traced: each draw of the layer asks it for the next seed.
-        layer.generator = _Seeds(tf.random.experimental.stateless_fold_in(seed, number, alg="philox"))
+        layer.generator = _Seeds(random.fold_seed(seed, number))
         transformation = layer.get_random_transformation(image[tf.newaxis], training=True)
         return layer.transform_images(image[tf.newaxis], transformation)[0]
 
@@ -52,7 +54,7 @@ class _Seeds(keras.random.SeedGenerator):
 
     def next(self, ordered=True):
         self.drawn += 1
-        return tf.random.experimental.stateless_fold_in(self.seed, self.drawn - 1, alg="philox")
+        return random.fold_seed(self.seed, self.drawn - 1)
 
 
 @functools.cache

@@ -23,6 +23,7 @@ from tf_robust_transfer.data import datasets
 from tf_robust_transfer.data.augmentation import crop_boxes
 from tf_robust_transfer.data.images import ImageData, resize_tensor
 from tf_robust_transfer.errors import InputError
+from tf_robust_transfer.ops import random
 
 MEMORY_BUDGET = 3 * 2**30  # bytes of decoded training images: Tiny-ImageNet has 1.1, ImageNet at 32x32 3.7 * 2**30
 _ALWAYS = ("imagenet2012",)
@@ -195,8 +196,8 @@ def read_batches(data: StreamedData, *, batch_size: int, seed: int, start_step: 
     padded = np.append(data.lengths, np.int64(0))
 
     def records_of(epoch):  # -> dataset of (number int64 [], record string [])
-        seed_of_order = tf.random.experimental.stateless_fold_in(tf.stack([np.int64(seed), epoch]), _ORDER, alg="philox")
-        order = tf.random.experimental.stateless_shuffle(tf.range(len(data.files)), seed_of_order, alg="philox")
+        seed_of_order = random.fold_seed(tf.stack([np.int64(seed), epoch]), _ORDER)
+        order = random.shuffle(tf.range(len(data.files)), seed_of_order)
         groups = tf.pad(order, [[0, num_groups * group - len(data.files)]], constant_values=len(data.files))
         groups = tf.reshape(groups, [num_groups, group])
         counts = tf.reduce_sum(tf.gather(padded, groups), axis=1)
@@ -215,8 +216,8 @@ def read_batches(data: StreamedData, *, batch_size: int, seed: int, start_step: 
             tf.debugging.assert_equal(
                 tf.size(records, tf.int64), counts[number],
                 f"files of {data.name} {_OTHER_NUMBERS}; prepare it anew")
-            group_seed = tf.random.experimental.stateless_fold_in(seed_of_order, number, alg="philox")
-            return tf.random.experimental.stateless_shuffle(records, group_seed, alg="philox")
+            group_seed = random.fold_seed(seed_of_order, number)
+            return random.shuffle(records, group_seed)
 
         records = tf.data.Dataset.range(passed, num_groups).map(records_of_group).prefetch(1)
         records = records.unbatch().skip(start - read_from).take(used - start)
@@ -225,7 +226,7 @@ def read_batches(data: StreamedData, *, batch_size: int, seed: int, start_step: 
     def example_of(number, record):
         contents, label = data.parse(record)
         draw = number * data.num_shards + data.shard_index
-        crop_seed = tf.random.experimental.stateless_fold_in(tf.stack([np.int64(seed), draw]), _CROP, alg="philox")
+        crop_seed = random.fold_seed(tf.stack([np.int64(seed), draw]), _CROP)
         return number, decode(contents, data.input_shape, data.fit, crop_seed if crops else None), tf.cast(label, tf.int32)
 
     epochs = tf.data.Dataset.range(first_epoch, np.iinfo(np.int64).max // len(data))

@@ -14,7 +14,7 @@ def gradient_difference(student_gradient, teacher_gradient):
     return tf.reduce_sum(tf.square(student_gradient - teacher_gradient), axis=list(range(1, student_gradient.shape.rank)))
 
 
-def discriminator_input(gradient, normalization: str):
+def discriminator_input(gradient, normalization: str, epsilon=1e-24):
     """What the discriminator sees of an input gradient.
 
     Input gradients are tiny (1e-3 and below on [0, 1] images), so that a discriminator sees nothing in raw ones.
@@ -23,9 +23,11 @@ def discriminator_input(gradient, normalization: str):
         gradient: float [batch, height, width, channels].
         normalization: "raw"; "l2": divided by its l2 norm; "zero_mean_l2": first minus its own mean over height, width
             and channels (the reference code). The paper says nothing about it.
+        epsilon: smaller squared norms are divided as if they were this (the reference code: 1e-12, of gradients by 0-255
+            pixels). A gradient of zero stays zero.
 
     Returns:
-        The shape of gradient. Zero where the gradient is (its norm is then not divided by).
+        The shape of gradient.
     """
     if normalization == "raw":
         return gradient
@@ -36,7 +38,7 @@ def discriminator_input(gradient, normalization: str):
         raise ValueError(f"normalization must be one of {DISCRIMINATOR_INPUTS}, got {normalization!r}")
     # The norm's own gradient at zero is infinite, which a masked-out example would turn into NaN weights.
     squares = tf.reduce_sum(tf.square(gradient), axis=axes, keepdims=True)
-    return gradient * tf.math.rsqrt(tf.maximum(squares, 1e-24))
+    return gradient * tf.math.rsqrt(tf.maximum(squares, epsilon))
 
 
 def adversarial(teacher_scores, student_scores):

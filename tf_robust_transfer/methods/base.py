@@ -18,19 +18,27 @@ class Method(keras.Model):
         weight_decay: L2 weight decay: adds weight_decay / 2 times the sum of the squared kernels to the loss, as the
             papers' PyTorch and TF1 code does. (Keras optimizers' own `weight_decay` is the decoupled form.) Biases and
             batch-norm parameters are left out, as in MadryLab's code.
+        gradient_clip_norm: None, or the most that the l2 norm of the gradient may be, all trained variables together and
+            summed over the replicas; a larger one is scaled down to it. Under float16 that is the norm without the loss's
+            scale. The norm before clipping is logged as "gradient_norm" (0 in a step that float16's scaling skips).
+            Keras's own `global_clipnorm` clips each replica's share, and before the scale is taken out.
         terms: for subclasses: names of the values that loss_terms may return.
         seed: of every random number that the steps draw, together with the step's number; so a resumed run draws what
             an uninterrupted one would have.
     """
 
-    def __init__(self, *, student, terms=("cross_entropy",), weight_decay=0.0, seed=0, name=None):
+    def __init__(self, *, student, terms=("cross_entropy",), weight_decay=0.0, gradient_clip_norm=None, seed=0, name=None):
         super().__init__(name=name)
         if weight_decay < 0:
             raise InputError(f"weight_decay must be at least 0, got {weight_decay}")
+        if gradient_clip_norm is not None and not 0 < gradient_clip_norm < float("inf"):
+            raise InputError(f"gradient_clip_norm must be above 0 or None, got {gradient_clip_norm}")
         self.student = student
         self.weight_decay = weight_decay
+        self.gradient_clip_norm = gradient_clip_norm
         self.seed = seed
-        names = ("loss", *terms, *(("weight_decay",) if weight_decay else ()), "accuracy")
+        further = (("weight_decay", weight_decay), ("gradient_norm", gradient_clip_norm))
+        names = ("loss", *terms, *(name for name, used in further if used), "accuracy")
         self._trackers = {name: keras.metrics.Mean(name=name) for name in names}
         self.built = True
 
@@ -79,8 +87,7 @@ class Method(keras.Model):
             logits, terms = self.loss_terms(images, labels)
             loss = self._total(terms)
             scaled = self.optimizer.scale_loss(loss)
-        variables = self.student.trainable_variables
-        self.optimizer.apply(tape.gradient(scaled, variables), variables)
+        self._apply(tape.gradient(scaled, self._trained), terms)
         return self._log(loss, terms, logits, labels)
 
     def test_step(self, data):
@@ -92,11 +99,29 @@ class Method(keras.Model):
         self._trackers["loss"].update_state(cross_entropy)
         return {"loss": self._trackers["loss"].result(), "accuracy": self._trackers["accuracy"].result()}
 
+    @property
+    def _trained(self):
+        """The variables that the optimizer changes."""
+        return self.student.trainable_variables
+
+    def _apply(self, gradients, terms):
+        """One step of the optimizer, clipped; the norm joins the terms that are shown."""
+        if self.gradient_clip_norm:
+            scale = self.optimizer.scale_loss(tf.constant(1.0))
+            norm = replicas.summed_norm(gradients) / scale
+            # What is not finite stays so: float16's scaling looks for it, and so does who watches the run.
+            factor = self.gradient_clip_norm / tf.maximum(norm, self.gradient_clip_norm)
+            factor = tf.where(tf.math.is_finite(norm), factor, float("nan"))
+            gradients = [None if g is None else g * tf.cast(factor, g.dtype) for g in gradients]
+            if isinstance(self.optimizer, keras.optimizers.LossScaleOptimizer):
+                norm = tf.where(tf.math.is_finite(norm), norm, 0.0)
+            terms["gradient_norm"] = 0.0, replicas.once(norm)
+        self.optimizer.apply(gradients, self._trained)
+
     def _total(self, terms):
         if self.weight_decay:
-            kernels = [v for v in self.student.trainable_variables if len(v.shape) > 1]
-            squares = tf.add_n([tf.reduce_sum(tf.square(tf.convert_to_tensor(kernel))) for kernel in kernels])
-            terms["weight_decay"] = self.weight_decay, replicas.once(0.5 * squares)
+            squares = l2_of_kernels(self.student.trainable_variables)
+            terms["weight_decay"] = self.weight_decay, replicas.once(squares)
         return tf.add_n([weight * value for weight, value in terms.values()])
 
     def _log(self, loss, terms, logits, labels):
@@ -106,6 +131,12 @@ class Method(keras.Model):
         self._trackers["accuracy"].update_state(classification.is_correct(logits, labels))
         # A term that this step does not have (IGAM's during its warm start) is not shown as 0.
         return {name: self._trackers[name].result() for name in (*shown, "accuracy")}
+
+
+def l2_of_kernels(variables):
+    """Half the sum of the squares of those variables that are kernels: of two axes or more. Returns a scalar."""
+    kernels = [tf.convert_to_tensor(v) for v in variables if len(v.shape) > 1]
+    return 0.5 * tf.add_n([tf.reduce_sum(tf.square(kernel)) for kernel in kernels])
 
 
 def unpack(data):

@@ -4,13 +4,15 @@ import keras
 import tensorflow as tf
 
 from tf_robust_transfer.adapters import adapt, random_positions
-from tf_robust_transfer.attacks.noise import fold_seed
 from tf_robust_transfer.errors import InputError, look_up
 from tf_robust_transfer.losses import classification
 from tf_robust_transfer.methods.base import Method
+from tf_robust_transfer.models.batch_statistics import on_batch_statistics
 from tf_robust_transfer.ops import replicas
+from tf_robust_transfer.ops.random import fold_seed
 
 TRAINED_LAYERS = ("logits", "all")
+BATCH_NORMS = ("moving", "batch")
 
 
 class FineTune(Method):
@@ -31,16 +33,26 @@ class FineTune(Method):
         input_shape: (height, width, channels) of the new task's images; needed with an adapter.
         trained_layers: "logits" (the paper), or "all": every weight of the copy trains, and its batch norm and dropout run
             in training mode (an option of the reference code, finetune_whole_model).
+        teacher_batch_norm: of the frozen layers: "moving", their moving averages, or "batch", the statistics of the current
+            batch (the reference code), for a teacher that IGAM then matches on batch statistics: else its logits would
+            belong to other features. The moving averages stay as they are. With trained_layers "all" it is batch
+            statistics in any case, and the moving averages follow.
     """
 
-    def __init__(self, *, teacher, num_classes, adapter=None, input_shape=None, trained_layers="logits", **kwargs):
+    def __init__(self, *, teacher, num_classes, adapter=None, input_shape=None, trained_layers="logits",
+                 teacher_batch_norm="moving", **kwargs):  # fmt: skip
+        look_up("teacher_batch_norm", teacher_batch_norm, dict.fromkeys(BATCH_NORMS))
         student = replace_logits(teacher, num_classes, adapter, input_shape, trained_layers)
         super().__init__(student=student, **kwargs)
         self.trained_layers = trained_layers
+        # Calls the student's own layers, but for batch norm.
+        self.trained_form = student
+        if teacher_batch_norm == "batch" and trained_layers == "logits":
+            self.trained_form = on_batch_statistics(student)
 
     def loss_terms(self, images, labels):
         with random_positions(fold_seed(self.step_seed(), 4), tf.shape(images)[0]):
-            logits = self.student(images, training=self.trained_layers == "all")
+            logits = self.trained_form(images, training=self.trained_layers == "all")
         return logits, {"cross_entropy": (1.0, replicas.global_mean(classification.cross_entropy(logits, labels)))}
 
 

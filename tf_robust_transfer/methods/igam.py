@@ -5,15 +5,15 @@ import tensorflow as tf
 
 from tf_robust_transfer.adapters import adapt, random_positions, seen_region
 from tf_robust_transfer.attacks.faster_copy import FasterCopy
-from tf_robust_transfer.attacks.noise import fold_seed
 from tf_robust_transfer.errors import InputError, look_up
 from tf_robust_transfer.losses import classification
 from tf_robust_transfer.losses import input_gradient as losses
-from tf_robust_transfer.methods.base import Method, check_pair, unpack
+from tf_robust_transfer.methods.base import Method, check_pair, l2_of_kernels, unpack
 from tf_robust_transfer.models import build_discriminator
 from tf_robust_transfer.models.batch_statistics import with_batch_statistics
 from tf_robust_transfer.ops import replicas
 from tf_robust_transfer.ops.gradients import input_gradient
+from tf_robust_transfer.ops.random import fold_seed
 
 # What the matched gradient is taken of: the paper's choice and that of its reference code.
 GRADIENT_OF = {
@@ -27,6 +27,19 @@ REGIONS = ("whole", "seen")
 ADVERSARIAL_FORMS = ("minimax", "non_saturating")
 TEACHER_BATCH_NORMS = ("moving", "batch")
 DISCRIMINATOR_BATCH_NORMS = ("joint", "separate")
+# The discriminator's loss, in shares of minus Eq. 10.
+DISCRIMINATOR_LOSSES = {"sum": 1.0, "mean": 0.5}
+DISCRIMINATOR_UPDATES = ("simultaneous", "after_student")
+
+
+class StudentsRate(keras.optimizers.schedules.LearningRateSchedule):
+    """The learning rate that another optimizer has now, whatever sets it: its schedule, a callback, a restored run."""
+
+    def __init__(self, optimizer):
+        self.optimizer = optimizer
+
+    def __call__(self, step):
+        return tf.convert_to_tensor(self.optimizer.learning_rate)
 
 
 class IGAM(Method):
@@ -41,8 +54,11 @@ class IGAM(Method):
             such as "resize:64x64"; see `adapters.build_adapter`. The teacher's gradient is with respect to the student's
             image (Eq. 17), and "random_pad" draws its places in each step.
         discriminator: keras.Model, input gradient -> score [batch]; by default `build_discriminator` for the student's
-            images. Not used where lambda_adv is 0. Where the adapter crops, both gradients are cropped to what the teacher
-            sees before they are normalised and shown to the discriminator (section 4.3.2), which is of that shape.
+            images, of the three arguments below. Not used where lambda_adv is 0. Where the adapter crops, both gradients
+            are cropped to what the teacher sees before they are normalised and shown to the discriminator (section
+            4.3.2), which is of that shape.
+        discriminator_channels, discriminator_batch_norm_epsilon, discriminator_initializer: of the default discriminator,
+            see `build_discriminator`. The reference code: 1e-3 and "reference_code".
         lambda_adv: weight of the adversarial term, Eq. 10. The reference code's loss has -beta times the discriminator's
             mean cross-entropy over student's and teacher's gradients, which is beta / 2 times Eq. 10: lambda_adv is half
             its beta.
@@ -56,6 +72,7 @@ class IGAM(Method):
             crop the student's gradient is drawn to zero (Eq. 13 as it stands; the paper speaks of cropping for the
             discriminator alone, and so does the reference code), or of what is "seen".
         discriminator_input: "zero_mean_l2" (the reference code), "l2" or "raw"; see `losses.discriminator_input`.
+        discriminator_input_epsilon: least squared norm that is divided by (the reference code: 1e-12).
         adversarial_form: "minimax", where the student minimises Eq. 10 (Eq. 11, and the reference code: see lambda_adv), or
             "non_saturating", where it minimises -log f(J_s), which is then logged beside Eq. 10. The discriminator
             maximises Eq. 10 in both, and "adversarial" in the logs is its value: -log 4 where it cannot tell.
@@ -68,6 +85,12 @@ class IGAM(Method):
         discriminator_batch_norm: "joint", one pass over the student's and the teacher's gradients, so that batch norm sees
             the mixture that is to be told apart (the reference code), or "separate", one pass of each.
         discriminator_every: the discriminator is updated once every so many steps of the student.
+        discriminator_loss: "sum", minus Eq. 10, or "mean", half of it: the cross-entropy's mean over both models'
+            gradients (the reference code). With SGD "mean" is half the learning rate.
+        discriminator_weight_decay: L2 weight decay of the discriminator's kernels (the reference code: 2e-4).
+        discriminator_update: "simultaneous", both networks move from the same weights (Algorithm 1), or "after_student",
+            the discriminator sees the gradients of the student as it is after its step (the reference code); that costs
+            the student's gradient once more, and its batch statistics move twice in such a step, as they do there.
         warm_start_steps: so many first steps train on the cross-entropy alone. Without them a small network falls into
             the trivial solution, a constant classifier, whose gradients are zero. The reference code: 280,000 of
             320,000.
@@ -77,14 +100,19 @@ class IGAM(Method):
     Every example's gradient is that of its own cross-entropy. Eq. 8 read literally takes the gradient of the batch's
     mean, which is smaller by the batch size; lambda_diff would then depend on it.
 
-    The student's and the discriminator's gradients come from one forward pass of each. `compile` takes
-    `discriminator_optimizer`; by default a copy of the student's.
+    The student's and the discriminator's gradients come from one forward pass of each, unless the discriminator is
+    updated after the student. `compile` takes `discriminator_optimizer`; by default a copy of the student's, whose
+    learning rate is the student's at each step, however seldom the discriminator is updated (the reference code: both
+    are functions of the global step). An optimizer that is given keeps its own rate.
     """
 
     def __init__(self, *, student, teacher, discriminator=None, adapter=None, lambda_adv=1.0, lambda_diff=10.0,
                  gradient_of="cross_entropy", pixel_range=1.0, difference_reduction="mean",
-                 difference_region="whole", discriminator_input="zero_mean_l2", adversarial_form="minimax",
-                 teacher_batch_norm="moving", teacher_precision="float32", discriminator_batch_norm="joint",
+                 difference_region="whole", discriminator_input="zero_mean_l2", discriminator_input_epsilon=1e-24,
+                 adversarial_form="minimax", teacher_batch_norm="moving", teacher_precision="float32",
+                 discriminator_channels=(16, 32, 64, 128, 256), discriminator_batch_norm="joint",
+                 discriminator_batch_norm_epsilon=1e-5, discriminator_initializer="glorot_uniform",
+                 discriminator_loss="sum", discriminator_weight_decay=0.0, discriminator_update="simultaneous",
                  discriminator_every=5, warm_start_steps=0, noise=0.0, **kwargs):  # fmt: skip
         look_up("adversarial_form", adversarial_form, dict.fromkeys(ADVERSARIAL_FORMS))
         own = ("non_saturating",) if adversarial_form == "non_saturating" else ()
@@ -93,16 +121,18 @@ class IGAM(Method):
         if adapter:
             teacher = adapt(teacher, adapter, student.input_shape[1:])
         check_pair(student, teacher)
-        if lambda_adv < 0 or lambda_diff < 0 or noise < 0 or warm_start_steps < 0:
-            raise InputError(
-                f"lambda_adv, lambda_diff, noise and warm_start_steps must be at least 0, got {lambda_adv}, "
-                f"{lambda_diff}, {noise}, {warm_start_steps}"
-            )
+        at_least_0 = {"lambda_adv": lambda_adv, "lambda_diff": lambda_diff, "noise": noise,
+                      "warm_start_steps": warm_start_steps, "discriminator_weight_decay": discriminator_weight_decay,
+                      "discriminator_input_epsilon": discriminator_input_epsilon}  # fmt: skip
+        for name, value in at_least_0.items():
+            if value < 0:
+                raise InputError(f"{name} must be at least 0, got {value}")
         if discriminator_every < 1:
             raise InputError(f"discriminator_every must be at least 1, got {discriminator_every}")
         look_up("discriminator_input", discriminator_input, dict.fromkeys(losses.DISCRIMINATOR_INPUTS))
         look_up("teacher_batch_norm", teacher_batch_norm, dict.fromkeys(TEACHER_BATCH_NORMS))
         look_up("discriminator_batch_norm", discriminator_batch_norm, dict.fromkeys(DISCRIMINATOR_BATCH_NORMS))
+        look_up("discriminator_update", discriminator_update, dict.fromkeys(DISCRIMINATOR_UPDATES))
         self.teacher = teacher
         teacher.trainable = False
         self.matched_teacher = teacher
@@ -114,7 +144,12 @@ class IGAM(Method):
         self.discriminator = None
         if lambda_adv:
             shape = seen_shape(teacher)
-            self.discriminator = discriminator or build_discriminator(shape)
+            self.discriminator = discriminator or build_discriminator(
+                shape,
+                channels=discriminator_channels,
+                batch_norm_epsilon=discriminator_batch_norm_epsilon,
+                initializer=discriminator_initializer,
+            )
             # A subclassed model has no input_shape.
             taken = getattr(self.discriminator, "input_shape", (None, *shape))[1:]
             if taken != shape:
@@ -127,6 +162,9 @@ class IGAM(Method):
         self.reduce_difference = look_up("difference_reduction", difference_reduction, REDUCTIONS)
         self.difference_region = look_up("difference_region", difference_region, {name: name for name in REGIONS})
         self.discriminator_input, self.discriminator_batch_norm = discriminator_input, discriminator_batch_norm
+        self.discriminator_input_epsilon = discriminator_input_epsilon
+        self.discriminator_share = look_up("discriminator_loss", discriminator_loss, DISCRIMINATOR_LOSSES)
+        self.discriminator_weight_decay, self.discriminator_update = discriminator_weight_decay, discriminator_update
         self.adversarial_form = adversarial_form
         self.seen_region = seen_region(teacher)
         self.discriminator_every, self.warm_start_steps, self.noise = discriminator_every, warm_start_steps, noise
@@ -135,13 +173,14 @@ class IGAM(Method):
         self._matching, self._update_discriminator = True, bool(lambda_adv)
 
     def compile(self, optimizer="rmsprop", discriminator_optimizer=None, **kwargs):
-        """As `Method.compile`; discriminator_optimizer: by default a fresh copy of the student's optimizer."""
+        """As `Method.compile`; discriminator_optimizer: by default a fresh copy of the student's, at the student's rate."""
         if kwargs.get("steps_per_execution", 1) != 1:
             raise InputError("IGAM chooses the kind of each step on the host: steps_per_execution must be 1")
         super().compile(optimizer=optimizer, **kwargs)
         if self.discriminator is not None:
             if discriminator_optimizer is None:
-                discriminator_optimizer = type(self.optimizer).from_config(self.optimizer.get_config())
+                config = self.optimizer.get_config() | {"learning_rate": StudentsRate(self.optimizer)}
+                discriminator_optimizer = type(self.optimizer).from_config(config)
             self.discriminator_optimizer = keras.optimizers.get(discriminator_optimizer)
             with self.distribute_strategy.scope():
                 self.discriminator_optimizer.build(self.discriminator.trainable_variables)
@@ -158,14 +197,15 @@ class IGAM(Method):
         A tf.cond would do on one device, but an optimizer's update inside one is refused under MirroredStrategy; and
         the warm start should not pay for what it does not use.
         """
-        self._next_step = self.steps_done
+        # Not read before the first step: a callback may restore the optimizer until then.
+        self._next_step = None
         self.teacher_copy.refresh()  # the teacher may have been given weights since
         if self.train_function is not None and not force:
             return self.train_function
         functions = {}
 
         def train_function(iterator):
-            step = self._next_step
+            step = self.steps_done if self._next_step is None else self._next_step
             self._matching = step >= self.warm_start_steps
             self._update_discriminator = (
                 self._matching
@@ -187,22 +227,47 @@ class IGAM(Method):
 
     def train_step(self, data):
         images, labels = unpack(data)
-        if self.noise:
-            uniform = replicas.random_uniform(tf.shape(images), fold_seed(self.step_seed(), 3))
-            images = tf.clip_by_value(images + self.noise * (2.0 * uniform - 1.0), 0.0, 1.0)
-            images.set_shape(data[0].shape)
-        with tf.GradientTape(persistent=self._update_discriminator) as tape:
+        images = self._noisy(images)
+        after = self._update_discriminator and self.discriminator_update == "after_student"
+        together = self._update_discriminator and not after
+        with tf.GradientTape(persistent=together) as tape:
             logits, terms = self.loss_terms(images, labels)
             scaled = self.optimizer.scale_loss(loss := self._total(terms))
-            if self._update_discriminator:
-                discriminator_loss = -terms["adversarial"][1]
-        variables = self.student.trainable_variables
-        self.optimizer.apply(tape.gradient(scaled, variables), variables)
-        if self._update_discriminator:
-            variables = self.discriminator.trainable_variables
-            self.discriminator_optimizer.apply(tape.gradient(discriminator_loss, variables), variables)
+            if together:
+                discriminator_loss = self._discriminator_loss(terms["adversarial"][1])
+        gradients = tape.gradient(scaled, self._trained)
+        if together:
+            # Before the student's optimizer, which moves the rate of both on to the next step.
+            self._apply_to_discriminator(tape, discriminator_loss)
         del tape
+        seed = self.step_seed()
+        self._apply(gradients, terms)
+        if after:
+            student_gradient, teacher_gradient, _ = self._gradients(images, labels, seed)
+            with tf.GradientTape() as tape:
+                scores = self._scores(self._seen(student_gradient), self._seen(teacher_gradient))
+                value = replicas.global_mean(losses.adversarial(scores[1], scores[0]))
+                discriminator_loss = self._discriminator_loss(value)
+            self._apply_to_discriminator(tape, discriminator_loss)
         return self._log(loss, terms, logits, labels)
+
+    def _noisy(self, images):
+        if not self.noise:
+            return images
+        uniform = replicas.random_uniform(tf.shape(images), fold_seed(self.step_seed(), 3))
+        return tf.ensure_shape(tf.clip_by_value(images + self.noise * (2.0 * uniform - 1.0), 0.0, 1.0), images.shape)
+
+    def _discriminator_loss(self, adversarial):
+        """This replica's share of what the discriminator minimises. adversarial: its share of Eq. 10."""
+        loss = -self.discriminator_share * adversarial
+        if self.discriminator_weight_decay:
+            squares = replicas.once(l2_of_kernels(self.discriminator.trainable_variables))
+            loss += self.discriminator_weight_decay * squares
+        return loss
+
+    def _apply_to_discriminator(self, tape, loss):
+        variables = self.discriminator.trainable_variables
+        self.discriminator_optimizer.apply(tape.gradient(loss, variables), variables)
 
     def loss_terms(self, images, labels):
         if not self._matching:
@@ -210,10 +275,7 @@ class IGAM(Method):
             cross_entropy = classification.cross_entropy(logits, labels)
             return logits, {"cross_entropy": (1.0, replicas.global_mean(cross_entropy))}
 
-        student_gradient, logits = self._gradient(lambda x: self.student(x, training=True), images, labels)
-        with random_positions(fold_seed(self.step_seed(), 4), tf.shape(images)[0]):
-            teacher_gradient, _ = self._gradient(self._teacher_logits, images, labels)
-        teacher_gradient = tf.stop_gradient(teacher_gradient)
+        student_gradient, teacher_gradient, logits = self._gradients(images, labels, self.step_seed())
         terms = {"cross_entropy": (1.0, replicas.global_mean(classification.cross_entropy(logits, labels)))}
         if self.discriminator is not None:
             student_scores, teacher_scores = self._scores(self._seen(student_gradient), self._seen(teacher_gradient))
@@ -232,6 +294,13 @@ class IGAM(Method):
         terms["difference"] = self.lambda_diff, self.reduce_difference(difference)
         return logits, terms
 
+    def _gradients(self, images, labels, seed):
+        """(J_s, J_t without a gradient of its own, the student's logits). seed: of the step."""
+        student_gradient, logits = self._gradient(lambda x: self.student(x, training=True), images, labels)
+        with random_positions(fold_seed(seed, 4), tf.shape(images)[0]):
+            teacher_gradient, _ = self._gradient(self._teacher_logits, images, labels)
+        return student_gradient, tf.stop_gradient(teacher_gradient), logits
+
     def _seen(self, gradient):
         rows, columns = self.seen_region
         return gradient[:, rows, columns, :]
@@ -239,7 +308,7 @@ class IGAM(Method):
     def _scores(self, student_gradient, teacher_gradient):
         """The discriminator's logits of both, each float [batch]."""
         both = tf.concat([student_gradient, teacher_gradient], axis=0)
-        both = losses.discriminator_input(both, self.discriminator_input)
+        both = losses.discriminator_input(both, self.discriminator_input, self.discriminator_input_epsilon)
         if self.discriminator_batch_norm == "joint":
             return tf.split(self.discriminator(both, training=True), 2)
         return [self.discriminator(one, training=True) for one in tf.split(both, 2)]

@@ -14,11 +14,13 @@ differ in (8/255 from CIFAR-10 to CIFAR-100, 0 from Tiny-ImageNet to CIFAR-10), 
 - Its adversarial term is -beta times the mean cross-entropy of the discriminator over both models' gradients. That mean
   is -1/2 Eq. 10, so that the form is "minimax" and **lambda_adv = beta / 2**; lambda_diff = gamma, which goes with the
   batch of 32 that it is summed over.
-- Its discriminator descends that half of Eq. 10, with L2 weight decay 2e-4 on its kernels; ours climbs the whole. With
-  plain or momentum SGD that is half our discriminator's learning rate, which `compile` takes.
-- It updates the discriminator after the student, with the student's new weights; ours moves from the same weights as the
-  student, as Algorithm 1 has it.
-- Where a gradient has a norm below 1e-6 it divides by 1e-6, ours by the norm down to 1e-12.
+- Its discriminator descends that half of Eq. 10, with L2 weight decay 2e-4 on its kernels, which start from
+  N(0, 2 / (16 out)), and batch norm of epsilon 1e-3. It is updated after the student, with the student's new weights,
+  at the learning rate that the global step gives, by then one on.
+- Where a gradient by 0-255 pixels has a norm below 1e-6 it divides by 1e-6 (discriminator_input_epsilon 1e-12, squared).
+- Its teacher's logits are fine-tuned on batch statistics too: `FineTune(teacher_batch_norm="batch")`.
+- What is left: a two-way softmax where ours has one logit, and both networks run batch norm on batch statistics in its
+  attacks (`evaluate --batch_norm=batch`).
 """
 
 PRESETS = {
@@ -31,6 +33,8 @@ PRESETS = {
         "adversarial_form": "minimax",
         "teacher_batch_norm": "moving",
         "discriminator_batch_norm": "joint",
+        "discriminator_loss": "sum",
+        "discriminator_update": "simultaneous",
     },
     "reference_code": {
         "gradient_of": "probability",
@@ -40,7 +44,13 @@ PRESETS = {
         "discriminator_input": "zero_mean_l2",
         "adversarial_form": "minimax",
         "teacher_batch_norm": "batch",
+        "discriminator_input_epsilon": 1e-12,
         "discriminator_batch_norm": "joint",
+        "discriminator_batch_norm_epsilon": 1e-3,
+        "discriminator_initializer": "reference_code",
+        "discriminator_loss": "mean",
+        "discriminator_weight_decay": 2e-4,
+        "discriminator_update": "after_student",
         "discriminator_every": 5,
     },
 }

@@ -6,7 +6,7 @@ import tensorflow as tf
 from tf_robust_transfer.data.mixup import mixup, mixup_weights
 from tf_robust_transfer.errors import InputError, look_up, nearest
 from tf_robust_transfer.losses import channel_maps, classification, distillation
-from tf_robust_transfer.methods.base import Method, check_pair, unpack
+from tf_robust_transfer.methods.base import Method, check_pair
 from tf_robust_transfer.models.endpoints import endpoints
 from tf_robust_transfer.ops import replicas
 
@@ -126,16 +126,6 @@ class MixACM(Method):
 
     def state(self) -> dict:
         return super().state() | {layer.name: layer for layer in self.affine.values()}
-
-    def train_step(self, data):
-        images, labels = unpack(data)
-        with tf.GradientTape() as tape:
-            logits, terms = self.loss_terms(images, labels)
-            loss = self._total(terms)
-            scaled = self.optimizer.scale_loss(loss)
-        variables = self._trained
-        self.optimizer.apply(tape.gradient(scaled, variables), variables)
-        return self._log(loss, terms, logits, labels)
 
     def loss_terms(self, images, labels):
         soft_labels = tf.one_hot(labels, self.student.output_shape[-1])

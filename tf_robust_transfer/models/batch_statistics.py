@@ -36,18 +36,35 @@ def with_batch_statistics(model: keras.Model) -> keras.Model:
         InputError: a subclassed model, or a batch-norm layer inside a layer that is no functional model.
     """
 
+    copy = _cloned(model, lambda layer: type(layer).from_config(layer.get_config()))
+    copy.set_weights(model.get_weights())
+    return copy
+
+
+def on_batch_statistics(model: keras.Model) -> keras.Model:
+    """As `with_batch_statistics`, but its layers are the model's own, except for batch norm, which is copied as it is now.
+
+    So weights that the given model gets later reach it, but for those of batch norm.
+    """
+    form = _cloned(model, lambda layer: layer)
+    form.set_weights(model.get_weights())
+    return form
+
+
+def _cloned(model, of_other_layers):
+    """A clone with `BatchStatistics` for each batch norm and of_other_layers(layer) for the other layers."""
+
     def clone(layer):
-        kind = BatchStatistics if isinstance(layer, keras.layers.BatchNormalization) else type(layer)
-        return kind.from_config(layer.get_config())
+        if isinstance(layer, keras.layers.BatchNormalization):
+            return BatchStatistics.from_config(layer.get_config())
+        return of_other_layers(layer)
 
     try:
         copy = keras.models.clone_model(model, clone_function=clone, recursive=True)
     except ValueError as error:
         raise InputError(
-            f"batch statistics need a functional or sequential teacher, got {type(model).__name__}; use teacher_batch_norm "
-            "moving"
+            f"batch statistics need a functional or sequential model, got {type(model).__name__}; use moving averages"
         ) from error
-    copy.set_weights(model.get_weights())
     left = [
         layer.name
         for layer in copy._flatten_layers()
@@ -55,7 +72,7 @@ def with_batch_statistics(model: keras.Model) -> keras.Model:
     ]
     if left:
         raise InputError(
-            f"batch statistics cannot reach the teacher's layers {', '.join(left)}, which are inside layers that are no "
-            "functional models; use teacher_batch_norm moving"
+            f"batch statistics cannot reach the layers {', '.join(left)}, which are inside layers that are no functional "
+            "models; use moving averages"
         )
     return copy

@@ -6,6 +6,8 @@ a sum over the replica's examples divided by the size of the global batch gives 
 
 import tensorflow as tf
 
+from tf_robust_transfer.ops import random
+
 
 def _context():
     return tf.distribute.get_replica_context()
@@ -42,6 +44,17 @@ def whole(share):
     return _context().all_reduce(tf.distribute.ReduceOp.SUM, share) if _num_replicas() > 1 else share
 
 
+def summed_norm(gradients):
+    """l2 norm of all gradients together, each summed over the replicas. gradients: list of tensors or None.
+
+    Returns a scalar, equal on every replica.
+    """
+    present = [gradient for gradient in gradients if gradient is not None]
+    if _num_replicas() > 1:
+        present = _context().all_reduce(tf.distribute.ReduceOp.SUM, present)
+    return tf.linalg.global_norm(present)
+
+
 def own_rows(draw, rows):
     """This replica's part of numbers that are drawn for the global batch.
 
@@ -58,9 +71,9 @@ def own_rows(draw, rows):
 
 def random_uniform(shape, seed):
     """Uniform numbers in [0, 1) for this replica's examples; see own_rows. shape: [replica batch, ...]; seed: int [2]."""
-    return own_rows(lambda rows: tf.random.stateless_uniform(tf.concat([[rows], shape[1:]], axis=0), seed), shape[0])
+    return own_rows(lambda rows: random.uniform(tf.concat([[rows], shape[1:]], axis=0), seed), shape[0])
 
 
 def random_normal(shape, seed):
     """Standard normal numbers for this replica's examples; see random_uniform."""
-    return own_rows(lambda rows: tf.random.stateless_normal(tf.concat([[rows], shape[1:]], axis=0), seed), shape[0])
+    return own_rows(lambda rows: random.normal(tf.concat([[rows], shape[1:]], axis=0), seed), shape[0])

@@ -10,8 +10,7 @@ from tf_robust_transfer.adapters import adapt
 from tf_robust_transfer.attacks import FGSM, PGD
 from tf_robust_transfer.errors import InputError, look_up
 from tf_robust_transfer.flag_types import fraction
-from tf_robust_transfer.methods.igam import seen_shape
-from tf_robust_transfer.models import build_discriminator, build_model
+from tf_robust_transfer.models import build_model
 
 _HALF = ("bfloat16", "float16")
 
@@ -176,7 +175,12 @@ def optimizer(config, total_steps: int, warm_up_steps: int = 0) -> keras.optimiz
 def method(config, *, student, teacher, steps_per_epoch: int) -> methods.Method:
     """The method of --method around a student, with its flags, not yet compiled. teacher: None where there is none."""
     method_class = look_up("method", config.method, methods.METHODS)
-    shared = {"student": student, "weight_decay": config.weight_decay, "seed": config.seed}
+    shared = {
+        "student": student,
+        "weight_decay": config.weight_decay,
+        "gradient_clip_norm": config.gradient_clip_norm or None,
+        "seed": config.seed,
+    }
     if issubclass(method_class, methods.AdversarialTraining):
         eps, size = config.train_eps or config.eps, config.train_attack_step_size or None
         if config.train_attack_steps == 1:
@@ -194,15 +198,10 @@ def method(config, *, student, teacher, steps_per_epoch: int) -> methods.Method:
     if issubclass(method_class, methods.IGAM):
         if config.adapter:
             teacher = adapt(teacher, config.adapter, student.input_shape[1:])
-        discriminator = None
-        if config.lambda_adv:
-            channels = tuple(int(channel) for channel in config.discriminator_channels)
-            discriminator = build_discriminator(seen_shape(teacher), channels=channels)
         if method_class is methods.IGAMMixACM:
             shared["mixacm_options"] = _mixacm_options(config)
         return method_class(
             teacher=teacher,
-            discriminator=discriminator,
             lambda_adv=config.lambda_adv,
             lambda_diff=config.lambda_diff,
             gradient_of=config.gradient_of,
@@ -210,10 +209,17 @@ def method(config, *, student, teacher, steps_per_epoch: int) -> methods.Method:
             difference_reduction=config.difference_reduction,
             difference_region=config.difference_region,
             discriminator_input=config.discriminator_input,
+            discriminator_input_epsilon=config.discriminator_input_epsilon,
             adversarial_form=config.adversarial_form,
             teacher_batch_norm=config.teacher_batch_norm,
             teacher_precision=config.teacher_precision,
+            discriminator_channels=config.discriminator_channels,
             discriminator_batch_norm=config.discriminator_batch_norm,
+            discriminator_batch_norm_epsilon=config.discriminator_batch_norm_epsilon,
+            discriminator_initializer=config.discriminator_initializer,
+            discriminator_loss=config.discriminator_loss,
+            discriminator_weight_decay=config.discriminator_weight_decay,
+            discriminator_update=config.discriminator_update,
             discriminator_every=config.discriminator_every,
             # Two smoke steps are to see the whole step, not its warm start.
             warm_start_steps=0 if config.smoke else round(config.warm_start_epochs * steps_per_epoch),
@@ -287,6 +293,8 @@ def _fine_tuning(config, images, teacher):
         adapter=config.adapter or None,
         input_shape=images.input_shape,
         trained_layers=config.finetune_layers,
+        teacher_batch_norm=config.teacher_batch_norm,
         weight_decay=config.weight_decay,
+        gradient_clip_norm=config.gradient_clip_norm or None,
         seed=config.seed,
     )

@@ -461,7 +461,7 @@ class TestMixACM:
         options = {"acm_weight": 5.0, "kld_weight": 0.95, "temperature": 10.0, "acm_reduction": "mean", **options}
         student, teacher, (x, y) = block_model((3, 3), 1), block_model((4, 2), 2), batch(5, (2, 2, 2))
         before = weights64(student)
-        method = compiled(MixACM(student=student, teacher=teacher, blocks=("block1", "block2"), seed=12, **options))
+        method = compiled(MixACM(student=student, teacher=teacher, blocks=("block1", "block2"), seed=16, **options))
         soft_labels, mixed = np.eye(CLASSES)[y], x.astype(np.float64)
         if options["mixup_alpha"]:
             lam = mixup_weights(
@@ -884,14 +884,17 @@ def mixacm(**options):
     return MixACM(student=network(1), teacher=network(2, 5), blocks=("block1",), acm_weight=3.0, seed=4, **options)
 
 
-def igam():
+def igam(**options):
     return IGAM(student=dense(1), teacher=dense(2), discriminator=dense(3, out=1), lambda_adv=1.0, lambda_diff=3.0,
-                noise=0.05, discriminator_every=2, weight_decay=1e-2, seed=4)
+                noise=0.05, discriminator_every=2, weight_decay=1e-2, seed=4, **options)
 
 
 CASES = {
     "igam": igam,
+    "igam_after_student": lambda: igam(discriminator_update="after_student", discriminator_weight_decay=1e-2,
+                                       gradient_clip_norm=0.5),
     "mixacm": mixacm,
+    "mixacm_clipped": lambda: mixacm(gradient_clip_norm=0.5),
     "mixacm_per_example": lambda: mixacm(mixup_per_example=True),
     "adversarial_training": lambda: AdversarialTraining(
         student=dense(1), threat_model=ThreatModel("l2", 0.5), attack=PGD(2), seed=4),
@@ -907,9 +910,10 @@ for name, build in CASES.items():
     for devices, strategy in strategies.items():
         with strategy.scope():
             method = build()
-            method.compile(optimizer=keras.optimizers.SGD(0.2, momentum=0.9))
+            rate = keras.optimizers.schedules.PiecewiseConstantDecay([1], [0.2, 0.1])
+            method.compile(optimizer=keras.optimizers.SGD(rate, momentum=0.9))
         history = method.fit(images[:count], labels[:count], batch_size=4, epochs=2, shuffle=False, verbose=0).history
-        models = [method.student] + ([method.discriminator] if name == "igam" else [])
+        models = [method.student] + ([method.discriminator] if name.startswith("igam") else [])
         for m, model in enumerate(models):
             for i, w in enumerate(model.get_weights()):
                 found[f"{name}/{devices}/weight{m}{i}"] = w
@@ -932,7 +936,11 @@ def two_devices(tmp_path_factory):
     return dict(np.load(path))
 
 
-@pytest.mark.parametrize("case", ["igam", "mixacm", "mixacm_per_example", "adversarial_training", "natural_partial_batch"])
+@pytest.mark.parametrize(
+    "case",
+    ["igam", "igam_after_student", "mixacm", "mixacm_clipped", "mixacm_per_example", "adversarial_training",
+     "natural_partial_batch"],
+)  # fmt: skip
 def test_two_devices_give_the_weights_of_one(two_devices, case):
     names = [name.removeprefix(f"{case}/1/") for name in two_devices if name.startswith(f"{case}/1/")]
     assert len(names) > 5

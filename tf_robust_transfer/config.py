@@ -73,7 +73,7 @@ class TrainConfig(AttackConfig, SharedConfig):
     epochs: float = flag("10", "passes over the training images", fraction, **above(0))
     train_steps: int = flag("0", "steps instead of epochs", int, **at_least(0))
     train_fraction: float = flag("1", "stratified share of the training images", fraction)
-    augmentation: tuple = flag("", "crop, flip, randaugment, resized_crop (of ImageNet)", names)
+    augmentation: tuple = flag("", "crop (crop:2 pads 2 a side, not 4), flip, randaugment, resized_crop", names)
     smoke: bool = flag("false", "two steps of the real network at batch 2, synthetic images where data is absent", boolean)
     # Optimization
     optimizer: str = flag("sgd", "sgd or adam", **one_of("sgd", "adam"))

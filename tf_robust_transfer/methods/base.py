@@ -3,9 +3,11 @@
 import keras
 import tensorflow as tf
 
-from tf_robust_transfer.errors import InputError
+from tf_robust_transfer.errors import InputError, look_up
 from tf_robust_transfer.losses import classification
 from tf_robust_transfer.ops import replicas
+
+WEIGHT_DECAY_OF = ("kernels", "all")
 
 
 class Method(keras.Model):
@@ -15,20 +17,25 @@ class Method(keras.Model):
 
     Args (keyword-only):
         student: keras.Model, images float32 [batch, height, width, channels] in [0, 1] -> logits [batch, classes].
-        weight_decay: L2 weight decay: adds weight_decay / 2 times the sum of the squared kernels to the loss, as the
-            papers' PyTorch and TF1 code does. (Keras optimizers' own `weight_decay` is the decoupled form.) Biases and
-            batch-norm parameters are left out, as in MadryLab's code.
+        weight_decay: L2 weight decay: adds weight_decay / 2 times the sum of the squared variables to the loss, whose
+            gradient is what PyTorch's SGD and MadryLab's TF1 code add. (Keras optimizers' own `weight_decay` is the
+            decoupled form.)
+        weight_decay_of: "kernels": the student's weights of two axes and more, without biases and batch-norm
+            parameters, as in MadryLab's code and IGAM's, which is built on it. "all": every variable that the step
+            trains, as PyTorch's SGD does with what it is given; of method mixacm the affine transformations too.
         terms: for subclasses: names of the values that loss_terms may return.
         seed: of every random number that the steps draw, together with the step's number; so a resumed run draws what
             an uninterrupted one would have.
     """
 
-    def __init__(self, *, student, terms=("cross_entropy",), weight_decay=0.0, seed=0, name=None):
+    def __init__(self, *, student, terms=("cross_entropy",), weight_decay=0.0, weight_decay_of="kernels", seed=0,
+                 name=None):  # fmt: skip
         super().__init__(name=name)
         if weight_decay < 0:
             raise InputError(f"weight_decay must be at least 0, got {weight_decay}")
+        look_up("weight_decay_of", weight_decay_of, dict.fromkeys(WEIGHT_DECAY_OF))
         self.student = student
-        self.weight_decay = weight_decay
+        self.weight_decay, self.weight_decay_of = weight_decay, weight_decay_of
         self.seed = seed
         names = ("loss", *terms, *(("weight_decay",) if weight_decay else ()), "accuracy")
         self._trackers = {name: keras.metrics.Mean(name=name) for name in names}
@@ -92,10 +99,17 @@ class Method(keras.Model):
         self._trackers["loss"].update_state(cross_entropy)
         return {"loss": self._trackers["loss"].result(), "accuracy": self._trackers["accuracy"].result()}
 
+    @property
+    def _trained(self):
+        """The variables that a step of the optimizer changes."""
+        return self.student.trainable_variables
+
     def _total(self, terms):
         if self.weight_decay:
-            kernels = [v for v in self.student.trainable_variables if len(v.shape) > 1]
-            squares = tf.add_n([tf.reduce_sum(tf.square(tf.convert_to_tensor(kernel))) for kernel in kernels])
+            decayed = self._trained
+            if self.weight_decay_of == "kernels":
+                decayed = [v for v in self.student.trainable_variables if len(v.shape) > 1]
+            squares = tf.add_n([tf.reduce_sum(tf.square(tf.convert_to_tensor(v))) for v in decayed])
             terms["weight_decay"] = self.weight_decay, replicas.once(0.5 * squares)
         return tf.add_n([weight * value for weight, value in terms.values()])
 

@@ -176,7 +176,8 @@ def optimizer(config, total_steps: int, warm_up_steps: int = 0) -> keras.optimiz
 def method(config, *, student, teacher, steps_per_epoch: int) -> methods.Method:
     """The method of --method around a student, with its flags, not yet compiled. teacher: None where there is none."""
     method_class = look_up("method", config.method, methods.METHODS)
-    shared = {"student": student, "weight_decay": config.weight_decay, "seed": config.seed}
+    decay = {"weight_decay": config.weight_decay, "weight_decay_of": config.weight_decay_of}
+    shared = {"student": student, "seed": config.seed, **decay}
     if issubclass(method_class, methods.AdversarialTraining):
         eps, size = config.train_eps or config.eps, config.train_attack_step_size or None
         if config.train_attack_steps == 1:
@@ -288,5 +289,6 @@ def _fine_tuning(config, images, teacher):
         input_shape=images.input_shape,
         trained_layers=config.finetune_layers,
         weight_decay=config.weight_decay,
+        weight_decay_of=config.weight_decay_of,
         seed=config.seed,
     )

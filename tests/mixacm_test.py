@@ -434,6 +434,13 @@ class TestTraining:
         # Close to what float32 finds, as the maps are of unit length.
         assert float(terms["acm"][1]) < 1.0
 
+    @pytest.mark.parametrize("options", [{"preprocessing": "standardized", "mean": (0.5, 0.4, 0.3), "std": (0.2, 0.2, 0.2)},
+                                         {"preprocessing": "centered"}], ids=str)  # fmt: skip
+    def test_preprocessing_stays_float32(self, options):
+        student = build.with_precision(build_model("wrn_10_1", (8, 8, 3), CLASSES, **options), "bfloat16")
+        assert student.get_layer("preprocessing").compute_dtype == "float32"
+        assert student.get_layer("conv1").compute_dtype == "bfloat16"
+
     def test_a_fine_tuned_network_is_brought_back_to_float32_whole(self):
         """Teacher, adapter and nested models inside of it too, and what was frozen stays so."""
         keras.utils.set_random_seed(0)

@@ -92,7 +92,8 @@ def with_precision(network: keras.Model, precision: str) -> keras.Model:
     """
 
     def dtype(layer):
-        changed = layer is not network.layers[-1] and type(layer).__module__.startswith("keras.")
+        whole = layer is network.layers[-1] or layer.name == "preprocessing"
+        changed = not whole and type(layer).__module__.startswith("keras.")
         return f"mixed_{precision}" if changed else None
 
     return _recast(network, dtype)

@@ -25,6 +25,7 @@ from tf_robust_transfer.flag_types import (
     options,
     size,
     whole_numbers,
+    written,
 )
 from tf_robust_transfer.methods.igam_presets import PRESETS
 
@@ -66,7 +67,7 @@ class TrainConfig(AttackConfig, SharedConfig):
 
     method: str = flag("natural", "natural, adversarial_training, finetune, rkd, ard, igam, mixacm or igam_mixacm")
     model: str = flag("small_cnn", "network to train: madry_mnist, small_cnn, wrn_{depth}_{width}")
-    model_options: dict = flag("", "options of the network, such as stem_stride=2,activation=swish", options)
+    model_options: dict = flag("", "of the network: stem_stride=2,activation=swish,mean=[0.5,0.5,0.5]", options)
     teacher: str = flag("", f"{SPEC}; or flagfile:PATH, trained now if it is not there")
     adapter: str = flag("", "finetune, igam: map to the teacher's input, such as resize:64x64 or channel_mean+crop:28x28")
     finetune_layers: str = flag("logits", "finetune: what is trained: logits or all layers", **one_of("logits", "all"))
@@ -264,19 +265,8 @@ def from_text(config_class, texts: dict[str, str]):
 
 def to_text(config) -> dict[str, str]:
     """The flags that give this config, complete, as text."""
-    texts = {}
-    for field in dataclasses.fields(config):
-        value = getattr(config, field.name)
-        if isinstance(value, dict):
-            text = ",".join(f"{key}={item}" for key, item in value.items())
-        elif field.metadata["parse"] is size:
-            text = "x".join(map(str, value)) if value else ""
-        elif isinstance(value, tuple):
-            text = ",".join(map(str, value))
-        else:
-            text = str(value).lower() if isinstance(value, bool) else str(value)
-        texts[field.name] = text
-    return texts
+    fields = dataclasses.fields(config)
+    return {field.name: written(getattr(config, field.name), field.metadata["parse"]) for field in fields}
 
 
 def default_run_dir(arguments: Sequence[str]) -> str:

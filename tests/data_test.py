@@ -159,6 +159,10 @@ def test_two_devices_share_each_batch_in_order():
     ({"seed": -1}, r"seed must be an integer in \[0, 2\*\*31\), got -1"),
     ({"seed": 2**31}, "seed must be an integer"),
     ({"augmentation": ("flop",)}, "unknown augmentation 'flop'; nearest valid names: flip"),
+    ({"augmentation": ("corp:2",)}, "unknown augmentation 'corp'; nearest valid names: crop"),
+    ({"augmentation": ("flip:2",)}, "expected augmentation 'flip' without a number, got 'flip:2'; only crop:PADDING has"),
+    *(({"augmentation": (name,)}, f"crop:PADDING with a whole number of at least 1, such as crop:2, got '{name}'")
+      for name in ("crop:", "crop:0", "crop:-1", "crop:2.5", "crop:two")),
 ])
 def test_train_batches_say_what_is_wrong(arguments, message):
     with pytest.raises(InputError, match=message):
@@ -179,26 +183,44 @@ def test_images_are_no_part_of_the_graph():
 # --- augmentation
 
 
+@pytest.mark.parametrize("given, padding", [({}, 4), ({"padding": 2}, 2)])
 @pytest.mark.parametrize("shape", [(9, 7, 6, 3), (9, 28, 28, 1)])
-def test_crop_at_each_offset(shape):
-    x = np.random.default_rng(0).random(shape).astype(np.float32)
-    padded = np.pad(x, ((0, 0), (4, 4), (4, 4), (0, 0)))
-    for row in range(9):
-        for_columns = np.stack([np.full(9, row), np.arange(9)]).astype(np.int32)
-        got = augmentation.crop_at(tf.constant(x), for_columns).numpy()
-        for i in range(9):
+def test_crop_at_each_offset(shape, given, padding):
+    count = 2 * padding + 1
+    x = np.random.default_rng(0).random(shape).astype(np.float32)[:count]
+    padded = np.pad(x, ((0, 0), (padding, padding), (padding, padding), (0, 0)))
+    for row in range(count):
+        for_columns = np.stack([np.full(count, row), np.arange(count)]).astype(np.int32)
+        got = augmentation.crop_at(tf.constant(x), for_columns, **given).numpy()
+        for i in range(count):
             np.testing.assert_array_equal(got[i], padded[i, row:row + shape[1], i:i + shape[2]])
 
 
-def test_random_crop_takes_every_place_for_each_example():
+@pytest.mark.parametrize("given, padding", [({}, 4), ({"padding": 2}, 2)])
+def test_random_crop_takes_every_place_for_each_example(given, padding):
     """Tells the offset from the result, by the place of one bright pixel; a chi-squared test that they are uniform."""
-    x = np.zeros((5000, 9, 9, 1), np.float32)
-    x[:, 4, 4] = 1
-    cropped = augmentation.random_crop(tf.constant(x), tf.constant([3, 4])).numpy()
+    count = 2 * padding + 1
+    x = np.zeros((5000, count, count, 1), np.float32)
+    x[:, padding, padding] = 1
+    cropped = augmentation.random_crop(tf.constant(x), tf.constant([3, 4]), **given).numpy()
     places = np.argwhere(cropped[..., 0])
     np.testing.assert_array_equal(places[:, 0], np.arange(5000))  # inside for every offset, in every example
-    counts = np.histogram2d(8 - places[:, 1], 8 - places[:, 2], bins=9, range=((0, 9), (0, 9)))[0]
+    rows, columns = 2 * padding - places[:, 1], 2 * padding - places[:, 2]
+    counts = np.histogram2d(rows, columns, bins=count, range=((0, count), (0, count)))[0]
     assert stats.chisquare(counts.ravel()).pvalue > 1e-4
+
+
+def test_the_crops_padding_is_part_of_its_name():
+    """"crop" is "crop:4", and "crop:2" is `random_crop` with padding 2 on the same random stream."""
+    x = tf.random.stateless_uniform([64, 8, 8, 3], [0, 0])
+    seed = tf.constant([1, 2], tf.int32)
+    default, two, four = (augmentation.augment(x, (name,), seed).numpy() for name in ("crop", "crop:2", "crop:4"))
+    np.testing.assert_array_equal(default, four)
+    stream = tf.random.experimental.stateless_fold_in(seed, 0, alg="philox")
+    np.testing.assert_array_equal(two, augmentation.random_crop(x, stream, 2).numpy())
+    assert not np.array_equal(two, four)
+    (batch, _), = take(data.train_batches(numbered(20), batch_size=5, seed=0, augmentation=("crop:2", "flip")), 1)
+    assert batch.shape == (5, 6, 5, 1)
 
 
 def test_random_flip():

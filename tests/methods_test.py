@@ -133,6 +133,33 @@ class TestNatural:
         assert after["gamma"] == before["gamma"]
         np.testing.assert_allclose(history["weight_decay"], 0.5 * (student.layers[-1].kernel.numpy() ** 2).sum(), rtol=1e-5)
 
+    @pytest.mark.parametrize("decayed", ["kernels", "all"])
+    def test_weight_decay_of(self, decayed):
+        """The same step with and without decay 0.3 is apart by learning rate * 0.3 * weight: of kernels alone, or of
+        biases, gamma and beta too, but of no moving statistics."""
+        def stepped(**options):
+            images = keras.Input((2, 2, 1))
+            x = keras.layers.Conv2D(2, 1)(images)
+            x = keras.layers.BatchNormalization(momentum=0.9)(x)
+            student = seeded(keras.Model(images, keras.layers.Dense(CLASSES)(keras.layers.Flatten()(x))))
+            before = {v.path: v.numpy().astype(np.float64) for v in student.weights}
+            history = fit(compiled(Natural(student=student, **options)), *batch())
+            return list(before.items()), [v.numpy() for v in student.weights], history
+
+        before, plain, _ = stepped()
+        _, moved, history = stepped(weight_decay=0.3, weight_decay_of=decayed)
+        seen = set()
+        for (path, start), one, other in zip(before, plain, moved, strict=True):
+            name = path.split("/")[-1]
+            decays = name == "kernel" or (decayed == "all" and name in ("bias", "gamma", "beta"))
+            expected = LEARNING_RATE * 0.3 * start if decays else 0 * start
+            np.testing.assert_allclose(one - other, expected, rtol=1e-3, atol=1e-6, err_msg=path)
+            seen.add(name)
+        assert seen == {"kernel", "bias", "gamma", "beta", "moving_mean", "moving_variance"}
+        squares = sum((v**2).sum() for path, v in before
+                      if "moving" not in path and (decayed == "all" or v.ndim > 1))  # fmt: skip
+        np.testing.assert_allclose(history["weight_decay"], 0.5 * squares, rtol=1e-5)
+
     def test_validation_and_evaluate_give_clean_accuracy_and_cross_entropy(self):
         student, (x, y) = linear_model(), batch(7)
         method = Natural(student=student)
@@ -784,6 +811,7 @@ class TestErrors:
             ({"noise": -0.1}, "at least 0.*-0.1"),
             ({"warm_start_steps": -1}, "at least 0.*-1"),
             ({"weight_decay": -1e-4}, "weight_decay must be at least 0, got -0.0001"),
+            ({"weight_decay_of": "bias"}, "unknown weight_decay_of 'bias'; "),
             ({"discriminator_every": 0}, "discriminator_every must be at least 1, got 0"),
             ({"gradient_of": "crossentropy"}, "gradient_of 'crossentropy'; nearest valid names: cross_entropy"),
             ({"difference_reduction": "max"}, "difference_reduction 'max'; "),

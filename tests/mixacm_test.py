@@ -273,6 +273,29 @@ class TestAffine:
         np.testing.assert_allclose((bias - layer.bias.numpy()) / RATE, at_z.sum(axis=0), rtol=1e-3, atol=1e-5)
         np.testing.assert_allclose((kernel - layer.kernel.numpy()) / RATE, given.T @ at_z, rtol=1e-3, atol=1e-5)
 
+    @pytest.mark.parametrize("decayed", ["kernels", "all"])
+    def test_it_decays_with_all_that_the_step_trains(self, decayed):
+        """The same step with and without weight decay: apart by rate * decay * weight where that decays."""
+        def after(**options):
+            method = MixACM(student=network(1), teacher=network(2, (5, 3)), blocks=("block1",), kld_weight=0.0,
+                            mixup_alpha=0.0, acm_transform="affine", acm_weight=2.0, **options)  # fmt: skip
+            (layer,) = method.affine.values()
+            layer.bias.assign([0.5, -1.0, 2.0])
+            before = [v.numpy().astype(np.float64) for v in layer.weights]
+            _, logs = step(method, *batch())
+            return before, [v.numpy() for v in layer.weights], logs
+
+        before, plain, _ = after()
+        _, moved, logs = after(weight_decay=0.3, weight_decay_of=decayed)
+        student = [v.numpy().astype(np.float64) for v in network(1).trainable_variables]
+        squares = sum((v**2).sum() for v in student if decayed == "all" or v.ndim > 1)
+        if decayed == "all":
+            squares += sum((v**2).sum() for v in before)
+        np.testing.assert_allclose(logs["weight_decay"], 0.5 * squares, rtol=1e-5)
+        for start, one, other in zip(before, plain, moved, strict=True):
+            expected = RATE * 0.3 * start if decayed == "all" else 0 * start
+            np.testing.assert_allclose(one - other, expected, rtol=1e-3, atol=1e-6)
+
     def test_it_is_part_of_what_a_resumed_run_needs(self, tmp_path):
         def method():
             made = MixACM(student=network(1), teacher=network(2, (5, 3)), blocks=("block1",), acm_transform="affine")
@@ -410,6 +433,13 @@ class TestTraining:
         assert {value.dtype for _, value in terms.values()} == {tf.float32}
         # Close to what float32 finds, as the maps are of unit length.
         assert float(terms["acm"][1]) < 1.0
+
+    @pytest.mark.parametrize("options", [{"preprocessing": "standardized", "mean": (0.5, 0.4, 0.3), "std": (0.2, 0.2, 0.2)},
+                                         {"preprocessing": "centered"}], ids=str)  # fmt: skip
+    def test_preprocessing_stays_float32(self, options):
+        student = build.with_precision(build_model("wrn_10_1", (8, 8, 3), CLASSES, **options), "bfloat16")
+        assert student.get_layer("preprocessing").compute_dtype == "float32"
+        assert student.get_layer("conv1").compute_dtype == "bfloat16"
 
     def test_a_fine_tuned_network_is_brought_back_to_float32_whole(self):
         """Teacher, adapter and nested models inside of it too, and what was frozen stays so."""

@@ -7,15 +7,18 @@ import json
 import re
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from tf_robust_transfer import data
 from tf_robust_transfer.adapters import build_adapter
 from tf_robust_transfer.checkpoints import robustbench
-from tf_robust_transfer.config import TrainConfig, default_run_dir, parse
+from tf_robust_transfer.config import EvaluateConfig, TrainConfig, default_run_dir, parse
 from tf_robust_transfer.evaluation.attack_names import parse_attack
 from tf_robust_transfer.methods import METHODS
+from tf_robust_transfer.methods.igam_presets import PRESETS
 from tf_robust_transfer.models import build_model
+from tf_robust_transfer.models.preprocessing import preprocessing_layer
 from tf_robust_transfer.tables import PLOTTED, TABLES
 from tf_robust_transfer.training import run_training
 from tf_robust_transfer.training.runner import teacher_flags
@@ -133,11 +136,7 @@ def test_a_repeated_row_is_the_same_model(path):
 
 def test_the_settings_of_the_papers():
     """A sample, against Appendix A of IGAM and A.1 of MixACM."""
-    igam = read("flags/igam/table2_pad.flags")
-    assert (igam.lambda_adv, igam.lambda_diff, igam.discriminator_every, igam.epochs) == (2, 20, 5, 200)
-    assert read("flags/igam/table1_igam_mnist.flags").discriminator_every == 10
-    crop = read("flags/igam/figure5_igam_cifar100_crop.flags")
-    assert (crop.lambda_adv, crop.lambda_diff, crop.discriminator_channels) == (0.5, 200, (8, 16, 32, 64))
+    assert read("flags/igam/table2_pad.flags").epochs == 200
     assert [read(f"flags/igam/{name}.flags").epochs for name in (
         "finetune_mnist_to_cifar10", "finetune_tiny_imagenet_to_cifar10_pad", "finetune_cifar10_to_tiny_imagenet_crop",
         "table1_ft_mnist")] == [10, 6, 5, 100]  # fmt: skip
@@ -151,6 +150,121 @@ def test_the_settings_of_the_papers():
     assert imagenet.augmentation == ("resized_crop", "flip", "randaugment")
     pgd7 = read("flags/mixacm/table3_cifar10_pgd7.flags")
     assert (pgd7.train_attack_steps, pgd7.train_attack_step_size, pgd7.eps) == (7, 2 / 255, 8 / 255)
+
+
+# Appendix A of IGAM, typed from the paper: lambda_adv, lambda_diff, the discriminator's channels ("5 CNN layers
+# (8-16-32-64)" are the four), after how many steps of the classifier it is updated; for Tables 4 and 5 and Figure 7 their
+# own weights.
+LARGE, SMALL = (16, 32, 64, 128, 256), (8, 16, 32, 64)
+APPENDIX_A = {
+    "igam/table1_igam_mnist": (1, 100, LARGE, 10),
+    "igam/table2_transposed_conv": (1, 10, SMALL, 5),
+    "igam/table2_random_pad": (1, 10, SMALL, 5),
+    "igam/table2_pad": (2, 20, SMALL, 5),
+    "igam/table2_upsize": (5, 10, SMALL, 5),
+    "mixacm/table1_igam": (5, 10, SMALL, 5),
+    "igam/table3_igam_mnist": (0.1, 200, LARGE, 5),
+    "igam/table3_igam_cifar10": (2, 10, LARGE, 10),
+    "mixacm/table5_igam": (2, 10, LARGE, 10),
+    "igam/table4_diff_0": (2, 0, LARGE, 10),
+    "igam/table4_diff_2.5": (2, 2.5, LARGE, 10),
+    "igam/table4_diff_5": (2, 5, LARGE, 10),
+    "igam/table4_diff_10": (2, 10, LARGE, 10),
+    "igam/table5_adv_0": (0, 10, LARGE, 10),
+    "igam/table5_adv_0.5": (0.5, 10, LARGE, 10),
+    "igam/table5_adv_1": (1, 10, LARGE, 10),
+    "igam/table5_adv_2": (2, 10, LARGE, 10),
+    "igam/figure7_b": (2, 0, LARGE, 10),
+    "igam/figure7_c": (0, 10, LARGE, 10),
+    "igam/figure7_d": (2, 10, LARGE, 10),
+    "igam/figure5_igam_cifar10_resize": (0.1, 200, SMALL, 5),
+    "igam/figure5_igam_cifar10_crop": (2, 50, SMALL, 5),
+    "igam/figure5_igam_cifar100_resize": (0.1, 200, SMALL, 5),
+    "igam/figure5_igam_cifar100_crop": (0.5, 200, SMALL, 5),
+}
+OF_APPENDIX_A = ("lambda_adv", "lambda_diff", "discriminator_channels", "discriminator_every")
+
+
+def test_the_igam_rows_are_all_in_appendix_a():
+    assert {path for path in FILES if read(path).method == "igam"} == {f"flags/{name}.flags" for name in APPENDIX_A}
+
+
+@pytest.mark.parametrize("name", APPENDIX_A)
+def test_an_igam_row_is_appendix_a_in_the_reference_codes_form(name):
+    """Its lambda_adv is that code's beta, twice ours: the reference code's total_loss has - beta * disc_model.mean_xent,
+    a mean over both models' gradients, and Eq. 10 is the sum of both means."""
+    config, (beta, *others) = read(f"flags/{name}.flags"), APPENDIX_A[name]
+    assert config.lambda_adv == beta / 2
+    assert [getattr(config, field) for field in OF_APPENDIX_A[1:]] == others
+    assert config.preset == "reference_code"
+    for field, value in PRESETS["reference_code"].items():
+        if field not in OF_APPENDIX_A:
+            assert getattr(config, field) == value, field
+    # What the code has beside its preset: batches of 32, plain training for seven eighths, noise of +-8 pixels.
+    epochs = 320_000 / (100_000 / 32) if config.dataset == "tiny_imagenet" else config.epochs
+    assert config.batch_size == 32 and config.warm_start_epochs == pytest.approx(7 / 8 * epochs)
+    assert config.noise == (8 / 255 if "cifar10_to_cifar100" in config.teacher else 0)
+    label = f"The paper's lambda_adv {beta:g} is the reference code's beta: {beta / 2:g} here."
+    repeated = name.startswith("mixacm") or name.endswith("diff_10")
+    assert (label in header(f"flags/{name}.flags")) == (beta > 0 and not repeated)
+
+
+@pytest.mark.parametrize("path", [path for path in FILES if path.startswith("flags/igam/")])
+def test_what_the_igam_rows_have_of_madrylab(path):
+    """cifar10_input.py pads 32 to 36; only weights called DW decay, the new logits do not: model_original_cifar_challenge.py
+    sums the squares before it makes them. FT rows train on what they are evaluated on."""
+    config = read(path)
+    assert config.augmentation == (() if config.dataset == "mnist" else ("crop:2", "flip"))
+    undecayed = config.dataset == "mnist" or config.method == "finetune"
+    assert config.weight_decay == (0 if undecayed else 2e-4) and config.weight_decay_of == "kernels"
+    if config.method == "finetune":
+        assert (config.optimizer, config.learning_rate, config.noise, config.batch_size) == ("adam", 1e-3, 0, 64)
+        assert config.teacher_batch_norm == ("moving" if "_ft_" in path else "batch")
+    elif config.method != "igam":
+        assert config.teacher_batch_norm == "moving"
+
+
+# Of each teacher's design, typed from RobustBench and torchvision: (mean, std) of [0, 1] pixels, activation, padding.
+GOWAL = ((0.4914, 0.4822, 0.4465), (0.2471, 0.2435, 0.2616), "swish", "same")
+HENDRYCKS = ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5), "relu", "symmetric")  # 2x - 1
+SALMAN = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225), None, None)
+OWN = [path for path in FILES if path.startswith("flags/mixacm/") and not re.search(r"igam|table5_(natural|pgd7)", path)]
+
+
+@pytest.mark.parametrize("path", OWN)
+def test_a_mixacm_row_has_its_teachers_design_and_pytorchs_decay(path):
+    """Baselines have the network of the rows beside them."""
+    config = read(path)
+    assert config.weight_decay_of == "all" and config.nesterov == (config.dataset != "imagenet2012")
+    options = dict(config.model_options)
+    mean, std, activation, padding = {"cifar10": GOWAL, "cifar100": HENDRYCKS, "imagenet2012": SALMAN}[config.dataset]
+    if path == "flags/mixacm/table1_at.flags":
+        # MadryLab's, quoted; the row's network with ReLU.
+        assert options == {}
+        return
+    if config.teacher:
+        form = robustbench.CHECKPOINTS[config.teacher.split(":")[1]][0]
+        assert (form.mean, form.std) == (mean, std)
+    assert (options.pop("activation", "relu"), options.pop("padding", "symmetric")) == (
+        (activation, padding) if activation else ("relu", "symmetric"))  # fmt: skip
+    layer = preprocessing_layer(options.pop("preprocessing"), options.pop("mean", None), options.pop("std", None))
+    assert not options
+    images = np.random.default_rng(0).uniform(size=(2, 4, 4, 3)).astype(np.float32)
+    expected = (images - np.array(mean)) / np.array(std)
+    np.testing.assert_allclose(layer(images), expected, rtol=1e-5, atol=1e-5)
+    assert config.augmentation[:2] == (("resized_crop" if config.dataset == "imagenet2012" else "crop"), "flip")
+
+
+def test_pgd_of_mixacm_has_steps_of_2_255_but_where_the_row_is_anothers():
+    """Section 6: "the standard value of step size (2/255)"."""
+    quoted = {"flags/mixacm/table2_fast_at_eps2.flags": 0.5 / 255, "flags/mixacm/table2_fast_at_eps4.flags": 1 / 255}
+    for path in OWN:
+        assert read(path).attack_step_size == pytest.approx(quoted.get(path, 2 / 255)), path
+    for name in ("table2_ours", "table2_ours_randaugment"):
+        command = re.search(r"evaluate (.+?results_eps2.json)", header(f"flags/mixacm/{name}.flags"))[1]
+        config = parse(EvaluateConfig, command.split())
+        assert (config.eps, config.attack_step_size) == (2 / 255, 2 / 255)
+        assert config.attacks == ("pgd10", "pgd50", "pgd100") and "whole radius" in header(f"flags/mixacm/{name}.flags")
 
 
 @pytest.mark.parametrize("path", ["flags/igam/table1_ft_mnist.flags", "flags/igam/teacher_mnist.flags"])

@@ -210,7 +210,8 @@ def test_the_places_of_a_papers_rows_are_those_of_their_flag_files(name):
             flags = {**vars(config), **({"depth": int(size[1]), "width": int(size[2])} if size else {})}
             for flag, value in place.items():
                 # The size ratio is no flag; Table 11 has it beside the student.
-                assert value == (flags[flag] if flag in flags else float(row.labels[1][:-1])), (row, flag)
+                found = flags[flag] * figure.units.get(flag, 1) if flag in flags else float(row.labels[1][:-1])
+                assert value == found, (row, flag)
             assert {figure.x, figure.series} - {""} == set(place)
             placed += 1
     names = {row.name for row in figure.table.rows}
@@ -263,6 +264,25 @@ def test_any_runs_may_stand_beside_a_papers_points(drawn, tmp_path):
     clean, _ = drawn("--paper=mixacm_figure3", "--x=train_fraction", f"--runs={tmp_path}/fraction").axes
     places = {name: [row[0] for row in points(clean, name)] for name in labels(clean)}
     assert places == {"MixACM": [0.5], "MixACM, paper": [1.0], "PGD7-AT, paper": [1.0]}
+
+
+@pytest.mark.parametrize("flags", [[], ["--x=lambda_adv"]])
+def test_runs_of_igams_table_5_stand_at_the_papers_lambda_adv(drawn, tmp_path, flags):
+    """Twice the flag that their flag files have. The row 2 repeats Table 3's; without --paper the flag is the place."""
+    accuracy = {"0": 0.78, "0.5": 0.77, "1": 0.74, "2": 0.62}
+    for number, value in accuracy.items():
+        read = parse(TrainConfig, [f"--flagfile={ROOT}/flags/igam/table5_adv_{number}.flags"])
+        assert read.lambda_adv == {"0": 0, "0.5": 0.25, "1": 0.5, "2": 1}[number]
+        folder = tmp_path / ("table3_igam_cifar10" if number == "2" else f"table5_adv_{number}")
+        run_folder(folder, [f"lambda_adv={read.lambda_adv}"], {"clean": value, "pgd20": value / 3}, eps=8 / 255)
+    (axis,) = drawn("--paper=igam_table5", *flags).axes
+    ours = [(0, 78), (0.5, 77), (1, 74), (2, 62)]
+    assert rounded(row[:2] for row in points(axis, "clean")) == rounded(ours)
+    assert [row[:2] for row in points(axis, "clean, paper")] == [(0, 78.4), (0.5, 77.4), (1, 74.3), (2, 62.4)]
+    assert axis.get_xlabel() == "lambda_adv of the paper (twice the flag)"
+    (axis,) = drawn("--x=lambda_adv").axes
+    assert rounded(row[:2] for row in points(axis, "clean")) == rounded((x / 2, y) for x, y in ours)
+    assert axis.get_xlabel() == "lambda_adv"
 
 
 def test_a_figures_numbers_are_found_under_its_own_attack():

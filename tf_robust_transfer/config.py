@@ -25,6 +25,7 @@ from tf_robust_transfer.flag_types import (
     options,
     size,
     whole_numbers,
+    written,
 )
 from tf_robust_transfer.methods.igam_presets import PRESETS
 
@@ -66,14 +67,14 @@ class TrainConfig(AttackConfig, SharedConfig):
 
     method: str = flag("natural", "natural, adversarial_training, finetune, rkd, ard, igam, mixacm or igam_mixacm")
     model: str = flag("small_cnn", "network to train: madry_mnist, small_cnn, wrn_{depth}_{width}")
-    model_options: dict = flag("", "options of the network, such as stem_stride=2,activation=swish", options)
+    model_options: dict = flag("", "of the network: stem_stride=2,activation=swish,mean=[0.5,0.5,0.5]", options)
     teacher: str = flag("", f"{SPEC}; or flagfile:PATH, trained now if it is not there")
     adapter: str = flag("", "finetune, igam: map to the teacher's input, such as resize:64x64 or channel_mean+crop:28x28")
     finetune_layers: str = flag("logits", "finetune: what is trained: logits or all layers", **one_of("logits", "all"))
     epochs: float = flag("10", "passes over the training images", fraction, **above(0))
     train_steps: int = flag("0", "steps instead of epochs", int, **at_least(0))
     train_fraction: float = flag("1", "stratified share of the training images", fraction)
-    augmentation: tuple = flag("", "crop, flip, randaugment, resized_crop (of ImageNet)", names)
+    augmentation: tuple = flag("", "crop (crop:2 pads 2 a side, not 4), flip, randaugment, resized_crop", names)
     smoke: bool = flag("false", "two steps of the real network at batch 2, synthetic images where data is absent", boolean)
     # Optimization
     optimizer: str = flag("sgd", "sgd or adam", **one_of("sgd", "adam"))
@@ -85,7 +86,8 @@ class TrainConfig(AttackConfig, SharedConfig):
     warm_up_epochs: float = flag("0", "cosine: the rate first grows linearly for so long", fraction, **at_least(0))
     warm_up_learning_rate: float = flag("0", "cosine: where the warm-up starts", fraction, **at_least(0))
     schedule_factor: float = flag("0.1", "piecewise: what the rate is multiplied by", fraction, **above(0))
-    weight_decay: float = flag("0", "L2 weight decay of the kernels", fraction, **at_least(0))
+    weight_decay: float = flag("0", "L2 weight decay", fraction, **at_least(0))
+    weight_decay_of: str = flag("kernels", "kernels (MadryLab, IGAM) or all (PyTorch's)", **one_of("kernels", "all"))
     gradient_clip_norm: float = flag("0", "most that the gradient's global l2 norm may be; 0: any", fraction, **at_least(0))
     mixed_precision: str = flag("none", "bfloat16 or float16 inside the student", **one_of("none", "bfloat16", "float16"))
     # Adversarial training and adversarially robust distillation (ard)
@@ -278,19 +280,8 @@ def from_text(config_class, texts: dict[str, str]):
 
 def to_text(config) -> dict[str, str]:
     """The flags that give this config, complete, as text."""
-    texts = {}
-    for field in dataclasses.fields(config):
-        value = getattr(config, field.name)
-        if isinstance(value, dict):
-            text = ",".join(f"{key}={item}" for key, item in value.items())
-        elif field.metadata["parse"] is size:
-            text = "x".join(map(str, value)) if value else ""
-        elif isinstance(value, tuple):
-            text = ",".join(map(str, value))
-        else:
-            text = str(value).lower() if isinstance(value, bool) else str(value)
-        texts[field.name] = text
-    return texts
+    fields = dataclasses.fields(config)
+    return {field.name: written(getattr(config, field.name), field.metadata["parse"]) for field in fields}
 
 
 def default_run_dir(arguments: Sequence[str]) -> str:

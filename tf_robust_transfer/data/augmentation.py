@@ -1,41 +1,43 @@
 """Random changes of the training images. Stateless: the same seed gives the same images, so that a run can resume."""
 
+import functools
 import math
 
 import tensorflow as tf
 
 from tf_robust_transfer.data.rand_augment import rand_augment
-from tf_robust_transfer.errors import look_up
+from tf_robust_transfer.errors import InputError, look_up
 from tf_robust_transfer.ops import random
 
-CROP_PADDING = 4
+CROP_PADDING = 4  # MixACM's, as PyTorch code for CIFAR has it; MadryLab's and IGAM's is 2
 _AREA = 0.08, 1.0  # share of the image that `resized_crop` keeps
 _ASPECT = 3 / 4, 4 / 3  # width over height of that part
 _TRIES = 10
 
 
-def random_crop(images: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
-    """Pads each side with `CROP_PADDING` black pixels and cuts out the original size at a random place.
+def random_crop(images: tf.Tensor, seed: tf.Tensor, padding: int = CROP_PADDING) -> tf.Tensor:
+    """Pads each side with black pixels and cuts out the original size at a random place.
 
     The usual CIFAR augmentation (He et al. 2016, section 4.2). Each example has its own place, the offsets of row and
-    column uniform in 0..8.
+    column uniform in 0..2 padding.
 
     Args:
         images: float32 [batch, height, width, channels] in [0, 1].
         seed: int32 [2].
+        padding: pixels on each side, at least 1.
 
     Returns:
         float32, same shape and range.
     """
     shape = tf.shape(images)
-    offsets = random.integers([2, shape[0]], seed, 0, 2 * CROP_PADDING + 1)
-    return crop_at(images, offsets)
+    offsets = random.integers([2, shape[0]], seed, 0, 2 * padding + 1)
+    return crop_at(images, offsets, padding)
 
 
-def crop_at(images: tf.Tensor, offsets: tf.Tensor) -> tf.Tensor:
-    """`random_crop` with given offsets, int32 [2, batch] in 0..8 (rows, columns); 4 is the image itself."""
+def crop_at(images: tf.Tensor, offsets: tf.Tensor, padding: int = CROP_PADDING) -> tf.Tensor:
+    """`random_crop` with given offsets, int32 [2, batch] in 0..2 padding (rows, columns); padding is the image itself."""
     shape = tf.shape(images)
-    border = [CROP_PADDING, CROP_PADDING]
+    border = [padding, padding]
     padded = tf.pad(images, [[0, 0], border, border, [0, 0]])
     rows = offsets[0][:, tf.newaxis] + tf.range(shape[1])  # [batch, height]
     columns = offsets[1][:, tf.newaxis] + tf.range(shape[2])  # [batch, width]
@@ -127,21 +129,41 @@ AUGMENTATIONS = {
 }
 
 
+def find_augmentation(name: str):
+    """The function of an augmentation's name, from (images, seed) to images.
+
+    Args:
+        name: a key of `AUGMENTATIONS`, or "crop:2", the crop with that many pixels of padding on each side.
+
+    Raises:
+        InputError: an unknown name, a padding that is no whole number of at least 1, or one that is not crop's.
+    """
+    kind, colon, padding = name.partition(":")
+    function = look_up("augmentation", kind, AUGMENTATIONS)
+    if not colon:
+        return function
+    if kind != "crop":
+        raise InputError(f"expected augmentation {kind!r} without a number, got {name!r}; only crop:PADDING has one")
+    if not padding.isdecimal() or int(padding) < 1:
+        raise InputError(f"expected crop:PADDING with a whole number of at least 1, such as crop:2, got {name!r}")
+    return functools.partial(random_crop, padding=int(padding))
+
+
 def augment(images: tf.Tensor, names: tuple[str, ...], seed: tf.Tensor) -> tf.Tensor:
     """Applies augmentations in the order given, each with a random stream of its own.
 
     Args:
         images: float32 [batch, height, width, channels] in [0, 1].
-        names: keys of `AUGMENTATIONS`.
+        names: as `find_augmentation` takes them.
         seed: int32 or int64 [2].
 
     Returns:
         float32, same shape and range.
 
     Raises:
-        InputError: an unknown name.
+        InputError: as `find_augmentation`.
     """
     for i, name in enumerate(names):
-        function = look_up("augmentation", name, AUGMENTATIONS)
+        function = find_augmentation(name)
         images = function(images, random.fold_seed(seed, i))
     return images

@@ -8,11 +8,11 @@ case. So an interrupted run goes on at step k without replaying what came before
 import numpy as np
 import tensorflow as tf
 
-from tf_robust_transfer.data.augmentation import AUGMENTATIONS, augment
+from tf_robust_transfer.data.augmentation import augment, find_augmentation
 from tf_robust_transfer.data.datasets import check_seed
 from tf_robust_transfer.data.images import ImageData
 from tf_robust_transfer.data.streaming import StreamedData, read_batches
-from tf_robust_transfer.errors import InputError, look_up
+from tf_robust_transfer.errors import InputError
 from tf_robust_transfer.ops import random
 
 _ORDER, _AUGMENTATION = 0, 1  # the two random streams of a seed
@@ -50,7 +50,7 @@ def train_batches(
         batch_size: global batch size, 1..len(data). Of streamed data in several parts, each part gives its share.
         seed: int in [0, 2**31).
         start_step: number of the first batch, from 0; any number costs the same.
-        augmentation: names in `AUGMENTATIONS`, applied in this order; of streamed images, resized_crop comes first.
+        augmentation: names as `find_augmentation` takes them, in this order; of streamed images, resized_crop comes first.
 
     Returns:
         Infinite dataset of (images float32 [batch_size, height, width, channels] in [0, 1], labels int32 [batch_size]).
@@ -63,7 +63,7 @@ def train_batches(
     if start_step < 0:
         raise InputError(f"start_step must be at least 0, got {start_step}")
     for name in augmentation:
-        look_up("augmentation", name, AUGMENTATIONS)
+        find_augmentation(name)
     if isinstance(data, StreamedData):
         crops = "resized_crop" in augmentation  # done while decoding
         augmentation = tuple(name for name in augmentation if name != "resized_crop")

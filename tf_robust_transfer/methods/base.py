@@ -3,9 +3,11 @@
 import keras
 import tensorflow as tf
 
-from tf_robust_transfer.errors import InputError
+from tf_robust_transfer.errors import InputError, look_up
 from tf_robust_transfer.losses import classification
 from tf_robust_transfer.ops import replicas
+
+WEIGHT_DECAY_OF = ("kernels", "all")
 
 
 class Method(keras.Model):
@@ -15,9 +17,12 @@ class Method(keras.Model):
 
     Args (keyword-only):
         student: keras.Model, images float32 [batch, height, width, channels] in [0, 1] -> logits [batch, classes].
-        weight_decay: L2 weight decay: adds weight_decay / 2 times the sum of the squared kernels to the loss, as the
-            papers' PyTorch and TF1 code does. (Keras optimizers' own `weight_decay` is the decoupled form.) Biases and
-            batch-norm parameters are left out, as in MadryLab's code.
+        weight_decay: L2 weight decay: adds weight_decay / 2 times the sum of the squared variables to the loss, whose
+            gradient is what PyTorch's SGD and MadryLab's TF1 code add. (Keras optimizers' own `weight_decay` is the
+            decoupled form.)
+        weight_decay_of: "kernels": the student's weights of two axes and more, without biases and batch-norm
+            parameters, as in MadryLab's code and IGAM's, which is built on it. "all": every variable that the step
+            trains, as PyTorch's SGD does with what it is given; of method mixacm the affine transformations too.
         gradient_clip_norm: None, or the most that the l2 norm of the gradient may be, all trained variables together and
             summed over the replicas; a larger one is scaled down to it. Under float16 that is the norm without the loss's
             scale. The norm before clipping is logged as "gradient_norm" (0 in a step that float16's scaling skips).
@@ -27,14 +32,16 @@ class Method(keras.Model):
             an uninterrupted one would have.
     """
 
-    def __init__(self, *, student, terms=("cross_entropy",), weight_decay=0.0, gradient_clip_norm=None, seed=0, name=None):
+    def __init__(self, *, student, terms=("cross_entropy",), weight_decay=0.0, weight_decay_of="kernels",
+                 gradient_clip_norm=None, seed=0, name=None):  # fmt: skip
         super().__init__(name=name)
         if weight_decay < 0:
             raise InputError(f"weight_decay must be at least 0, got {weight_decay}")
+        look_up("weight_decay_of", weight_decay_of, dict.fromkeys(WEIGHT_DECAY_OF))
         if gradient_clip_norm is not None and not 0 < gradient_clip_norm < float("inf"):
             raise InputError(f"gradient_clip_norm must be above 0 or None, got {gradient_clip_norm}")
         self.student = student
-        self.weight_decay = weight_decay
+        self.weight_decay, self.weight_decay_of = weight_decay, weight_decay_of
         self.gradient_clip_norm = gradient_clip_norm
         self.seed = seed
         further = (("weight_decay", weight_decay), ("gradient_norm", gradient_clip_norm))
@@ -101,7 +108,7 @@ class Method(keras.Model):
 
     @property
     def _trained(self):
-        """The variables that the optimizer changes."""
+        """The variables that a step of the optimizer changes."""
         return self.student.trainable_variables
 
     def _apply(self, gradients, terms):
@@ -120,8 +127,8 @@ class Method(keras.Model):
 
     def _total(self, terms):
         if self.weight_decay:
-            squares = l2_of_kernels(self.student.trainable_variables)
-            terms["weight_decay"] = self.weight_decay, replicas.once(squares)
+            decayed = self._trained if self.weight_decay_of == "all" else kernels(self.student.trainable_variables)
+            terms["weight_decay"] = self.weight_decay, replicas.once(half_squares(decayed))
         return tf.add_n([weight * value for weight, value in terms.values()])
 
     def _log(self, loss, terms, logits, labels):
@@ -133,10 +140,14 @@ class Method(keras.Model):
         return {name: self._trackers[name].result() for name in (*shown, "accuracy")}
 
 
-def l2_of_kernels(variables):
-    """Half the sum of the squares of those variables that are kernels: of two axes or more. Returns a scalar."""
-    kernels = [tf.convert_to_tensor(v) for v in variables if len(v.shape) > 1]
-    return 0.5 * tf.add_n([tf.reduce_sum(tf.square(kernel)) for kernel in kernels])
+def kernels(variables) -> list:
+    """Those of two axes or more: without biases and batch-norm parameters."""
+    return [v for v in variables if len(v.shape) > 1]
+
+
+def half_squares(variables):
+    """Half the sum of the squares: what L2 weight decay is the gradient of. Returns a scalar."""
+    return 0.5 * tf.add_n([tf.reduce_sum(tf.square(tf.convert_to_tensor(v))) for v in variables])
 
 
 def unpack(data):

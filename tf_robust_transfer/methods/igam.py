@@ -8,7 +8,7 @@ from tf_robust_transfer.attacks.faster_copy import FasterCopy
 from tf_robust_transfer.errors import InputError, look_up
 from tf_robust_transfer.losses import classification
 from tf_robust_transfer.losses import input_gradient as losses
-from tf_robust_transfer.methods.base import Method, check_pair, l2_of_kernels, unpack
+from tf_robust_transfer.methods.base import Method, check_pair, half_squares, kernels, unpack
 from tf_robust_transfer.models import build_discriminator
 from tf_robust_transfer.models.batch_statistics import with_batch_statistics
 from tf_robust_transfer.ops import replicas
@@ -261,7 +261,7 @@ class IGAM(Method):
         """This replica's share of what the discriminator minimises. adversarial: its share of Eq. 10."""
         loss = -self.discriminator_share * adversarial
         if self.discriminator_weight_decay:
-            squares = replicas.once(l2_of_kernels(self.discriminator.trainable_variables))
+            squares = replicas.once(half_squares(kernels(self.discriminator.trainable_variables)))
             loss += self.discriminator_weight_decay * squares
         return loss
 

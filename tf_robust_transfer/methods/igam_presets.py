@@ -9,7 +9,7 @@ discriminator_batch_norm; those are our defaults. How often the discriminator is
 "reference_code": train_igam.py, train_igam_tinyimagenet2cifar_upresize.py and model_new.py of
 github.com/alvinchangw/IGAM_CVPR2020 at f3dba12. Both of its experiments agree on what is here; `noise` is theirs to
 differ in (8/255 from CIFAR-10 to CIFAR-100, 0 from Tiny-ImageNet to CIFAR-10), and so are the weights: its beta is 2 and
-5, its gamma 10.
+5, its gamma 10, which the paper's Appendix A calls lambda_adv and lambda_diff. The rows of `flags/igam` have this preset.
 
 - Its adversarial term is -beta times the mean cross-entropy of the discriminator over both models' gradients. That mean
   is -1/2 Eq. 10, so that the form is "minimax" and **lambda_adv = beta / 2**; lambda_diff = gamma, which goes with the

@@ -32,7 +32,8 @@ class MixACM(Method):
         acm_mapping: "maximum", "mean", "mean_of_squares", or "none" for the direct feature loss of Table 9.
         acm_normalized: whether maps are divided by their l2 norm.
         acm_transform: where a block's numbers of channels differ: adaptive pooling over channels, "max" or "average", or
-            "affine", a dense layer that is trained with the student (same optimizer, no weight decay).
+            "affine", a dense layer that is trained with the student: same optimizer, and weight decay with
+            weight_decay_of="all".
         acm_transform_of: whose maps are transformed, "teacher" or "student" (the rows of Table 10).
         mixup_alpha: mixup weights are drawn from Beta(alpha, alpha); 0 trains on the images as they come (the row
             "w/o mixup").

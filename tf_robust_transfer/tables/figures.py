@@ -26,6 +26,7 @@ class SweepFigure:
         place: from a row to {flag: value} of its point, or None where it is none.
         baselines: row -> label of the dotted line that it is drawn as.
         labels: flag or "flag=value" -> how it is written.
+        units: flag -> what a run's value is multiplied by to be in the paper's unit, in which x is; 1 if it is not here.
     """
 
     title: str
@@ -36,6 +37,7 @@ class SweepFigure:
     place: Callable[[Row], dict | None]
     baselines: Mapping[str, str] = dataclasses.field(default_factory=dict)
     labels: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    units: Mapping[str, float] = dataclasses.field(default_factory=dict)
 
 
 def _numbers(pattern: str, *flags: str):
@@ -92,6 +94,9 @@ SWEEPS = {
     "igam_table5": SweepFigure(
         "IGAM, Table 5: weight of the adversarial term, CIFAR-100",
         igam.TABLE_5, "lambda_adv", "", ("clean", "pgd20"), _numbers(r"table5_adv_([\d.]+)", "lambda_adv"),
+        labels={"lambda_adv": "lambda_adv of the paper (twice the flag)"},
+        # Appendix A's is the reference code's beta; --lambda_adv is the weight of Eq. 10 (`methods.igam_presets`).
+        units={"lambda_adv": 2.0},
     ),
 }  # fmt: skip
 

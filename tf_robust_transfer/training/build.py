@@ -91,7 +91,8 @@ def with_precision(network: keras.Model, precision: str) -> keras.Model:
     """
 
     def dtype(layer):
-        changed = layer is not network.layers[-1] and type(layer).__module__.startswith("keras.")
+        whole = layer is network.layers[-1] or layer.name == "preprocessing"
+        changed = not whole and type(layer).__module__.startswith("keras.")
         return f"mixed_{precision}" if changed else None
 
     return _recast(network, dtype)
@@ -175,12 +176,7 @@ def optimizer(config, total_steps: int, warm_up_steps: int = 0) -> keras.optimiz
 def method(config, *, student, teacher, steps_per_epoch: int) -> methods.Method:
     """The method of --method around a student, with its flags, not yet compiled. teacher: None where there is none."""
     method_class = look_up("method", config.method, methods.METHODS)
-    shared = {
-        "student": student,
-        "weight_decay": config.weight_decay,
-        "gradient_clip_norm": config.gradient_clip_norm or None,
-        "seed": config.seed,
-    }
+    shared = {"student": student, "seed": config.seed, **_of_the_step(config)}
     if issubclass(method_class, methods.AdversarialTraining):
         eps, size = config.train_eps or config.eps, config.train_attack_step_size or None
         if config.train_attack_steps == 1:
@@ -231,6 +227,14 @@ def method(config, *, student, teacher, steps_per_epoch: int) -> methods.Method:
     if method_class is methods.Distillation:
         return method_class(teacher=teacher, kld_weight=config.alpha_kld, temperature=config.gamma, **shared)
     return method_class(**shared)
+
+
+def _of_the_step(config) -> dict:
+    return {
+        "weight_decay": config.weight_decay,
+        "weight_decay_of": config.weight_decay_of,
+        "gradient_clip_norm": config.gradient_clip_norm or None,
+    }
 
 
 def _mixacm_options(config) -> dict:
@@ -294,7 +298,6 @@ def _fine_tuning(config, images, teacher):
         input_shape=images.input_shape,
         trained_layers=config.finetune_layers,
         teacher_batch_norm=config.teacher_batch_norm,
-        weight_decay=config.weight_decay,
-        gradient_clip_norm=config.gradient_clip_norm or None,
         seed=config.seed,
+        **_of_the_step(config),
     )

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 from tf_robust_transfer.config import TrainConfig
 from tf_robust_transfer.errors import InputError, look_up, nearest
-from tf_robust_transfer.plots.sweep import Outcome, plot_sweep
+from tf_robust_transfer.plots.sweep import Outcome, number, plot_sweep
 from tf_robust_transfer.tables import TABLES
 from tf_robust_transfer.tables.figures import SWEEPS, paper_accuracy
 from tf_robust_transfer.training.run_folder import read_flags, read_results, run_folders
@@ -23,8 +23,8 @@ _FREE = {"attack_step_size", "attacks", "checkpoint_minutes", "data_dir", "datas
 def draw(config) -> None:
     """Draws the figure of a VisualizeConfig.
 
-    With --paper the paper's points and baselines stand beside ours, and it sets x and series, and the attacks where these
-    are not given. Ours are the run folders of the figure's rows; if --x is given, all that --runs names.
+    With --paper the paper's points and baselines stand beside ours, in the paper's unit, and it sets x and series, and the
+    attacks where these are not given. Ours are the run folders of the figure's rows; if --x is given, all that --runs names.
 
     Raises:
         InputError: no runs, an unknown flag or figure, another x or series than the figure's, no numbers on x, an attack
@@ -47,7 +47,8 @@ def draw(config) -> None:
             example = next(row.flag_file for row in figure.table.rows if figure.place(row))
             raise InputError(f"no runs of {config.paper} in {', '.join(config.runs)!r}; train with --flagfile={example} ...")
     else:
-        found = [outcome for folder in folders if read_flags(folder) for outcome in _outcomes(folder)]
+        units = figure.units if figure else {}
+        found = [outcome for folder in folders if read_flags(folder) for outcome in _outcomes(folder, units=units)]
         if not found:
             raise InputError(f"no run folder in {', '.join(config.runs)!r} has a flags.txt, which tells where its point is")
     known = {name for outcome in found for name in outcome.values}
@@ -70,11 +71,13 @@ def _folders(root):
     return [folder for path in sorted(glob.glob(root)) for folder in run_folders(path)]
 
 
-def _outcomes(folder, place=None, baseline=""):
-    """One for each results file. place: values of a paper's row, of which the run's own flags win."""
+def _outcomes(folder, place=None, baseline="", units=None):
+    """One for each results file. place: values of a paper's row, of which the run's own flags win. units: a figure's."""
     flags = read_flags(folder)
     defaults = {field.name: field.default for field in dataclasses.fields(TrainConfig)} if flags else {}
-    values = {**(place or {}), **defaults, **flags}
+    own = {**defaults, **flags}
+    own |= {name: factor * number(own[name]) for name, factor in (units or {}).items() if name in own}
+    values = {**(place or {}), **own}
     size = re.fullmatch(r"wrn_(\d+)_(\d+)", values.get("model", ""))
     if size:
         values |= {"depth": size[1], "width": size[2]}
@@ -98,7 +101,7 @@ def _of_figure(figure, folders):
         own = own or [folder for folder in folders if folder.name == pathlib.PurePath(row.same_as).name]
         for folder in own:
             if figure.place(row):
-                outcomes += _outcomes(folder, figure.place(row))
+                outcomes += _outcomes(folder, figure.place(row), units=figure.units)
             if row.name in figure.baselines:
                 outcomes += _outcomes(folder, baseline=figure.baselines[row.name])
     return outcomes

@@ -158,6 +158,11 @@ class EvaluateConfig(AttackConfig, SharedConfig):
     split: str = flag("test", "split of the data set")
     output: str = flag("", "results as JSON; empty: only printed")
     precision: str = flag("float32", "of what attacks see: float32, mixed (bfloat16 gradients), bfloat16 or auto")
+    batch_norm: str = flag(
+        "moving",
+        "moving averages, or batch: the statistics of each --batch_size images, as IGAM's reference code attacks",
+        **one_of("moving", "batch"),
+    )
     state: str = flag("", "file that an interrupted evaluation goes on from; by default the output's name and .state.npz")
     save_adversarial: str = flag("", "adversarial examples of the last attack, .npy")
     adversarial_examples: str = flag("", "measure accuracy on these examples, .npy, instead of attacking")

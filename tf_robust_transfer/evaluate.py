@@ -60,6 +60,7 @@ def main(config: EvaluateConfig) -> None:
         keep_adversarial=bool(config.save_adversarial),
         state=state,
         precision=config.precision,
+        batch_norm=config.batch_norm,
     )
     for attack in result.accuracy:
         sys.stdout.write(_line(attack, result, attack))

@@ -2,8 +2,8 @@
 
 from tf_robust_transfer.evaluation.alignment import GradientAlignment, gradient_alignment
 from tf_robust_transfer.evaluation.attack_names import parse_attack
-from tf_robust_transfer.evaluation.result import RobustnessResult
-from tf_robust_transfer.evaluation.robust_accuracy import RobustnessWarning, evaluate_robustness
+from tf_robust_transfer.evaluation.result import RobustnessResult, RobustnessWarning
+from tf_robust_transfer.evaluation.robust_accuracy import evaluate_robustness
 
 __all__ = [
     "GradientAlignment",

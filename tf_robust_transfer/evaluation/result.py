@@ -11,6 +11,10 @@ from scipy import stats
 from tf_robust_transfer.attacks.threat_model import ThreatModel
 
 
+class RobustnessWarning(UserWarning):
+    """Something about the model or an attack makes a robust accuracy doubtful."""
+
+
 @dataclasses.dataclass(frozen=True)
 class WorstCase:
     """Robustness against the best of several attacks, chosen for each example.
@@ -45,6 +49,7 @@ class RobustnessResult:
         adversarial: float32 [num_examples, height, width, channels] in the threat model's ball and bounds; the clean
             image where the model errs on it, else an image that fools the model, else the one that came closest to it.
             Empty unless asked for.
+        batch_norm: "moving", or "batch" where it ran on the statistics of each batch.
     """
 
     threat_model: ThreatModel
@@ -59,6 +64,7 @@ class RobustnessResult:
     warnings: tuple[str, ...] = ()
     worst_case: WorstCase | None = None
     adversarial: dict[str, np.ndarray] = dataclasses.field(default_factory=dict)
+    batch_norm: str = "moving"
 
     def to_json_dict(self, *, model: str, dataset: str, split: str) -> dict:
         """What stands in results.json: plain strings, numbers, lists and dicts.
@@ -84,6 +90,8 @@ class RobustnessResult:
                 "tf_robust_transfer": sys.modules["tf_robust_transfer"].__version__,
             },
         }
+        if self.batch_norm != "moving":
+            result["batch_norm"] = self.batch_norm
         if self.worst_case is not None:
             result["worst_case"] = {
                 "accuracy": self.worst_case.accuracy,

@@ -20,21 +20,18 @@ from tf_robust_transfer.attacks.base import Attack
 from tf_robust_transfer.attacks.faster_copy import FasterCopy
 from tf_robust_transfer.attacks.search import Search
 from tf_robust_transfer.attacks.threat_model import ThreatModel
-from tf_robust_transfer.errors import InputError
-from tf_robust_transfer.evaluation import checks
+from tf_robust_transfer.errors import InputError, look_up
+from tf_robust_transfer.evaluation import batch_statistics, checks
 from tf_robust_transfer.evaluation.attack_names import parse_attack
 from tf_robust_transfer.evaluation.examples import collect
-from tf_robust_transfer.evaluation.result import RobustnessResult, WorstCase, clopper_pearson
+from tf_robust_transfer.evaluation.result import RobustnessResult, RobustnessWarning, WorstCase, clopper_pearson
 from tf_robust_transfer.evaluation.state import State
 
 # Images that the checks of the model look at.
 CHECKED = 64
+BATCH_NORMS = ("moving", "batch")
 
 _NO_ATTACK = Attack()
-
-
-class RobustnessWarning(UserWarning):
-    """Something about the model or an attack makes a robust accuracy doubtful."""
 
 
 def evaluate_robustness(
@@ -52,6 +49,7 @@ def evaluate_robustness(
     state=None,
     check_model: bool = True,
     precision: str = "float32",
+    batch_norm: str = "moving",
 ) -> RobustnessResult:
     """Accuracy of a model, clean and under attacks.
 
@@ -73,6 +71,9 @@ def evaluate_robustness(
         precision: of what the attacks see of the model, see `FasterCopy`: "float32"; "mixed", float32 logits with bfloat16
             gradients; "bfloat16"; or "auto", by the device. Attacks that compare losses without a gradient take float32
             in any case. Whether the model is fooled is always judged by the model itself.
+        batch_norm: "moving" averages, or "batch": the statistics of each batch, to reproduce figures of code that attacks
+            networks in training mode, such as IGAM's; see `evaluation.batch_statistics`. It goes without keep_adversarial,
+            state and another precision.
         check_model: look at the model too for what makes its figures doubtful (`checks.check_model`).
 
     Returns:
@@ -88,7 +89,16 @@ def evaluate_robustness(
     parsed = {name: own.get(name) or parse_attack(name, step_size) for name in names[1:]}
     if batch_size < 1 or not 0 <= seed < 2**31:
         raise InputError(f"batch_size must be positive and seed in 0..2^31-1, got batch_size={batch_size}, seed={seed}")
+    look_up("batch_norm", batch_norm, dict.fromkeys(BATCH_NORMS))
+    if batch_norm == "batch":
+        batch_statistics.check_attacks(parsed)
+        if keep_adversarial or precision != "float32":
+            raise InputError("batch_norm batch keeps no adversarial examples and is float32: leave these options out")
     images, labels = collect(model, images, labels, threat_model, batch_size)
+    if batch_norm == "batch":
+        return batch_statistics.evaluate(
+            model, images, labels, threat_model=threat_model, attacks=parsed, seed=int(seed), batch_size=batch_size
+        )
 
     evaluation = _Evaluation(model, images, labels, threat_model, int(seed), min(batch_size, len(labels)), progress)
     evaluation.precision = precision

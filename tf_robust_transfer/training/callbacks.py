@@ -1,10 +1,12 @@
 """Keras callbacks of a run: they watch, they write, they change nothing about the training."""
 
+import logging
 import math
 import sys
 import time
 
 import keras
+import numpy as np
 import tensorflow as tf
 import tqdm
 
@@ -12,6 +14,8 @@ from tf_robust_transfer.errors import InputError
 from tf_robust_transfer.evaluation import evaluate_robustness, parse_attack
 from tf_robust_transfer.plots.input_gradients import input_gradient_image
 from tf_robust_transfer.training.build import take_weights
+
+_LOG = logging.getLogger("tf_robust_transfer")
 
 
 class StopOnNonFinite(keras.callbacks.Callback):
@@ -31,6 +35,40 @@ class StopOnNonFinite(keras.callbacks.Callback):
                 f"the loss is not finite at step {self.model.steps_done}: {', '.join(terms)}; the last good "
                 "checkpoint is kept; try a smaller learning rate or weight of that term, in a new run folder"
             )
+
+
+class WatchFirstSteps(keras.callbacks.Callback):
+    """Warns in a line where the first steps of a run throw the weights far out: what is learned after that is little.
+
+    It reads the first kernel at the start and after `CHECKED` steps of the run; a run that goes on is not looked at.
+    """
+
+    CHECKED = (1, 10, 50)
+    # In 50 steps that train well it grows by less than a half (docs/results/first_steps).
+    MOST = 5.0
+
+    def on_train_begin(self, logs=None):
+        self._done = self.model.steps_done
+        if not self._done:
+            self._start = np.linalg.norm(first_kernel(self.model.student))
+
+    def on_train_batch_end(self, batch, logs=None):
+        self._done += 1
+        if self._done not in self.CHECKED or not getattr(self, "_start", 0.0):
+            return
+        growth = np.linalg.norm(first_kernel(self.model.student)) / self._start
+        if growth > self.MOST:
+            _LOG.warning(
+                "the first steps throw the weights out: by step %d the first kernel is %.0f times as large as at the start; "
+                "let the learning rate warm up (--warm_up_epochs), clip the gradient (--gradient_clip_norm) or lower the "
+                "weight of the largest term", self._done, growth,
+            )  # fmt: skip
+            self._start = 0.0
+
+
+def first_kernel(model) -> np.ndarray:
+    """The first trained variable of two axes or more."""
+    return next(v for v in model.trainable_variables if len(v.shape) > 1).numpy()
 
 
 class WatchAccuracy(keras.callbacks.Callback):

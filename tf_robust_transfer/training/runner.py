@@ -91,6 +91,7 @@ def _fit(config, folder, method, student, train, test, batch_size, steps_per_epo
     )
     used = [
         callbacks.StopOnNonFinite(),
+        callbacks.WatchFirstSteps(),
         callbacks.WatchAccuracy(
             images, labels, threat_model=config.threat_model, attack=config.watch_attack, batch_size=batch_size,
             seed=config.seed, student=student,

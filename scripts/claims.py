@@ -1,0 +1,188 @@
+"""Trains and attacks the rows of docs/results that settle a claim, and keeps their records there.
+
+    python scripts/claims.py --list
+    python scripts/claims.py screen --jobs=2 -- --data_dir=../shared/tfds
+    python scripts/claims.py igam mixacm28 --seeds=0,1,2
+
+What stands before `--` names groups (all where none is named); what stands behind it goes to every command. A row whose
+records are there is left alone, and one that was interrupted goes on where it was: run folders are in --run_dir, records
+in --records. Each job is one process of one thread.
+"""
+
+import argparse
+import concurrent.futures
+import dataclasses
+import json
+import os
+import pathlib
+import shutil
+import subprocess
+import sys
+import threading
+
+ROOT = pathlib.Path(__file__).resolve().parents[1]
+IGAM14, MIXACM14 = "flags/small/mnist14_igam.flags", "flags/small/mnist14_mixacm.flags"
+# A row's training watches nothing and ends with its clean accuracy: the attacks come after it, on what the row names.
+QUIET = ("--attacks=", "--watch_examples=0", "--checkpoint_minutes=0")
+SCREENED = ("--split=train[:2000]", "--attacks=pgd20")
+TESTED = ("--split=test", "--attacks=pgd20,autoattack", "--max_examples=1000")
+PGD100 = ("--split=test", "--attacks=pgd20,pgd100x5", "--max_examples=1000")
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+    """One network: where its flags are, what is attacked, and the rows whose run folders it starts from."""
+
+    name: str
+    flag_file: str
+    overrides: tuple = ()
+    evaluation: tuple = TESTED
+    seeds: tuple = (0, 1, 2)
+    file: str = "results.json"
+    needs: tuple = ()
+
+
+def _screen():
+    """IGAM at 14x14 on a third of the images: noise x lambda_diff x game; the reference code's preset."""
+    rows = []
+    for noise in ("0", "0.4"):
+        for diff in ("0", "1"):
+            for adv, every in (("0", "1"), ("1", "1"), ("1", "5"), ("5", "1"), ("5", "5")):
+                game = "" if adv == "0" else f"_adv{adv}_every{every}"
+                overrides = (f"--noise={noise}", f"--lambda_diff={diff}", f"--lambda_adv={adv}",
+                             f"--discriminator_every={every}")  # fmt: skip
+                rows.append((f"noise{noise}_diff{diff}{game}", overrides))
+        for beta in (0, 2, 5):
+            # gamma 10 goes with a sum over a batch of 32: 2.5 of 128.
+            overrides = ("--preset=reference_code", f"--noise={noise}", "--lambda_diff=2.5", f"--lambda_adv={beta / 2}",
+                         "--discriminator_every=5", "--discriminator_optimizer=same")  # fmt: skip
+            rows.append((f"reference_beta{beta}_noise{noise}", overrides))
+    return [
+        Row(name, IGAM14, ("--train_fraction=1/3", *overrides), SCREENED, (0,), "results_train.json", ("mnist14_teacher",))
+        for name, overrides in rows
+    ]
+
+
+def _mixacm28():
+    """MixACM at 28x28 on a third of the images, with a warm-up."""
+    parts = {"": (), "_maps_only": ("--alpha_kld=0", "--mixup_alpha=0"), "_no_mixup": ("--mixup_alpha=0",),
+             "_block4": ("--blocks=block4",)}  # fmt: skip
+    return [
+        Row(f"third_warm{name}", "flags/small/mnist_mixacm.flags", ("--train_fraction=1/3", "--warm_up_epochs=2", *flags),
+            evaluation, seeds, file, ("mnist_wrn_teacher",))
+        for name, flags in parts.items()
+        for evaluation, seeds, file in ((PGD100, (0, 1, 2), "results.json"), (TESTED, (0,), "results_autoattack.json"))
+    ]  # fmt: skip
+
+
+# What others start from: a flag file of flags/small each, trained once for a seed.
+TEACHERS = {"mnist14_teacher": PGD100, "mnist_wrn_teacher": PGD100, "mnist14_wrn_teacher": PGD100, "mnist_teacher": PGD100}
+GROUPS = {"screen": _screen(), "mixacm28": _mixacm28()}
+
+
+class Runner:
+    """Runs rows. Several of its methods may run at once: of one network one step at a time."""
+
+    def __init__(self, options, further):
+        self.runs, self.records, self.further = pathlib.Path(options.run_dir), pathlib.Path(options.records), further
+        self._locks, self._guard = {}, threading.Lock()
+
+    def row(self, group, row, seed):
+        record = self.records / group / f"seed{seed}" / row.name
+        if (record / row.file).exists():
+            return f"{record}: there already"
+        for teacher in row.needs:
+            with self._lock(teacher, seed):
+                self._train(teacher, f"flags/small/{teacher}.flags", (), seed)
+                beside = self.records / "teachers" / f"seed{seed}" / teacher
+                self._evaluate(teacher, beside, TEACHERS[teacher], "results.json", seed)
+        with self._lock(row.name, seed):
+            # Its run folder, not its flag file, which would find it trained with fewer attacks.
+            taught = (f"--teacher={self.runs / f'seed{seed}' / teacher}" for teacher in row.needs)
+            self._train(row.name, row.flag_file, (*row.overrides, *taught), seed)
+            return self._evaluate(row.name, record, row.evaluation, row.file, seed)
+
+    def _lock(self, name, seed):
+        with self._guard:
+            return self._locks.setdefault((name, seed), threading.Lock())
+
+    def _train(self, name, flag_file, overrides, seed):
+        folder = self.runs / f"seed{seed}" / name
+        # The same command goes on with an interrupted run and leaves a finished one alone.
+        self._run(name, "train", f"--flagfile={flag_file}", *overrides, *QUIET, f"--seed={seed}", f"--run_dir={folder}")
+
+    def _evaluate(self, name, record, evaluation, file, seed):
+        folder = self.runs / f"seed{seed}" / name
+        if not (record / file).exists():
+            stored = dict(line[2:].split("=", 1) for line in (folder / "flags.txt").read_text().split("\n") if line)
+            output = folder / f"evaluated_{file}"
+            same = (f"--{flag}={stored[flag]}" for flag in ("dataset", "image_size", "eps") if stored[flag])
+            if not output.exists():
+                self._run(name, "evaluate", f"--model={folder}", *same, *evaluation, f"--seed={seed}",
+                          "--batch_size=256", f"--output={output}")  # fmt: skip
+            record.mkdir(parents=True, exist_ok=True)
+            shutil.copy(folder / "flags.txt", record / "flags.txt")
+            found = json.loads(output.read_text()) | {"commit": _commit()}
+            (record / file).write_text(json.dumps(found, indent=1) + "\n")
+        accuracy = json.loads((record / file).read_text())["accuracy"]
+        return f"{record}: " + ", ".join(f"{attack} {100 * value:.1f}" for attack, value in accuracy.items())
+
+    def _run(self, name, command, *arguments):
+        log = self.runs / "logs" / f"{name}.log"
+        log.parent.mkdir(parents=True, exist_ok=True)
+        environment = os.environ | {"TF_NUM_INTRAOP_THREADS": "1", "OMP_NUM_THREADS": "1", "TF_CPP_MIN_LOG_LEVEL": "2"}
+        with open(log, "a") as file:
+            line = [sys.executable, "-m", f"tf_robust_transfer.{command}", *arguments, *self.further]
+            print("$", *line, file=file, flush=True)
+            code = subprocess.run(line, cwd=ROOT, env=environment, stdout=file, stderr=file, check=False).returncode
+        if code:
+            raise RuntimeError(f"{command} of {name} ended with code {code}: see {log}")
+
+
+def _commit():
+    line = ["git", "rev-parse", "--short", "HEAD"]
+    return subprocess.run(line, cwd=ROOT, capture_output=True, text=True, check=True).stdout.strip()
+
+
+def main():
+    arguments, further = sys.argv[1:], []
+    if "--" in arguments:
+        at = arguments.index("--")
+        arguments, further = arguments[:at], arguments[at + 1 :]
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("groups", nargs="*", metavar="GROUP", help=", ".join(GROUPS))
+    parser.add_argument("--jobs", type=int, default=1, help="processes at once")
+    parser.add_argument("--seeds", default="0,1,2", help="of the rows' own seeds, only these")
+    parser.add_argument("--only", default="", help="only rows whose names begin so")
+    parser.add_argument("--run_dir", default="runs/claims")
+    parser.add_argument("--records", default="docs/results/claims")
+    parser.add_argument("--list", action="store_true", help="print the rows and whether they have a record, run nothing")
+    options = parser.parse_args(arguments)
+    unknown = set(options.groups) - set(GROUPS)
+    if unknown:
+        parser.error(f"unknown group {sorted(unknown)[0]!r}; known: {', '.join(GROUPS)}")
+    seeds = {int(seed) for seed in options.seeds.split(",")}
+    # Seed by seed, so that every row has a figure before any has a second.
+    work = sorted(
+        ((group, row, seed) for group in options.groups or GROUPS for row in GROUPS[group] for seed in row.seeds),
+        key=lambda item: item[2],
+    )
+    work = [(g, row, seed) for g, row, seed in work if seed in seeds and row.name.startswith(options.only)]
+    if options.list:
+        for group, row, seed in work:
+            record = pathlib.Path(options.records) / group / f"seed{seed}" / row.name / row.file
+            print(f"{'done' if record.exists() else '-':5s}{group:10s}seed {seed}  {row.name:40s}{row.file}")
+        return 0
+    runner, failed = Runner(options, further), 0
+    with concurrent.futures.ThreadPoolExecutor(options.jobs) as pool:
+        for future in concurrent.futures.as_completed([pool.submit(runner.row, *item) for item in work]):
+            try:
+                print(future.result(), flush=True)
+            except RuntimeError as error:
+                failed += 1
+                print(error, file=sys.stderr, flush=True)
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

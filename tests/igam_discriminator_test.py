@@ -157,6 +157,21 @@ class TestStepOfTheReferenceCode:
             method(**options)
 
 
+def test_vanished_gradients_are_counted():
+    """Two of six examples are classified beyond doubt: logits 40 apart, whose softmax is one-hot in float32."""
+    x, y = batch()
+    built = method()
+    # Two different images alone: four pixels and a bias are enough for any logits of theirs.
+    x[2:], y[2:] = x[2], y[2]
+    x[1], y[1] = x[0], y[0]
+    ones = np.c_[x.reshape(6, -1), np.ones(6)]
+    solution = np.linalg.lstsq(ones, np.eye(3)[y] * np.array([40, 40, 0, 0, 0, 0])[:, None], rcond=None)[0]
+    built.student.set_weights([solution[:-1], solution[-1]])
+    built.compile(keras.optimizers.SGD(0.0))
+    history = fit(built, x, y)
+    np.testing.assert_allclose(history["vanished_gradients"], 2 / 6, rtol=1e-6)
+
+
 class TestNetwork:
     def test_initial_kernels(self):
         """N(0, 2 / (4 * 4 * out)) and uniform in +-sqrt(3 / in)."""

@@ -19,6 +19,7 @@ from tf_robust_transfer.training import build
 
 SHAPE, CLASSES, COUNT, EPSILON = (3, 2, 1), 3, 6, 1e-3
 LOG4 = np.log(4)
+SHOWN = ("discriminator_accuracy", "vanished_gradients")  # in the logs, of weight 0
 LAMBDA_ADV, LAMBDA_DIFF, BETA, GAMMA = 0.7, 3.0, 2.0, 10.0
 
 
@@ -69,7 +70,7 @@ def terms_of(case, preset, **weights):
     method = IGAM(student=student, teacher=teacher, discriminator=discriminator, **weights, **PRESETS[preset])
     method.compile(keras.optimizers.SGD(0.1))
     _, terms = method.loss_terms(tf.constant(images), tf.constant(labels))
-    return {name: weight * float(value) for name, (weight, value) in terms.items() if name != "discriminator_accuracy"}
+    return {name: weight * float(value) for name, (weight, value) in terms.items() if name not in SHOWN}
 
 
 def normalised(gradients):

@@ -11,7 +11,7 @@ from tf_robust_transfer.losses import input_gradient as losses
 from tf_robust_transfer.methods.base import Method, check_pair, half_squares, kernels, unpack
 from tf_robust_transfer.models import build_discriminator
 from tf_robust_transfer.models.batch_statistics import with_batch_statistics
-from tf_robust_transfer.ops import replicas
+from tf_robust_transfer.ops import norms, replicas
 from tf_robust_transfer.ops.gradients import input_gradient
 from tf_robust_transfer.ops.random import fold_seed
 
@@ -30,6 +30,8 @@ DISCRIMINATOR_BATCH_NORMS = ("joint", "separate")
 # The discriminator's loss, in shares of minus Eq. 10.
 DISCRIMINATOR_LOSSES = {"sum": 1.0, "mean": 0.5}
 DISCRIMINATOR_UPDATES = ("simultaneous", "after_student")
+# An input gradient of a smaller share of the teacher's norm counts as vanished.
+VANISHED = 1e-6
 
 
 class StudentsRate(keras.optimizers.schedules.LearningRateSchedule):
@@ -100,6 +102,9 @@ class IGAM(Method):
     Every example's gradient is that of its own cross-entropy. Eq. 8 read literally takes the gradient of the batch's
     mean, which is smaller by the batch size; lambda_diff would then depend on it.
 
+    The logs also have "discriminator_accuracy", of both models' gradients, and "vanished_gradients", the share of the
+    examples whose student gradient has less than a millionth of the teacher's norm: what attacks cannot climb.
+
     The student's and the discriminator's gradients come from one forward pass of each, unless the discriminator is
     updated after the student. `compile` takes `discriminator_optimizer`; by default a copy of the student's, whose
     learning rate is the student's at each step, however seldom the discriminator is updated (the reference code: both
@@ -116,7 +121,7 @@ class IGAM(Method):
                  discriminator_every=5, warm_start_steps=0, noise=0.0, **kwargs):  # fmt: skip
         look_up("adversarial_form", adversarial_form, dict.fromkeys(ADVERSARIAL_FORMS))
         own = ("non_saturating",) if adversarial_form == "non_saturating" else ()
-        game = ("adversarial", *own, "discriminator_accuracy") if lambda_adv else ()
+        game = ("adversarial", *own, "discriminator_accuracy", "vanished_gradients") if lambda_adv else ()
         super().__init__(student=student, terms=("cross_entropy", *game, "difference"), **kwargs)
         if adapter:
             teacher = adapt(teacher, adapter, student.input_shape[1:])
@@ -288,6 +293,8 @@ class IGAM(Method):
                 terms["non_saturating"] = self.lambda_adv, non_saturating
             right = tf.cast(teacher_scores > 0, tf.float32) + tf.cast(student_scores < 0, tf.float32)
             terms["discriminator_accuracy"] = 0.0, replicas.global_mean(right / 2)
+            vanished = norms.l2_norm(student_gradient) < VANISHED * norms.l2_norm(teacher_gradient)
+            terms["vanished_gradients"] = 0.0, replicas.global_mean(tf.cast(vanished, tf.float32))
         if self.difference_region == "seen":
             student_gradient, teacher_gradient = self._seen(student_gradient), self._seen(teacher_gradient)
         difference = losses.gradient_difference(student_gradient, teacher_gradient)

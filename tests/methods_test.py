@@ -107,6 +107,37 @@ class TestNatural:
         correct = (x.reshape(6, -1) @ w + b).argmax(axis=1) == y
         np.testing.assert_allclose(history["accuracy"], correct.mean(), rtol=1e-6)
 
+    @pytest.mark.parametrize("clip", [0.01, 100.0])
+    @pytest.mark.parametrize("precision", ["float32", "float16"])
+    def test_the_gradient_is_clipped_to_its_global_norm(self, clip, precision):
+        """g min(1, clip / |g|) over all variables, weight decay included; float16's scale is taken out before."""
+        student, (x, y) = linear_model(), batch()
+        w, b = weights64(student)
+        method = Natural(student=student, weight_decay=0.3, gradient_clip_norm=clip)
+        optimizer = keras.optimizers.SGD(LEARNING_RATE)
+        if precision == "float16":
+            optimizer = keras.optimizers.LossScaleOptimizer(optimizer, initial_scale=1024.0)
+        method.compile(optimizer)
+        history = fit(method, x, y)
+        kernel, bias = cross_entropy_gradients(w, b, x, y)
+        kernel = kernel + 0.3 * w
+        norm = np.sqrt((kernel**2).sum() + (bias**2).sum())
+        assert 0.01 < norm < 100
+        share = min(1.0, clip / norm)
+        for old, new, gradient in zip((w, b), weights64(student), (kernel, bias), strict=True):
+            np.testing.assert_allclose((old - new) / LEARNING_RATE, share * gradient, rtol=1e-3, atol=1e-3 * share)
+        np.testing.assert_allclose(history["gradient_norm"], norm, rtol=1e-5)
+
+    def test_a_step_that_float16_skips_clips_nothing_and_is_no_loss_that_is_not_finite(self):
+        student, (x, y) = linear_model(), batch()
+        before = student.get_weights()
+        method = Natural(student=student, gradient_clip_norm=1.0)
+        method.compile(keras.optimizers.LossScaleOptimizer(keras.optimizers.SGD(0.1), initial_scale=3e38))
+        history = fit(method, 100 * x, y)
+        for old, new in zip(before, student.get_weights(), strict=True):
+            np.testing.assert_array_equal(old, new)
+        assert history["gradient_norm"] == [0.0] and np.isfinite(history["loss"][0])
+
     def test_an_epoch_with_a_final_partial_batch(self):
         """Batches of 4, 4 and 2: each step divides by its own number of examples."""
         student, (x, y) = linear_model(), batch(10)
@@ -287,6 +318,21 @@ class TestIGAMOneStep:
         # No discriminator_optimizer: a copy of the student's, with its learning rate.
         assert_step([v, c], weights64(discriminator), [-g for g in climb])
         assert method.discriminator_optimizer is not method.optimizer
+
+    def test_the_students_gradient_alone_is_clipped(self):
+        """The discriminator's step is that without clipping."""
+        (x, y), moved = batch(), []
+        for clip in (None, 0.01):
+            student, discriminator = linear_model(1), linear_discriminator()
+            before = weights64(student)
+            method = IGAM(student=student, teacher=linear_model(2), discriminator=discriminator, gradient_clip_norm=clip)
+            fit(compiled(method), x, y)
+            steps = [(old - new) / LEARNING_RATE for old, new in zip(before, weights64(student), strict=True)]
+            moved.append((np.sqrt(sum((step**2).sum() for step in steps)), weights64(discriminator)))
+        assert moved[0][0] > 0.1
+        np.testing.assert_allclose(moved[1][0], 0.01, rtol=1e-2)
+        for one, other in zip(moved[0][1], moved[1][1], strict=True):
+            np.testing.assert_array_equal(one, other)
 
     def test_a_final_partial_batch(self):
         """Five examples in batches of 3: the second step's means are over 2."""

@@ -5,6 +5,7 @@ import tensorflow as tf
 
 from tf_robust_transfer.errors import InputError
 from tf_robust_transfer.losses import classification
+from tf_robust_transfer.methods.directions import Directions
 from tf_robust_transfer.ops import replicas
 
 
@@ -48,7 +49,8 @@ class Method(keras.Model):
 
     @property
     def metrics(self):
-        return list(self._trackers.values())
+        trackers = list(self._trackers.values())
+        return [*trackers, Directions(trackers)]
 
     @property
     def steps_done(self) -> int:

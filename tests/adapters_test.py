@@ -139,7 +139,7 @@ def check_affine(model, matrix, offset=0.0):
 
 def test_every_adapter_has_its_matrix_here():
     named = {part.partition(":")[0] for adapter in MATRICES for part in adapter.split("+")}
-    assert named | {"transposed_conv"} == set(ADAPTERS)
+    assert named | {"transposed_conv", "bounded_transposed_conv"} == set(ADAPTERS)
 
 
 @pytest.mark.parametrize("adapter", MATRICES)
@@ -182,6 +182,94 @@ class TestTransposedConvolution:
         np.testing.assert_allclose(wide[:, 1::2, 1::2], images, atol=1e-6)
         np.testing.assert_allclose(wide[:, 2::2, 1::2], (images[:, 1:] + images[:, :-1]) / 2, atol=1e-6)
         np.testing.assert_allclose(wide[:, 1::2, 2::2], (images[:, :, 1:] + images[:, :, :-1]) / 2, atol=1e-6)
+
+
+def bounded_matrix(shape, kernel):
+    """transposed_matrix with each row divided by the largest sum of absolute entries, if above 1, among the rows of pixels
+    that lie alike: inside the image all such rows have the same entries."""
+    matrix = transposed_matrix(shape, kernel)
+    sums = np.abs(matrix).sum(axis=(3, 4, 5))
+    for row, column in np.ndindex(2, 2):
+        scale = np.maximum(1, sums[row::2, column::2].max(axis=(0, 1)))
+        matrix[row::2, column::2] /= scale[:, None, None, None]
+    return matrix
+
+
+class TestBoundedTransposedConvolution:
+    adapter, shape = "bounded_transposed_conv:8x6", (4, 3, 2)
+
+    def model(self, seed, scale=1.0):
+        model, rng = build_adapter(self.adapter, self.shape), np.random.default_rng(seed)
+        model.set_weights([scale * rng.standard_normal((3, 3, 2, 2)), rng.standard_normal(2)])
+        return model
+
+    @pytest.mark.parametrize("scale", [0.02, 0.2, 1.0, 30.0])
+    def test_matrix_and_transpose_with_any_weights(self, scale):
+        """Some phases lie below the bound at 0.2, all at 0.02, none at 30."""
+        model = self.model(3, scale)
+        kernel, bias = model.get_weights()
+        check_affine(model, bounded_matrix(self.shape, kernel.astype(np.float64)), bias)
+
+    def test_below_the_bound_it_is_the_free_form(self):
+        model, free = self.model(3, 0.02), build_adapter("transposed_conv:8x6", self.shape)
+        free.set_weights(model.get_weights())
+        np.testing.assert_array_equal(model(images_like(self.shape)), free(images_like(self.shape)))
+
+    def test_it_starts_as_the_free_form_does(self):
+        model, free = build_adapter(self.adapter, self.shape), build_adapter("transposed_conv:8x6", self.shape)
+        for mine, theirs in zip(model.get_weights(), free.get_weights(), strict=True):
+            np.testing.assert_array_equal(mine, theirs)
+        np.testing.assert_array_equal(model(images_like(self.shape)), free(images_like(self.shape)))
+        # On the bound, with the free form's gradient: interpolation's entries are positive, those of other channels 0.
+        kernels = [m.trainable_variables[0] for m in (model, free)]
+        gradients = []
+        for adapter, kernel in zip((model, free), kernels, strict=True):
+            with tf.GradientTape() as tape:
+                value = tf.reduce_sum(adapter(images_like(self.shape)) ** 2)
+            gradients.append(tape.gradient(value, kernel.value))
+        np.testing.assert_allclose(*gradients, rtol=1e-6)
+
+    @pytest.mark.parametrize("scale", [0.05, 0.2, 1.0, 100.0])
+    def test_no_change_of_the_image_grows(self, scale):
+        for seed in range(5):
+            model, rng = self.model(seed, scale), np.random.default_rng(100 + seed)
+            images = images_like(self.shape, 64, seed)
+            changes = rng.uniform(-1, 1, images.shape)
+            changes[::2] = np.sign(changes[::2])
+            changes = (changes * rng.uniform(0.01, 0.3, (64, 1, 1, 1))).astype(np.float32)
+            moved = np.abs(model(images + changes) - model(images)).max(axis=(1, 2, 3))
+            assert (moved <= np.abs(changes).max(axis=(1, 2, 3)) * (1 + 1e-5) + 1e-6).all()
+
+    def test_the_worst_change_passes_whole(self):
+        """So that the bound is not met by damping: the signs of a row of A move that pixel by the whole eps."""
+        model = self.model(3, 30.0)
+        matrix = matrix_of(model)[0]
+        for row, column in ((2, 2), (2, 3), (3, 2), (3, 3)):
+            for channel in range(2):
+                change = 0.1 * np.sign(matrix[row, column, channel])[None].astype(np.float32)
+                images = images_like(self.shape, 1)
+                moved = (model(images + change) - model(images)).numpy()[0, row, column, channel]
+                np.testing.assert_allclose(moved, 0.1, rtol=1e-4)
+
+    @pytest.mark.parametrize("scale", [0.2, 1.0])
+    def test_gradients_of_the_weights_against_finite_differences(self, scale):
+        model, images = self.model(4, scale), images_like(self.shape)
+        vectors = np.random.default_rng(6).standard_normal((4, 8, 6, 2))
+        with tf.GradientTape() as tape:
+            value = tf.reduce_sum(vectors.astype(np.float32) * model(images))
+        gradients = tape.gradient(value, [v.value for v in model.trainable_variables])
+        kernel, bias = (w.astype(np.float64) for w in model.get_weights())
+
+        def inner(kernel, bias):
+            matrix = bounded_matrix(self.shape, kernel)
+            return np.sum(vectors * (np.tensordot(images, matrix, axes=[[1, 2, 3], [3, 4, 5]]) + bias))
+
+        for index in np.ndindex(*kernel.shape):
+            step = np.zeros_like(kernel)
+            step[index] = 1e-6
+            expected = (inner(kernel + step, bias) - inner(kernel - step, bias)) / 2e-6
+            np.testing.assert_allclose(gradients[0][index], expected, rtol=1e-3, atol=1e-3)
+        np.testing.assert_allclose(gradients[1], vectors.sum(axis=(0, 1, 2)), rtol=1e-4)
 
 
 def places(padded, shape):
@@ -294,7 +382,7 @@ class TestAdapt:
         np.testing.assert_allclose(again(images), expected, atol=1e-6)
         assert seen_region(again) == (slice(2, 6), slice(2, 5))
 
-    @pytest.mark.parametrize("adapter", [*MATRICES, "transposed_conv:12x10+channel_mean"])
+    @pytest.mark.parametrize("adapter", [*MATRICES, "transposed_conv:12x10+channel_mean", "bounded_transposed_conv:12x10"])
     def test_it_is_saved(self, adapter, tmp_path):
         chain, images = build_adapter(adapter, COLOUR), images_like(COLOUR)
         teacher = keras.Sequential([keras.Input(chain.output_shape[1:]), keras.layers.Flatten(),
@@ -338,7 +426,7 @@ class TestErrors:
         ("adapter", "text"),
         [
             ("resise:4x4", "unknown adapter 'resise'; nearest valid names: resize"),
-            ("", "unknown adapter ''; valid names: average_pool, channel_mean, crop"),
+            ("", "unknown adapter ''; valid names: average_pool, bounded_transposed_conv, channel_mean, crop"),
             ("channel_mean+", "unknown adapter ''"),
             ("resize", "the adapter resize needs a size, as in resize:64x64, got 'resize'"),
             ("pad:8", "the adapter pad needs a size, as in pad:64x64, got 'pad:8'"),
@@ -351,6 +439,7 @@ class TestErrors:
             ("average_pool:4x5", "average_pool takes images whose size is a multiple of the new one"),
             ("average_pool:12x10", "average_pool takes images whose size is a multiple"),
             ("transposed_conv:6x5", "transposed_conv doubles the size of the images, got images of 6x5 and the size 6x5"),
+            ("bounded_transposed_conv:6x5", "bounded_transposed_conv doubles the size of the images, got images of 6x5"),
             ("random_pad:9x9+crop:4x4", "crop before random_pad, not after it"),
         ],
     )

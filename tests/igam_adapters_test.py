@@ -205,6 +205,29 @@ class TestFineTune:
         for old, new in zip(before, teacher.get_weights(), strict=True):
             np.testing.assert_array_equal(old, new)
 
+    def test_the_bounded_convolution_holds_its_bound_through_wild_steps_and_as_a_frozen_teacher(self, tmp_path):
+        (x, y), bounded = batch(), "bounded_transposed_conv:10x12"
+        tuned = FineTune(teacher=linear_model(2, (10, 12, 2), 7), num_classes=CLASSES, adapter=bounded, input_shape=SHAPE)
+        start = tuned.student.get_weights()[:2]
+        tuned.compile(optimizer=keras.optimizers.SGD(1.0))
+        tuned.fit(x, y, batch_size=5, epochs=4, verbose=0)
+        trained = tuned.student.get_weights()[:2]
+        kernel_alone = [trained[0], 0 * trained[1]]  # a large bias would round the matrix's entries
+        rows = [np.abs(matrix_of(name, kernel_alone)[0]).sum(axis=0) for name in ("transposed_conv:10x12", bounded)]
+        assert rows[0].max() > 1.5
+        np.testing.assert_allclose(rows[1].max(), 1.0, rtol=1e-5)
+        assert all((a != b).any() for a, b in zip(start, trained, strict=True))
+        tuned.student.save(tmp_path / "teacher.keras")
+        teacher = load_model(str(tmp_path / "teacher.keras"))
+        before = teacher.get_weights()
+        method = IGAM(student=linear_model(1), teacher=teacher, lambda_adv=0.0)
+        jt = gradients_by_hand(teacher, x, y, *matrix_of(bounded, trained))
+        difference = ((gradients_by_hand(method.student, x, y) - jt) ** 2).sum(axis=(1, 2, 3)).mean()
+        np.testing.assert_allclose(terms_of(method, x, y)["difference"], difference, rtol=1e-4)
+        method.fit(x, y, epochs=2, verbose=0)
+        for old, new in zip(before, teacher.get_weights(), strict=True):
+            np.testing.assert_array_equal(old, new)
+
     def test_a_fixed_adapter_on_a_batch_norm_teacher(self):
         teacher = build_model("small_cnn", (9, 9, 2), 4, batch_norm=True)
         method = FineTune(teacher=teacher, num_classes=CLASSES, adapter="random_pad:9x9", input_shape=SHAPE)

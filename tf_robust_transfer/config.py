@@ -202,6 +202,20 @@ class VisualizeConfig(SharedConfig):
 
 
 @dataclasses.dataclass(frozen=True)
+class Theorem41Config(SharedConfig):
+    """Flags of `theorem41`."""
+
+    models: tuple = flag("", f"the students, comma-separated, each {SPEC}", names)
+    teacher: str = flag("", f"their teacher: {SPEC}")
+    eps: float = flag("8/255", "linf radius, a fraction of the pixel range", fraction, **at_least(0))
+    max_examples: int = flag("1000", "so many first examples of either split; 0: all", int, **at_least(0))
+    gamma: float = flag("1", "temperature of the softmax in the loss", fraction, **above(0))
+    logit_norm: str = flag("l2", "norm of the difference of logits: l2 or linf", **one_of("l2", "linf"))
+    delta: float = flag("0.05", "the bound holds with probability 1 - delta", fraction, **above(0))
+    output: str = flag("", "all numbers as JSON; empty: only printed")
+
+
+@dataclasses.dataclass(frozen=True)
 class Theorem42Config(SharedConfig):
     """Flags of `theorem42`."""
 

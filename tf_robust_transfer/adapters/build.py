@@ -13,6 +13,7 @@ from tf_robust_transfer.ops.gradients import input_gradient
 
 ADAPTERS = {
     "average_pool": layers.AveragePool,
+    "bounded_transposed_conv": layers.BoundedTransposedConvolution,
     "channel_mean": layers.ChannelMean,
     "crop": layers.CentreCrop,
     "pad": layers.CentrePad,

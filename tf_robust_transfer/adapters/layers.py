@@ -1,7 +1,7 @@
 """The adapters as Keras layers, so that a teacher is saved together with what stands before it.
 
 Each is affine in the image, x' = A x + b (Eq. 15 of the IGAM paper), so that the gradient that comes back through it is
-A^T times the teacher's own. b is zero in all but `TransposedConvolution`, which alone has weights.
+A^T times the teacher's own. b is zero in all but the transposed convolutions, which alone have weights.
 Images are float [batch, height, width, channels] in [0, 1].
 """
 
@@ -180,9 +180,11 @@ class TransposedConvolution(SizedAdapter):
     outside), so that the frozen features see the images from the first step on. What comes out is not clipped to [0, 1].
     """
 
+    text = "transposed_conv"
+
     def build(self, input_shape):
         if (self.height, self.width) != (2 * input_shape[1], 2 * input_shape[2]):
-            self._refuse(input_shape, "transposed_conv doubles the size of the images")
+            self._refuse(input_shape, f"{self.text} doubles the size of the images")
         channels = input_shape[3]
 
         def interpolation(shape, dtype):
@@ -196,8 +198,41 @@ class TransposedConvolution(SizedAdapter):
         self.bias = self.add_weight(shape=(channels,), initializer="zeros", name="bias")
 
     def call(self, images):
-        wide = ops.conv_transpose(images, self.kernel, strides=2, padding="same", data_format="channels_last")
+        kernel = self._used_kernel()
+        wide = ops.conv_transpose(images, kernel, strides=2, padding="same", data_format="channels_last")
         return wide + self.bias
+
+    def _used_kernel(self):
+        return ops.convert_to_tensor(self.kernel)
+
+
+@keras.saving.register_keras_serializable(package="tf_robust_transfer")
+class BoundedTransposedConvolution(TransposedConvolution):
+    """As `TransposedConvolution`, but a change of the image by eps (linf) changes what comes out by at most eps.
+
+    The free form, once trained, may raise the contrast, and then its teacher meets more than the eps of the image. Here
+    the absolute weights in each row of A sum to at most 1, to rounding: the kernel is divided by max(1, its sum) for each
+    channel that comes out and each phase. A phase is the entries that meet in one pixel: the pixels of even rows and even
+    columns read four of them, those of odd rows and columns the middle one, the others two. Only rows at the border have
+    less. The bias stays free: it shifts the image and amplifies nothing.
+
+    It is a parametrisation, not a Keras constraint on the weight: so it holds for all weights, whoever sets them, and in
+    the midst of a step on several devices; the gradient is that of what is computed. A phase whose weights have come to
+    sum to more than 1 is used with a sum of 1 from there on, unless weight decay brings it back. The start, interpolation,
+    has a sum of 1 in each phase.
+    """
+
+    text = "bounded_transposed_conv"
+
+    def _used_kernel(self):
+        kernel = ops.convert_to_tensor(self.kernel)
+        size = ops.sum(ops.abs(kernel), axis=3, keepdims=True)
+        # Rows 0 and 2 meet, row 1 is alone; columns alike. Adding and halving is exact where a matrix product need not be.
+        for axis in (0, 1):
+            alone = np.array([1.0, 0.5, 1.0]).reshape([3 if a == axis else 1 for a in range(4)])
+            size = (size + ops.flip(size, axis)) * ops.cast(alone, kernel.dtype)
+        # In this order a tie, as at the start, has the gradient of the free kernel.
+        return kernel / ops.maximum(ops.ones_like(size), size)
 
 
 @keras.saving.register_keras_serializable(package="tf_robust_transfer")

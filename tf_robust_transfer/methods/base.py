@@ -5,6 +5,7 @@ import tensorflow as tf
 
 from tf_robust_transfer.errors import InputError, look_up
 from tf_robust_transfer.losses import classification
+from tf_robust_transfer.methods.directions import Directions
 from tf_robust_transfer.ops import replicas
 
 WEIGHT_DECAY_OF = ("kernels", "all")
@@ -63,7 +64,8 @@ class Method(keras.Model):
 
     @property
     def metrics(self):
-        return list(self._trackers.values())
+        trackers = list(self._trackers.values())
+        return [*trackers, Directions(trackers)]
 
     @property
     def steps_done(self) -> int:

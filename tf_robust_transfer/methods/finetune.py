@@ -22,8 +22,8 @@ class FineTune(Method):
     new layer. The teacher itself stays as it was.
 
     With an adapter, `student` takes the new task's images and has the adapter inside (section 4.3), so that it is the
-    teacher of IGAM as it stands. "transposed_conv" is trained along with the new layer; whoever takes the result as a
-    teacher freezes both. "random_pad" draws its places in each step.
+    teacher of IGAM as it stands. "transposed_conv" and "bounded_transposed_conv" are trained along with the new layer;
+    whoever takes the result as a teacher freezes both. "random_pad" draws its places in each step.
 
     Args (keyword-only), beside those of `Method`:
         teacher: functional keras.Model whose last layer is the logit layer, a `keras.layers.Dense`.

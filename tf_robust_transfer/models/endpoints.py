@@ -1,8 +1,10 @@
 """Feature-extraction submodels: images -> {"block1": ..., "logits": ...}, which ACM reads."""
 
+import collections
 import re
 
 import keras
+from keras.src.models.functional import Functional
 
 from tf_robust_transfer.errors import InputError, nearest
 
@@ -13,15 +15,19 @@ def endpoints(model: keras.Model, layers: dict[str, str] | None = None) -> keras
     """The submodel that returns a functional model's named endpoints in one pass. It shares the model's layers.
 
     Args:
-        model: a functional or sequential `keras.Model`, images [batch, height, width, channels] -> logits.
-        layers: endpoint name -> layer name, for a model of your own, such as {"block1": "conv2d_3"}. By default every
-            layer named block1, block2, ... is an endpoint; the model's output is always the endpoint "logits".
+        model: a functional or sequential `keras.Model`, images [batch, height, width, channels] -> logits. Layers of it
+            may be such models in turn, as a base of `keras.applications` is under a new head.
+        layers: endpoint name -> layer name, for a model of your own, such as {"block1": "conv2d_3"}. A layer inside a
+            nested model is found by its own name where no other has it, and by "base/layer" (any number of levels)
+            everywhere. By default every layer named block1, block2, ... is an endpoint, a nested one if its name is
+            unique; the model's output is always the endpoint "logits".
 
     Returns:
-        keras.Model: images -> dict of tensors.
+        keras.Model: images -> dict of tensors. A nested layer's is its activation for the model's images.
 
     Raises:
-        InputError: a layer that the model does not have, or a subclassed model, whose layers have no fixed outputs.
+        InputError: a layer that the model does not have, has more than once or calls more than once; a subclassed model,
+            whose layers have no fixed outputs.
     """
     try:
         model.inputs, model.outputs  # noqa: B018 - absent in subclassed models and in a Sequential not yet built
@@ -32,12 +38,91 @@ def endpoints(model: keras.Model, layers: dict[str, str] | None = None) -> keras
         ) from None
     if not model.inputs or not model.outputs:
         raise InputError(f"endpoints need a model of known input shape, but {model.name!r} is not built yet")
-    names = {layer.name: layer for layer in model.layers}
-    wanted = layers if layers is not None else {name: name for name in names if _ENDPOINT.fullmatch(name)}
-    outputs = {}
-    for endpoint, layer in wanted.items():
-        if layer not in names:
-            raise InputError(f"model {model.name!r} has no layer {layer!r} for {endpoint!r}; {nearest(layer, names)}")
-        outputs[endpoint] = names[layer].output
-    outputs.setdefault("logits", model.outputs[0])
-    return keras.Model(model.inputs[0], outputs, name=f"{model.name}_endpoints")
+    found = _layers_by_name(model)
+    if layers is None:
+        layers = {name: name for name, paths in found.items() if _is_default(name, paths)}
+    paths = {endpoint: _one_path(model, found, layer, endpoint) for endpoint, layer in layers.items()}
+    inputs, logits, tensors = _read(model, list(paths.values()))
+    outputs = dict(zip(paths, tensors, strict=True))
+    outputs.setdefault("logits", logits)
+    return keras.Model(inputs[0], outputs, name=f"{model.name}_endpoints")
+
+
+def _layers_by_name(model):
+    """{name: paths of the layers that it may mean}. A path holds the names from the model down to the layer."""
+    found = collections.defaultdict(list)
+    for path in _paths(model):
+        for name in dict.fromkeys((path[-1], "/".join(path))):
+            found[name].append(path)
+    # An outer layer hides inner ones of its name.
+    return {name: [path for path in paths if len(path) == 1] or paths for name, paths in found.items()}
+
+
+def _paths(model, above=()):
+    for layer in model.layers:
+        if above and isinstance(layer, keras.layers.InputLayer):
+            continue
+        path = *above, layer.name
+        yield path
+        if _is_graph(layer):
+            yield from _paths(layer, path)
+
+
+def _is_graph(layer):
+    """Whether a layer is a model that does nothing but run its graph of layers, from one input to one output."""
+    runs = Functional.call, keras.Sequential.call
+    if not isinstance(layer, (Functional, keras.Sequential)) or type(layer).call not in runs:
+        return False
+    return len(layer.inputs) == 1 and len(layer.outputs) == 1
+
+
+def _is_default(name, paths):
+    # A nested model's "logits" need not be what the whole model returns.
+    return bool(_ENDPOINT.fullmatch(name)) and len(paths) == 1 and (len(paths[0]) == 1 or name != "logits")
+
+
+def _one_path(model, found, layer, endpoint):
+    if layer not in found:
+        raise InputError(f"model {model.name!r} has no layer {layer!r} for {endpoint!r}; {nearest(layer, found)}")
+    if len(found[layer]) > 1:
+        raise InputError(
+            f"model {model.name!r} has {len(found[layer])} layers {layer!r} for {endpoint!r}; give one of "
+            + ", ".join("/".join(path) for path in found[layer])
+        )
+    return found[layer][0]
+
+
+def _read(model, paths):
+    """(inputs, output, the tensor at each path) in a graph with the model's layers."""
+    graph = keras.Model(model.inputs, model.outputs)
+    calls = collections.defaultdict(list)
+    # Keras has no public way to walk a graph.
+    for nodes in graph._nodes_by_depth.values():
+        for node in nodes:
+            calls[node.operation.name].append(node)
+    for path in paths:
+        if len(calls[path[0]]) != 1:
+            raise InputError(
+                f"model {model.name!r} calls {path[0]!r} {len(calls[path[0]])} times, so that it has no one output "
+                f"{'/'.join(path)!r}; take a layer that is called once"
+            )
+    if all(len(path) == 1 for path in paths):
+        return graph.inputs, graph.outputs[0], [calls[path[0]][0].outputs[0] for path in paths]
+
+    # What follows a nested model that has to show its inside is called again, on what the same model then returns.
+    tensors = {}
+
+    def call(operation, *args, **kwargs):
+        inside = [path for path in paths if path[0] == operation.name and len(path) > 1]
+        if inside:
+            inputs, output, shown = _read(operation, [path[1:] for path in inside])
+            result, *shown = keras.Model(inputs, [output, *shown], name=operation.name)(*args, **kwargs)
+            tensors.update(zip(inside, shown, strict=True))
+        else:
+            result = operation(*args, **kwargs)
+        tensors[(operation.name,)] = result
+        return result
+
+    again = keras.models.clone_model(graph, clone_function=lambda layer: layer, call_function=call)
+    tensors.update({(tensor.name,): tensor for tensor in again.inputs})
+    return again.inputs, again.outputs[0], [tensors[path] for path in paths]

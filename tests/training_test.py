@@ -328,3 +328,18 @@ def test_schedules():
 
 def weights(folder):
     return keras.saving.load_model(folder / "model.keras", compile=False).get_weights()
+
+
+@pytest.mark.parametrize(("learning_rate", "told"), [(30.0, True), (1e-3, False)])
+def test_first_steps_that_throw_the_weights_out_are_told_in_a_line(learning_rate, told, caplog):
+    keras.utils.set_random_seed(0)
+    method = rt.Natural(student=rt.build_model("small_cnn", (8, 8, 1), 10, width=1))
+    method.compile(keras.optimizers.SGD(learning_rate))
+    rng = np.random.default_rng(0)
+    images, labels = rng.uniform(0, 1, (96, 8, 8, 1)).astype(np.float32), rng.integers(0, 10, 96)
+    with caplog.at_level("WARNING", "tf_robust_transfer"):
+        method.fit(images, labels, batch_size=8, verbose=0, callbacks=[callbacks.WatchFirstSteps()])
+        # A run that goes on is not looked at: its kernel at the start is not known.
+        method.fit(images, labels, batch_size=8, verbose=0, callbacks=[callbacks.WatchFirstSteps()])
+    lines = [record.getMessage() for record in caplog.records if "throw the weights out" in record.getMessage()]
+    assert len(lines) == told and all("--warm_up_epochs" in line for line in lines)

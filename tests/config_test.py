@@ -13,11 +13,12 @@ def parse(*arguments):
 
 
 def test_fractions_lists_sizes_and_options():
-    read = parse("--eps=8/255", "--attacks=fgsm, pgd20", "--image_size=14x16", "--model_options=width=2,activation=swish")
+    read = parse("--eps=8/255", "--attacks=fgsm, pgd20", "--image_size=14x16", "--model=wrn_10_1",
+                 "--model_options=stem_stride=2,activation=swish")  # fmt: skip
     assert read.eps == 8 / 255
     assert read.attacks == ("fgsm", "pgd20")
     assert read.image_size == (14, 16)
-    assert read.model_options == {"width": 2, "activation": "swish"}
+    assert read.model_options == {"stem_stride": 2, "activation": "swish"}
 
 
 @pytest.mark.parametrize("text", [
@@ -27,12 +28,12 @@ def test_fractions_lists_sizes_and_options():
 def test_options_take_lists(text, tmp_path):
     expected = {"activation": "swish", "padding": "same", "preprocessing": "standardized",
                 "mean": (0.4914, 0.4822, 0.4465), "std": (0.2471, 0.2435, 0.2616)}  # fmt: skip
-    read = parse(f"--model_options={text}")
+    read = parse("--model=wrn_10_1", f"--model_options={text}")
     assert read.model_options == expected
     (tmp_path / "flags.txt").write_text("".join(f"--{name}={text}\n" for name, text in config.to_text(read).items()))
     assert parse(f"--flagfile={tmp_path}/flags.txt") == read
     assert parse("--model_options=").model_options == {}
-    assert parse("--model_options=a=[1,-2.5e-3]").model_options == {"a": (1, -2.5e-3)}
+    assert parse("--model=wrn_10_1", "--model_options=mean=[1,-2.5e-3]").model_options == {"mean": (1, -2.5e-3)}
 
 
 def test_flags_are_frozen():
@@ -54,9 +55,9 @@ def test_a_flag_file_in_a_flag_file_and_overrides(tmp_path):
 
 def test_a_config_written_out_gives_itself_again(tmp_path):
     read = parse("--eps=8/255", "--image_size=14x16", "--model_options=width=2", "--blocks=block1", "--nesterov",
-                 "--learning_rate=1/3", "--augmentation=crop:2,flip", "--weight_decay_of=all")  # fmt: skip
+                 "--method=mixacm", "--learning_rate=1/3", "--augmentation=crop:2,flip", "--weight_decay_of=all")  # fmt: skip
     texts = config.to_text(read)
-    assert set(texts) == {field.name for field in dataclasses.fields(config.TrainConfig)}
+    assert set(texts) == {flag.name for flag in config.train_flags("mixacm")}
     (tmp_path / "flags.txt").write_text("".join(f"--{name}={text}\n" for name, text in texts.items()))
     assert parse(f"--flagfile={tmp_path}/flags.txt") == read
 
@@ -78,7 +79,7 @@ def test_a_config_written_out_gives_itself_again(tmp_path):
           for text in ("mean=[0.5,0.4", "mean=0.5,0.4]", "mean=[[0.5],[0.4]]", "mean=]0.5[")),
         *((f"--model_options=mean={text}", "--model_options: expected a list of numbers such as .*, got '.*'")
           for text in ("[0.5,half]", "[]", "[0.5]x", "[1e999]", "[True]")),
-        ("--weight_decay_of=biases", "--weight_decay_of: expected one of kernels, all, got 'biases'"),
+        ("--weight_decay_of=biases", "unknown --weight_decay_of 'biases'; valid names: all, kernels"),
         ("--smoke=perhaps", "--smoke: expected true or false"),
         ("--learning_rate=0", "--learning_rate: expected a number above 0"),
         ("--flagfile=/nowhere.flags", "/nowhere.flags"),
@@ -96,8 +97,16 @@ def test_every_flag_has_a_help_text_and_is_listed(capsys):
         parse("--help")
     assert caught.value.code == 0
     shown = capsys.readouterr().out
-    for field in dataclasses.fields(config.TrainConfig):
-        assert field.metadata["help"] and f"--{field.name}=" in shown
+    for name, flag in config.all_flags(config.TrainConfig).items():
+        assert flag.metadata["help"] and f"--{name}=" in shown
+
+
+def test_the_help_of_one_method_has_its_flags_and_defaults_alone(capsys):
+    with pytest.raises(SystemExit):
+        parse("--method=ard", "--help")
+    shown = capsys.readouterr().out
+    assert "--alpha_kld=1.0\n" in shown and "--gamma=30.0\n" in shown and "--learning_rate=0.1\n" in shown
+    assert "--lambda_adv" not in shown and "--alpha_acm" not in shown
 
 
 @pytest.mark.parametrize(

@@ -296,13 +296,14 @@ class TestFlags:
         assert names[:3] == ["images", "adapter1_crop", "adapter2_resize"]
         assert load_model(str(folder.path)).input_shape == (None, 16, 16, 1)
 
-    def test_an_adapter_of_the_students_run(self, tmp_path):
+    def test_an_adapter_of_the_students_run(self, tmp_path, caplog):
         teacher = self.teacher(tmp_path)
         igam = self.write(tmp_path, "igam", "--method=igam", "--image_size=4x4", f"--teacher={teacher}",
                           "--adapter=random_pad:8x8", "--discriminator_channels=4", "--difference_region=seen")  # fmt: skip
         assert self.run(igam, "--smoke").finished
-        with pytest.raises(InputError, match="--adapter=crop:2x2 is for methods finetune and igam; for distillation"):
+        with pytest.raises(InputError, match="teacher takes images .* put an input transform before the teacher"):
             self.run(igam, "--smoke", "--method=distillation", "--adapter=crop:2x2", f"--run_dir={tmp_path}/other/igam")
+        assert "--adapter has no effect on method distillation" in caplog.messages
 
     def test_a_fine_tuned_teacher_of_another_shape_is_told_of_adapters(self, tmp_path):
         teacher = self.teacher(tmp_path)

@@ -148,8 +148,8 @@ class TestStepOfTheReferenceCode:
         [
             ({"discriminator_loss": "half"}, "discriminator_loss"),
             ({"discriminator_update": "before"}, "discriminator_update"),
-            ({"discriminator_weight_decay": -1.0}, "discriminator_weight_decay must be at least 0, got -1.0"),
-            ({"gradient_clip_norm": 0.0}, "gradient_clip_norm must be above 0 or None, got 0.0"),
+            ({"discriminator_weight_decay": -1.0}, "discriminator_weight_decay: expected a number of at least 0, got -1.0"),
+            ({"gradient_clip_norm": -1.0}, "gradient_clip_norm: expected a number of at least 0, got -1.0"),
         ],
     )
     def test_bad_values(self, options, message):

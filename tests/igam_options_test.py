@@ -168,7 +168,7 @@ class TestTeacherBatchNorm:
                 return self.inner(x)
 
         images = keras.Input(SHAPE)
-        with pytest.raises(InputError, match="cannot reach the teacher's layers hidden"):
+        with pytest.raises(InputError, match="cannot reach the layers hidden"):
             with_batch_statistics(keras.Model(images, Hides()(images)))
 
 

@@ -342,7 +342,7 @@ class TestAdversarialDistillation:
         assert ("cross_entropy" in logs) == (kld_weight < 1)
 
     def test_options(self):
-        with pytest.raises(InputError, match=r"kld_weight must be in \[0, 1\].*1.5"):
+        with pytest.raises(InputError, match=r"kld_weight: expected a number in \[0, 1\], got 1.5"):
             self.method(network(1), kld_weight=1.5)
         with pytest.raises(InputError, match="teacher has 3 classes, the student 5"):
             self.method(network(1, classes=5))
@@ -515,5 +515,4 @@ class TestTraining:
 
 def test_the_help_names_every_method():
     help_text = TrainConfig.__dataclass_fields__["method"].metadata["help"]
-    # distillation is another name of rkd.
-    assert set(METHODS) - {"distillation"} == set(re.findall(r"\w+", help_text)) - {"or"}
+    assert set(METHODS) <= set(re.findall(r"\w+", help_text.partition(";")[0]))

@@ -8,7 +8,7 @@ import re
 import pytest
 
 from tf_robust_transfer import visualize
-from tf_robust_transfer.config import TrainConfig, VisualizeConfig, parse
+from tf_robust_transfer.config import TrainConfig, VisualizeConfig, parse, train_flags
 from tf_robust_transfer.errors import InputError
 from tf_robust_transfer.plots.sweep import Outcome, plot_sweep, sweep_figure
 from tf_robust_transfer.tables import TABLES
@@ -207,7 +207,8 @@ def test_the_places_of_a_papers_rows_are_those_of_their_flag_files(name):
         if place:
             config = parse(TrainConfig, [f"--flagfile={ROOT / row.flag_file}"])
             size = re.fullmatch(r"wrn_(\d+)_(\d+)", config.model)
-            flags = {**vars(config), **({"depth": int(size[1]), "width": int(size[2])} if size else {})}
+            flags = {flag.name: getattr(config, flag.name) for flag in train_flags(config.method)}
+            flags = {**flags, **({"depth": int(size[1]), "width": int(size[2])} if size else {})}
             for flag, value in place.items():
                 # The size ratio is no flag; Table 11 has it beside the student.
                 found = flags[flag] * figure.units.get(flag, 1) if flag in flags else float(row.labels[1][:-1])

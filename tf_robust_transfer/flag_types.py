@@ -1,7 +1,6 @@
-"""How a flag is read from text: what the dataclasses of config.py are made of."""
+"""How the value of a flag is read from text, and written as one."""
 
 import ast
-import dataclasses
 import math
 import re
 from collections.abc import Callable
@@ -96,22 +95,3 @@ def boolean(text) -> bool:
     if str(text).lower() in ("false", "0", "no"):
         return False
     raise InputError(f"expected true or false, got {text!r}")
-
-
-def flag(default: str, help_text: str, parse: Callable = str, check: Callable | None = None, expected: str = ""):
-    """A dataclass field that is a flag: its default as typed, how it is read, and what values are allowed."""
-    return dataclasses.field(
-        default=default, metadata={"help": help_text, "parse": parse, "check": check, "expected": expected}
-    )
-
-
-def at_least(low):
-    return {"check": lambda value: math.isfinite(value) and value >= low, "expected": f"a number of at least {low}"}
-
-
-def above(low):
-    return {"check": lambda value: math.isfinite(value) and value > low, "expected": f"a number above {low}"}
-
-
-def one_of(*allowed):
-    return {"check": lambda value: value in allowed, "expected": f"one of {', '.join(allowed)}"}

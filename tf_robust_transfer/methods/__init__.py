@@ -2,7 +2,7 @@
 
 from tf_robust_transfer.methods.adversarial import AdversarialTraining
 from tf_robust_transfer.methods.adversarial_distillation import AdversarialDistillation
-from tf_robust_transfer.methods.base import Method
+from tf_robust_transfer.methods.base import Context, Method
 from tf_robust_transfer.methods.distillation import Distillation
 from tf_robust_transfer.methods.finetune import FineTune
 from tf_robust_transfer.methods.igam import IGAM
@@ -15,6 +15,7 @@ __all__ = [
     "METHODS",
     "AdversarialDistillation",
     "AdversarialTraining",
+    "Context",
     "Distillation",
     "FineTune",
     "IGAMMixACM",

@@ -1,11 +1,15 @@
 """Adversarial training: how robust teachers are made (Eq. 3 of the IGAM paper)."""
 
+import dataclasses
+
 import tensorflow as tf
 
 from tf_robust_transfer.attacks import PGD, Attack, ThreatModel
 from tf_robust_transfer.losses import classification
 from tf_robust_transfer.methods.base import Method
+from tf_robust_transfer.methods.shared_options import InnerAttack
 from tf_robust_transfer.ops import replicas
+from tf_robust_transfer.options import group
 
 
 class AdversarialTraining(Method):
@@ -20,6 +24,14 @@ class AdversarialTraining(Method):
 
     The examples are made with frozen batch statistics (training=False); MadryLab's code used the batch's.
     """
+
+    @dataclasses.dataclass(frozen=True)
+    class Flags(Method.Options):
+        inner: InnerAttack = group(InnerAttack)
+
+    @classmethod
+    def keywords(cls, flags, context):
+        return super().keywords(flags, context) | flags.inner.arguments(context)
 
     def __init__(self, *, student, threat_model: ThreatModel, attack: Attack | None = None, warm_up_steps=0, **kwargs):
         super().__init__(student=student, **kwargs)

@@ -1,12 +1,15 @@
 """Adversarially robust distillation (ARD), Goldblum et al. 2020, https://arxiv.org/abs/1905.09747."""
 
+import dataclasses
+
 import tensorflow as tf
 
-from tf_robust_transfer.errors import InputError
 from tf_robust_transfer.losses import classification, distillation
 from tf_robust_transfer.methods.adversarial import AdversarialTraining
-from tf_robust_transfer.methods.base import check_pair
+from tf_robust_transfer.methods.base import Method, check_pair
+from tf_robust_transfer.methods.shared_options import InnerAttack, SoftLabels
 from tf_robust_transfer.ops import replicas
+from tf_robust_transfer.options import group
 
 
 class AdversarialDistillation(AdversarialTraining):
@@ -25,15 +28,26 @@ class AdversarialDistillation(AdversarialTraining):
     training accuracy in the logs is that on the adversarial examples.
     """
 
-    def __init__(self, *, student, teacher, threat_model, kld_weight=1.0, temperature=30.0, **kwargs):
-        terms = ("kld", *(("cross_entropy",) if kld_weight < 1 else ()))
-        super().__init__(student=student, threat_model=threat_model, terms=terms, **kwargs)
+    @dataclasses.dataclass(frozen=True)
+    class Options(Method.Options):
+        soft_labels: SoftLabels = group(SoftLabels, kld_weight=1.0, temperature=30.0)
+
+    @dataclasses.dataclass(frozen=True)
+    class Flags(Options):
+        inner: InnerAttack = group(InnerAttack)
+
+    takes_teacher = True
+
+    def __init__(self, *, student, teacher, threat_model, **kwargs):
+        super().__init__(student=student, threat_model=threat_model, **kwargs)
         check_pair(student, teacher)
-        if not 0 <= kld_weight <= 1 or temperature <= 0:
-            raise InputError(f"kld_weight must be in [0, 1] and temperature above 0, got {kld_weight}, {temperature}")
         self.teacher = teacher
         teacher.trainable = False
-        self.kld_weight, self.temperature = kld_weight, temperature
+        soft_labels = self.options.soft_labels
+        self.kld_weight, self.temperature = soft_labels.kld_weight, soft_labels.temperature
+
+    def term_names(self):
+        return ("kld", *(("cross_entropy",) if self.options.soft_labels.kld_weight < 1 else ()))
 
     def loss_terms(self, images, labels):
         adversarial_logits, _ = super().loss_terms(images, labels)

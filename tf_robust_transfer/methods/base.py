@@ -1,20 +1,52 @@
-"""What every training method shares: the step, the terms it logs, L2 weight decay, clean accuracy."""
+"""What every training method shares: options, the step, the terms it logs, L2 weight decay, clean accuracy."""
+
+import dataclasses
 
 import keras
 import tensorflow as tf
 
-from tf_robust_transfer.errors import InputError, look_up
+from tf_robust_transfer.errors import InputError
+from tf_robust_transfer.flag_types import fraction
 from tf_robust_transfer.losses import classification
 from tf_robust_transfer.methods.directions import Directions
 from tf_robust_transfer.ops import replicas
+from tf_robust_transfer.options import Options, at_least, flags_of, from_keywords, option
 
 WEIGHT_DECAY_OF = ("kernels", "all")
+
+
+@dataclasses.dataclass(frozen=True)
+class Context:
+    """What a method is made from on the command line, beside its own flags.
+
+    Attributes:
+        student: the network to train; None for a method that makes it of its teacher.
+        teacher: keras.Model or None.
+        threat_model: that of the evaluation.
+        input_shape, num_classes: of the data.
+        seed: of the run.
+        steps_per_epoch: what turns epochs into steps.
+        smoke: whether this run is to see the whole step at once, without any warm-up.
+    """
+
+    student: keras.Model | None
+    teacher: keras.Model | None
+    threat_model: object
+    input_shape: tuple[int, int, int]
+    num_classes: int
+    seed: int
+    steps_per_epoch: int
+    smoke: bool = False
+
+    def steps(self, epochs: float) -> int:
+        return 0 if self.smoke else round(epochs * self.steps_per_epoch)
 
 
 class Method(keras.Model):
     """A Keras model that trains its student. `compile(optimizer=...)` it and `fit` it on (images, integer labels).
 
-    A subclass defines `loss_terms`; everything else is here. Calling a method calls its student.
+    A subclass defines `loss_terms`, `term_names` and its `Options`; everything else is here. Calling a method calls its
+    student.
 
     Args (keyword-only):
         student: keras.Model, images float32 [batch, height, width, channels] in [0, 1] -> logits [batch, classes].
@@ -24,31 +56,69 @@ class Method(keras.Model):
         weight_decay_of: "kernels": the student's weights of two axes and more, without biases and batch-norm
             parameters, as in MadryLab's code and IGAM's, which is built on it. "all": every variable that the step
             trains, as PyTorch's SGD does with what it is given; of method mixacm the affine transformations too.
-        gradient_clip_norm: None, or the most that the l2 norm of the gradient may be, all trained variables together and
+        gradient_clip_norm: 0, or the most that the l2 norm of the gradient may be, all trained variables together and
             summed over the replicas; a larger one is scaled down to it. Under float16 that is the norm without the loss's
             scale. The norm before clipping is logged as "gradient_norm" (0 in a step that float16's scaling skips).
             Keras's own `global_clipnorm` clips each replica's share, and before the scale is taken out.
-        terms: for subclasses: names of the values that loss_terms may return.
         seed: of every random number that the steps draw, together with the step's number; so a resumed run draws what
             an uninterrupted one would have.
     """
 
-    def __init__(self, *, student, terms=("cross_entropy",), weight_decay=0.0, weight_decay_of="kernels",
-                 gradient_clip_norm=None, seed=0, name=None):  # fmt: skip
+    @dataclasses.dataclass(frozen=True)
+    class Options(Options):
+        weight_decay: float = option(0.0, "L2 weight decay", fraction, **at_least(0))
+        weight_decay_of: str = option("kernels", "kernels (MadryLab, IGAM) or all (PyTorch's)", choices=WEIGHT_DECAY_OF)
+        gradient_clip_norm: float = option(
+            0.0, "most that the gradient's global l2 norm may be; 0: any", fraction, **at_least(0)
+        )
+
+    # Those of the command line, where a method may have others than in Python.
+    Flags = Options
+    # What a run has to know of a method.
+    takes_teacher = False
+    makes_its_student = False  # of its teacher, so that no network of its own is built
+    several_losses = False  # which float16 cannot scale
+
+    def __init_subclass__(cls, **kwargs):
+        super().__init_subclass__(**kwargs)
+        if "Flags" not in vars(cls) and "Options" in vars(cls):
+            cls.Flags = cls.Options
+
+    def __init__(self, *, student, seed=0, name=None, **options):
         super().__init__(name=name)
-        if weight_decay < 0:
-            raise InputError(f"weight_decay must be at least 0, got {weight_decay}")
-        look_up("weight_decay_of", weight_decay_of, dict.fromkeys(WEIGHT_DECAY_OF))
-        if gradient_clip_norm is not None and not 0 < gradient_clip_norm < float("inf"):
-            raise InputError(f"gradient_clip_norm must be above 0 or None, got {gradient_clip_norm}")
+        self.options = options = from_keywords(self.Options, options)
         self.student = student
-        self.weight_decay, self.weight_decay_of = weight_decay, weight_decay_of
-        self.gradient_clip_norm = gradient_clip_norm
+        self.weight_decay, self.weight_decay_of = options.weight_decay, options.weight_decay_of
+        self.gradient_clip_norm = options.gradient_clip_norm
         self.seed = seed
-        further = (("weight_decay", weight_decay), ("gradient_norm", gradient_clip_norm))
-        names = ("loss", *terms, *(name for name, used in further if used), "accuracy")
+        further = (("weight_decay", self.weight_decay), ("gradient_norm", self.gradient_clip_norm))
+        names = ("loss", *self.term_names(), *(name for name, used in further if used), "accuracy")
         self._trackers = {name: keras.metrics.Mean(name=name) for name in names}
         self.built = True
+
+    @classmethod
+    def from_flags(cls, flags, context: Context):
+        """The method that the flags, an instance of `cls.Flags`, describe; not yet compiled."""
+        roles = {"student": context.student} | ({"teacher": context.teacher} if cls.takes_teacher else {})
+        return cls(**roles, seed=context.seed, **cls.keywords(flags, context))
+
+    @classmethod
+    def keywords(cls, flags, context: Context) -> dict:
+        """The flags that are arguments, as arguments: epochs are steps."""
+        known = {flag.path[-1] for flag in flags_of(cls.Options)}
+        return {
+            flag.path[-1]: context.steps(flag.value(flags)) if flag.metadata["in_epochs"] else flag.value(flags)
+            for flag in flags_of(type(flags))
+            if flag.path[-1] in known
+        }
+
+    def compile_arguments(self, flags) -> dict:
+        """What `compile` takes of the flags beside the optimizer."""
+        return {}
+
+    def term_names(self) -> tuple[str, ...]:
+        """The names of what loss_terms may return, by the method's options."""
+        return ("cross_entropy",)
 
     def call(self, images, training=False):
         return self.student(images, training=training)

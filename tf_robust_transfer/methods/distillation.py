@@ -1,11 +1,14 @@
 """Knowledge distillation on natural images: the baseline that does not transfer robustness (Table 1 of MixACM, RKD)."""
 
+import dataclasses
+
 import tensorflow as tf
 
-from tf_robust_transfer.errors import InputError
 from tf_robust_transfer.losses import classification, distillation
 from tf_robust_transfer.methods.base import Method, check_pair
+from tf_robust_transfer.methods.shared_options import SoftLabels
 from tf_robust_transfer.ops import replicas
+from tf_robust_transfer.options import group
 
 
 class Distillation(Method):
@@ -17,14 +20,22 @@ class Distillation(Method):
         temperature: gamma of the soft labels.
     """
 
-    def __init__(self, *, student, teacher, kld_weight=0.95, temperature=10.0, **kwargs):
-        super().__init__(student=student, terms=("cross_entropy", "kld"), **kwargs)
+    @dataclasses.dataclass(frozen=True)
+    class Options(Method.Options):
+        soft_labels: SoftLabels = group(SoftLabels)
+
+    takes_teacher = True
+
+    def __init__(self, *, student, teacher, **kwargs):
+        super().__init__(student=student, **kwargs)
         check_pair(student, teacher)
-        if not 0 <= kld_weight <= 1 or temperature <= 0:
-            raise InputError(f"kld_weight must be in [0, 1] and temperature above 0, got {kld_weight}, {temperature}")
         self.teacher = teacher
         teacher.trainable = False
-        self.kld_weight, self.temperature = kld_weight, temperature
+        soft_labels = self.options.soft_labels
+        self.kld_weight, self.temperature = soft_labels.kld_weight, soft_labels.temperature
+
+    def term_names(self):
+        return "cross_entropy", "kld"
 
     def loss_terms(self, images, labels):
         logits = self.student(images, training=True)

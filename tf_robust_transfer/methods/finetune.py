@@ -1,5 +1,7 @@
 """A new logit layer on a teacher, frozen (Eqs. 5 and 6 of the IGAM paper; the FT baselines of its tables) or not."""
 
+import dataclasses
+
 import keras
 import tensorflow as tf
 
@@ -10,6 +12,7 @@ from tf_robust_transfer.methods.base import Method
 from tf_robust_transfer.models.batch_statistics import on_batch_statistics
 from tf_robust_transfer.ops import replicas
 from tf_robust_transfer.ops.random import fold_seed
+from tf_robust_transfer.options import from_keywords, keywords_of, option
 
 TRAINED_LAYERS = ("logits", "all")
 BATCH_NORMS = ("moving", "batch")
@@ -28,7 +31,7 @@ class FineTune(Method):
     Args (keyword-only), beside those of `Method`:
         teacher: functional keras.Model whose last layer is the logit layer, a `keras.layers.Dense`.
         num_classes: logits of the new layer.
-        adapter: None, or the map from the new task's images to the teacher's input, such as "channel_mean+crop:28x28";
+        adapter: "", or the map from the new task's images to the teacher's input, such as "channel_mean+crop:28x28";
             see `adapters.build_adapter`.
         input_shape: (height, width, channels) of the new task's images; needed with an adapter.
         trained_layers: "logits" (the paper), or "all": every weight of the copy trains, and its batch norm and dropout run
@@ -39,15 +42,37 @@ class FineTune(Method):
             statistics in any case, and the moving averages follow.
     """
 
-    def __init__(self, *, teacher, num_classes, adapter=None, input_shape=None, trained_layers="logits",
-                 teacher_batch_norm="moving", **kwargs):  # fmt: skip
-        look_up("teacher_batch_norm", teacher_batch_norm, dict.fromkeys(BATCH_NORMS))
-        student = replace_logits(teacher, num_classes, adapter, input_shape, trained_layers)
-        super().__init__(student=student, **kwargs)
-        self.trained_layers = trained_layers
+    @dataclasses.dataclass(frozen=True)
+    class Options(Method.Options):
+        adapter: str = option("", "map to the teacher's input, such as resize:64x64 or channel_mean+crop:28x28")
+        trained_layers: str = option(
+            "logits", "what is trained: logits or all layers", flag="finetune_layers", choices=TRAINED_LAYERS
+        )
+        teacher_batch_norm: str = option(
+            "moving", "the teacher's moving averages, or batch: those of the current batch", choices=BATCH_NORMS
+        )
+
+    takes_teacher = makes_its_student = True
+
+    @classmethod
+    def from_flags(cls, flags, context):
+        taken = tuple(context.teacher.input_shape[1:])
+        if not flags.adapter and taken != context.input_shape:
+            raise InputError(
+                f"the teacher takes images of shape {taken}, the data has {context.input_shape}; map them (--adapter), "
+                "resize them (--image_size), or give a teacher of that shape"
+            )
+        of_data = {"num_classes": context.num_classes, "input_shape": context.input_shape}
+        return cls(teacher=context.teacher, seed=context.seed, **of_data, **cls.keywords(flags, context))
+
+    def __init__(self, *, teacher, num_classes, input_shape=None, seed=0, name=None, **options):
+        options = from_keywords(self.Options, options)
+        student = replace_logits(teacher, num_classes, options.adapter, input_shape, options.trained_layers)
+        super().__init__(student=student, seed=seed, name=name, **keywords_of(options))
+        self.trained_layers = options.trained_layers
         # Calls the student's own layers, but for batch norm.
         self.trained_form = student
-        if teacher_batch_norm == "batch" and trained_layers == "logits":
+        if options.teacher_batch_norm == "batch" and options.trained_layers == "logits":
             self.trained_form = on_batch_statistics(student)
 
     def loss_terms(self, images, labels):

@@ -5,31 +5,17 @@ import tensorflow as tf
 
 from tf_robust_transfer.adapters import adapt, random_positions, seen_region
 from tf_robust_transfer.attacks.faster_copy import FasterCopy
-from tf_robust_transfer.errors import InputError, look_up
+from tf_robust_transfer.errors import InputError
 from tf_robust_transfer.losses import classification
 from tf_robust_transfer.losses import input_gradient as losses
 from tf_robust_transfer.methods.base import Method, check_pair, half_squares, kernels, unpack
+from tf_robust_transfer.methods.igam_options import DISCRIMINATOR_LOSSES, GRADIENT_OF, REDUCTIONS, IGAMFlags, IGAMOptions
 from tf_robust_transfer.models import build_discriminator
 from tf_robust_transfer.models.batch_statistics import with_batch_statistics
 from tf_robust_transfer.ops import norms, replicas
 from tf_robust_transfer.ops.gradients import input_gradient
 from tf_robust_transfer.ops.random import fold_seed
 
-# What the matched gradient is taken of: the paper's choice and that of its reference code.
-GRADIENT_OF = {
-    "cross_entropy": classification.cross_entropy,
-    "probability": classification.true_class_probability,
-}
-REDUCTIONS = {"mean": replicas.global_mean, "sum": replicas.global_sum}
-# Which pixels the l2 term is of; they differ where the teacher's adapter crops.
-REGIONS = ("whole", "seen")
-# The student's side of the game; the discriminator always maximises Eq. 10.
-ADVERSARIAL_FORMS = ("minimax", "non_saturating")
-TEACHER_BATCH_NORMS = ("moving", "batch")
-DISCRIMINATOR_BATCH_NORMS = ("joint", "separate")
-# The discriminator's loss, in shares of minus Eq. 10.
-DISCRIMINATOR_LOSSES = {"sum": 1.0, "mean": 0.5}
-DISCRIMINATOR_UPDATES = ("simultaneous", "after_student")
 # An input gradient of a smaller share of the teacher's norm counts as vanished.
 VANISHED = 1e-6
 
@@ -111,49 +97,31 @@ class IGAM(Method):
     are functions of the global step). An optimizer that is given keeps its own rate.
     """
 
-    def __init__(self, *, student, teacher, discriminator=None, adapter=None, lambda_adv=1.0, lambda_diff=10.0,
-                 gradient_of="cross_entropy", pixel_range=1.0, difference_reduction="mean",
-                 difference_region="whole", discriminator_input="zero_mean_l2", discriminator_input_epsilon=1e-24,
-                 adversarial_form="minimax", teacher_batch_norm="moving", teacher_precision="float32",
-                 discriminator_channels=(16, 32, 64, 128, 256), discriminator_batch_norm="joint",
-                 discriminator_batch_norm_epsilon=1e-5, discriminator_initializer="glorot_uniform",
-                 discriminator_loss="sum", discriminator_weight_decay=0.0, discriminator_update="simultaneous",
-                 discriminator_every=5, warm_start_steps=0, noise=0.0, **kwargs):  # fmt: skip
-        look_up("adversarial_form", adversarial_form, dict.fromkeys(ADVERSARIAL_FORMS))
-        own = ("non_saturating",) if adversarial_form == "non_saturating" else ()
-        game = ("adversarial", *own, "discriminator_accuracy", "vanished_gradients") if lambda_adv else ()
-        super().__init__(student=student, terms=("cross_entropy", *game, "difference"), **kwargs)
-        if adapter:
-            teacher = adapt(teacher, adapter, student.input_shape[1:])
+    Options, Flags = IGAMOptions, IGAMFlags
+    takes_teacher = several_losses = True
+
+    def __init__(self, *, student, teacher, discriminator=None, **kwargs):
+        super().__init__(student=student, **kwargs)
+        options = self.options
+        if options.adapter:
+            teacher = adapt(teacher, options.adapter, student.input_shape[1:])
         check_pair(student, teacher)
-        at_least_0 = {"lambda_adv": lambda_adv, "lambda_diff": lambda_diff, "noise": noise,
-                      "warm_start_steps": warm_start_steps, "discriminator_weight_decay": discriminator_weight_decay,
-                      "discriminator_input_epsilon": discriminator_input_epsilon}  # fmt: skip
-        for name, value in at_least_0.items():
-            if value < 0:
-                raise InputError(f"{name} must be at least 0, got {value}")
-        if discriminator_every < 1:
-            raise InputError(f"discriminator_every must be at least 1, got {discriminator_every}")
-        look_up("discriminator_input", discriminator_input, dict.fromkeys(losses.DISCRIMINATOR_INPUTS))
-        look_up("teacher_batch_norm", teacher_batch_norm, dict.fromkeys(TEACHER_BATCH_NORMS))
-        look_up("discriminator_batch_norm", discriminator_batch_norm, dict.fromkeys(DISCRIMINATOR_BATCH_NORMS))
-        look_up("discriminator_update", discriminator_update, dict.fromkeys(DISCRIMINATOR_UPDATES))
         self.teacher = teacher
         teacher.trainable = False
         self.matched_teacher = teacher
-        if teacher_batch_norm == "batch":
+        if options.teacher_batch_norm == "batch":
             self.matched_teacher = with_batch_statistics(teacher)
             self.matched_teacher.trainable = False
         # The teacher is frozen, so that its batch norm can be folded: its gradient costs less.
-        self.teacher_copy = FasterCopy(self.matched_teacher, precision=teacher_precision)
+        self.teacher_copy = FasterCopy(self.matched_teacher, precision=options.teacher_precision)
         self.discriminator = None
-        if lambda_adv:
+        if options.lambda_adv:
             shape = seen_shape(teacher)
             self.discriminator = discriminator or build_discriminator(
                 shape,
-                channels=discriminator_channels,
-                batch_norm_epsilon=discriminator_batch_norm_epsilon,
-                initializer=discriminator_initializer,
+                channels=options.discriminator_channels,
+                batch_norm_epsilon=options.discriminator_batch_norm_epsilon,
+                initializer=options.discriminator_initializer,
             )
             # A subclassed model has no input_shape.
             taken = getattr(self.discriminator, "input_shape", (None, *shape))[1:]
@@ -161,21 +129,22 @@ class IGAM(Method):
                 raise InputError(
                     f"the discriminator takes gradients of shape {taken}, but the teacher sees {shape} of the images"
                 )
-        self.lambda_adv, self.lambda_diff = lambda_adv, lambda_diff
-        self.gradient_of = look_up("gradient_of", gradient_of, GRADIENT_OF)
-        self.pixel_range = pixel_range
-        self.reduce_difference = look_up("difference_reduction", difference_reduction, REDUCTIONS)
-        self.difference_region = look_up("difference_region", difference_region, {name: name for name in REGIONS})
-        self.discriminator_input, self.discriminator_batch_norm = discriminator_input, discriminator_batch_norm
-        self.discriminator_input_epsilon = discriminator_input_epsilon
-        self.discriminator_share = look_up("discriminator_loss", discriminator_loss, DISCRIMINATOR_LOSSES)
-        self.discriminator_weight_decay, self.discriminator_update = discriminator_weight_decay, discriminator_update
-        self.adversarial_form = adversarial_form
+        self.gradient_of = GRADIENT_OF[options.gradient_of]
+        self.reduce_difference = REDUCTIONS[options.difference_reduction]
         self.seen_region = seen_region(teacher)
-        self.discriminator_every, self.warm_start_steps, self.noise = discriminator_every, warm_start_steps, noise
         self.discriminator_optimizer = None
         # Which of three steps the next one is; see make_train_function.
-        self._matching, self._update_discriminator = True, bool(lambda_adv)
+        self._matching, self._update_discriminator = True, bool(options.lambda_adv)
+
+    def term_names(self):
+        own = ("non_saturating",) if self.options.adversarial_form == "non_saturating" else ()
+        game = ("adversarial", *own, "discriminator_accuracy", "vanished_gradients") if self.options.lambda_adv else ()
+        return "cross_entropy", *game, "difference"
+
+    def compile_arguments(self, flags):
+        if flags.discriminator_optimizer == "same":
+            return {}
+        return {"discriminator_optimizer": keras.optimizers.Adam(flags.discriminator_learning_rate)}
 
     def compile(self, optimizer="rmsprop", discriminator_optimizer=None, **kwargs):
         """As `Method.compile`; discriminator_optimizer: by default a fresh copy of the student's, at the student's rate."""
@@ -211,11 +180,11 @@ class IGAM(Method):
 
         def train_function(iterator):
             step = self.steps_done if self._next_step is None else self._next_step
-            self._matching = step >= self.warm_start_steps
+            self._matching = step >= self.options.warm_start_steps
             self._update_discriminator = (
                 self._matching
                 and self.discriminator is not None
-                and (step - self.warm_start_steps) % self.discriminator_every == 0
+                and (step - self.options.warm_start_steps) % self.options.discriminator_every == 0
             )
             kind = self._matching, self._update_discriminator
             if kind not in functions:
@@ -233,7 +202,7 @@ class IGAM(Method):
     def train_step(self, data):
         images, labels = unpack(data)
         images = self._noisy(images)
-        after = self._update_discriminator and self.discriminator_update == "after_student"
+        after = self._update_discriminator and self.options.discriminator_update == "after_student"
         together = self._update_discriminator and not after
         with tf.GradientTape(persistent=together) as tape:
             logits, terms = self.loss_terms(images, labels)
@@ -257,17 +226,17 @@ class IGAM(Method):
         return self._log(loss, terms, logits, labels)
 
     def _noisy(self, images):
-        if not self.noise:
+        if not self.options.noise:
             return images
         uniform = replicas.random_uniform(tf.shape(images), fold_seed(self.step_seed(), 3))
-        return tf.ensure_shape(tf.clip_by_value(images + self.noise * (2.0 * uniform - 1.0), 0.0, 1.0), images.shape)
+        return tf.ensure_shape(tf.clip_by_value(images + self.options.noise * (2.0 * uniform - 1.0), 0.0, 1.0), images.shape)
 
     def _discriminator_loss(self, adversarial):
         """This replica's share of what the discriminator minimises. adversarial: its share of Eq. 10."""
-        loss = -self.discriminator_share * adversarial
-        if self.discriminator_weight_decay:
+        loss = -DISCRIMINATOR_LOSSES[self.options.discriminator_loss] * adversarial
+        if self.options.discriminator_weight_decay:
             squares = replicas.once(half_squares(kernels(self.discriminator.trainable_variables)))
-            loss += self.discriminator_weight_decay * squares
+            loss += self.options.discriminator_weight_decay * squares
         return loss
 
     def _apply_to_discriminator(self, tape, loss):
@@ -285,20 +254,20 @@ class IGAM(Method):
         if self.discriminator is not None:
             student_scores, teacher_scores = self._scores(self._seen(student_gradient), self._seen(teacher_gradient))
             adversarial = replicas.global_mean(losses.adversarial(teacher_scores, student_scores))
-            if self.adversarial_form == "minimax":
-                terms["adversarial"] = self.lambda_adv, adversarial
+            if self.options.adversarial_form == "minimax":
+                terms["adversarial"] = self.options.lambda_adv, adversarial
             else:
                 terms["adversarial"] = 0.0, adversarial
                 non_saturating = replicas.global_mean(losses.non_saturating(student_scores))
-                terms["non_saturating"] = self.lambda_adv, non_saturating
+                terms["non_saturating"] = self.options.lambda_adv, non_saturating
             right = tf.cast(teacher_scores > 0, tf.float32) + tf.cast(student_scores < 0, tf.float32)
             terms["discriminator_accuracy"] = 0.0, replicas.global_mean(right / 2)
             vanished = norms.l2_norm(student_gradient) < VANISHED * norms.l2_norm(teacher_gradient)
             terms["vanished_gradients"] = 0.0, replicas.global_mean(tf.cast(vanished, tf.float32))
-        if self.difference_region == "seen":
+        if self.options.difference_region == "seen":
             student_gradient, teacher_gradient = self._seen(student_gradient), self._seen(teacher_gradient)
         difference = losses.gradient_difference(student_gradient, teacher_gradient)
-        terms["difference"] = self.lambda_diff, self.reduce_difference(difference)
+        terms["difference"] = self.options.lambda_diff, self.reduce_difference(difference)
         return logits, terms
 
     def _gradients(self, images, labels, seed):
@@ -315,8 +284,8 @@ class IGAM(Method):
     def _scores(self, student_gradient, teacher_gradient):
         """The discriminator's logits of both, each float [batch]."""
         both = tf.concat([student_gradient, teacher_gradient], axis=0)
-        both = losses.discriminator_input(both, self.discriminator_input, self.discriminator_input_epsilon)
-        if self.discriminator_batch_norm == "joint":
+        both = losses.discriminator_input(both, self.options.discriminator_input, self.options.discriminator_input_epsilon)
+        if self.options.discriminator_batch_norm == "joint":
             return tf.split(self.discriminator(both, training=True), 2)
         return [self.discriminator(one, training=True) for one in tf.split(both, 2)]
 
@@ -334,7 +303,7 @@ class IGAM(Method):
             return self.gradient_of(logits, labels), logits
 
         gradient, _, logits = input_gradient(score_of, images)
-        return gradient / self.pixel_range, logits
+        return gradient / self.options.pixel_range, logits
 
 
 def seen_shape(teacher):

@@ -1,8 +1,12 @@
 """IGAM's terms and MixACM's together: a combination that neither paper has."""
 
+import dataclasses
+
 from tf_robust_transfer.errors import InputError
 from tf_robust_transfer.methods.igam import IGAM
-from tf_robust_transfer.methods.mixacm import MixACM
+from tf_robust_transfer.methods.mixacm import ChannelMaps, MixACM, Mixup
+from tf_robust_transfer.methods.shared_options import SoftLabels
+from tf_robust_transfer.options import group
 
 
 class IGAMMixACM(IGAM):
@@ -16,21 +20,34 @@ class IGAMMixACM(IGAM):
     Args (keyword-only), beside those of `Method`:
         teacher: robust keras.Model of the student's input shape and classes, frozen, called with training=False; IGAM's
             teacher_batch_norm is about IGAM's terms alone.
-        mixacm_options: dict of `MixACM`'s arguments; acm_transform "affine" is refused.
-        every other argument is `IGAM`'s, except adapter.
+        every other argument is `IGAM`'s, except adapter, or `MixACM`'s; acm_transform "affine" is refused.
+        mixacm_options: MixACM's arguments may stand in this dict too.
 
     The training accuracy in the logs is that on the natural images, in the warm start that on the mixed ones.
     """
 
+    @dataclasses.dataclass(frozen=True)
+    class Options(IGAM.Options):
+        maps: ChannelMaps = group(ChannelMaps)
+        soft_labels: SoftLabels = group(SoftLabels)
+        mixup: Mixup = group(Mixup)
+
+    @dataclasses.dataclass(frozen=True)
+    class Flags(IGAM.Flags):
+        maps: ChannelMaps = group(ChannelMaps)
+        soft_labels: SoftLabels = group(SoftLabels)
+        mixup: Mixup = group(Mixup)
+
     def __init__(self, *, student, teacher, mixacm_options=None, **kwargs):
-        super().__init__(student=student, teacher=teacher, **kwargs)
-        self.mixacm = MixACM(student=student, teacher=teacher, seed=self.seed, **(mixacm_options or {}))
+        super().__init__(student=student, teacher=teacher, **kwargs, **(mixacm_options or {}))
+        options = self.options
+        if options.adapter:
+            raise InputError("igam_mixacm takes no adapter; give a teacher that was fine-tuned with it (method finetune)")
+        parts = {**vars(options.maps), **vars(options.soft_labels), **vars(options.mixup)}
+        self.mixacm = MixACM(student=student, teacher=teacher, seed=self.seed, **parts)
         if self.mixacm.affine:
             raise InputError("igam_mixacm trains the student alone: acm_transform affine is for method mixacm")
-        own = set(self._trackers)
-        self._trackers = self._trackers | {
-            name: tracker for name, tracker in self.mixacm._trackers.items() if name not in own
-        }
+        self._trackers = self.mixacm._trackers | self._trackers
 
     def compile(self, optimizer="rmsprop", **kwargs):
         """As `IGAM.compile`."""

@@ -1,18 +1,52 @@
 """Mixup-based distillation of activated channel maps (MixACM)."""
 
+import dataclasses
+
 import keras
 import tensorflow as tf
 
 from tf_robust_transfer.data.mixup import mixup, mixup_weights
-from tf_robust_transfer.errors import InputError, look_up, nearest
+from tf_robust_transfer.errors import InputError, nearest
+from tf_robust_transfer.flag_types import boolean, fraction, names
 from tf_robust_transfer.losses import channel_maps, classification, distillation
 from tf_robust_transfer.methods.base import Method, check_pair
+from tf_robust_transfer.methods.shared_options import SoftLabels
 from tf_robust_transfer.models.endpoints import endpoints
 from tf_robust_transfer.ops import replicas
+from tf_robust_transfer.options import Options, at_least, group, option
 
 # What makes maps of other numbers of channels comparable (section 5.2), and whose maps are transformed (Table 10).
 TRANSFORMS = (*channel_maps.POOLINGS, "affine")
 SIDES = ("teacher", "student")
+
+
+@dataclasses.dataclass(frozen=True)
+class ChannelMaps(Options):
+    """What is matched, and how; see `MixACM`."""
+
+    acm_weight: float = option(
+        5000.0, "weight of channel maps; a large one needs a warm-up", fraction, **at_least(0), flag="alpha_acm"
+    )
+    blocks: tuple = option(
+        ("block1", "block2", "block3", "block4"), "matched endpoints, each NAME or TEACHERS:STUDENTS", names
+    )
+    acm_reduction: str = option("mean", "mean or sum over channels", choices=channel_maps.REDUCTIONS)
+    acm_mapping: str = option(
+        "maximum", "of a channel: maximum, mean, mean_of_squares or none (direct features)", choices=channel_maps.MAPPINGS
+    )
+    acm_normalized: bool = option(True, "maps are divided by their l2 norm", boolean)
+    acm_transform: str = option(
+        "max", "for other numbers of channels: max or average (pooling), affine (trained)", choices=TRANSFORMS
+    )
+    acm_transform_of: str = option("teacher", "whose maps are transformed: teacher or student", choices=SIDES)
+
+
+@dataclasses.dataclass(frozen=True)
+class Mixup(Options):
+    """What the mixed examples are drawn by."""
+
+    mixup_alpha: float = option(1.0, "Beta(alpha, alpha); 0: no mixup", fraction, **at_least(0))
+    mixup_per_example: bool = option(False, "a mixup weight for each example", boolean)
 
 
 class MixACM(Method):
@@ -45,41 +79,42 @@ class MixACM(Method):
     not mixed.
     """
 
-    def __init__(self, *, student, teacher, acm_weight=5000.0, kld_weight=0.95, temperature=10.0,
-                 blocks=("block1", "block2", "block3", "block4"), acm_reduction="mean", acm_mapping="maximum",
-                 acm_normalized=True, acm_transform="max", acm_transform_of="teacher", mixup_alpha=1.0,
-                 mixup_per_example=False, student_endpoints=None, teacher_endpoints=None, **kwargs):  # fmt: skip
-        terms = ("mixup", *(("kld",) if kld_weight else ()), *(("acm",) if acm_weight else ()))
-        super().__init__(student=student, terms=terms, **kwargs)
-        if not 0 <= kld_weight <= 1 or acm_weight < 0 or temperature <= 0 or mixup_alpha < 0:
-            raise InputError(
-                "MixACM needs kld_weight in [0, 1], acm_weight and mixup_alpha of at least 0 and temperature above 0, got "
-                f"{kld_weight}, {acm_weight}, {mixup_alpha}, {temperature}"
-            )
-        if acm_reduction not in channel_maps.REDUCTIONS:
-            raise InputError(f"acm_reduction must be one of {channel_maps.REDUCTIONS}, got {acm_reduction!r}")
-        look_up("acm_mapping", acm_mapping, channel_maps.MAPPINGS)
-        look_up("acm_transform", acm_transform, dict.fromkeys(TRANSFORMS))
-        look_up("acm_transform_of", acm_transform_of, dict.fromkeys(SIDES))
-        check_tasks(student, teacher, kld_weight)
+    @dataclasses.dataclass(frozen=True)
+    class Options(Method.Options):
+        maps: ChannelMaps = group(ChannelMaps)
+        soft_labels: SoftLabels = group(SoftLabels)
+        mixup: Mixup = group(Mixup)
+
+    takes_teacher = True
+
+    def __init__(self, *, student, teacher, student_endpoints=None, teacher_endpoints=None, **kwargs):
+        super().__init__(student=student, **kwargs)
+        maps, soft_labels = self.options.maps, self.options.soft_labels
+        check_tasks(student, teacher, soft_labels.kld_weight)
         self.teacher = teacher
         teacher.trainable = False
         self.student_endpoints = student_endpoints or endpoints(student)
         self.teacher_endpoints = teacher_endpoints or endpoints(teacher)
-        self.acm_weight, self.kld_weight, self.temperature = acm_weight, kld_weight, temperature
-        self.pairs = tuple(_pair(block) for block in blocks) if acm_weight else ()
-        self.acm_options = {"reduction": acm_reduction, "mapping": acm_mapping, "normalized": acm_normalized,
-                            "transform_of": acm_transform_of}  # fmt: skip
-        self.acm_transform = acm_transform
-        for role, model, names in self._sides():
-            for name in names:
+        self.acm_weight = maps.acm_weight
+        self.kld_weight, self.temperature = soft_labels.kld_weight, soft_labels.temperature
+        self.pairs = tuple(_pair(block) for block in maps.blocks) if maps.acm_weight else ()
+        self.acm_options = {"reduction": maps.acm_reduction, "mapping": maps.acm_mapping,
+                            "normalized": maps.acm_normalized, "transform_of": maps.acm_transform_of}  # fmt: skip
+        self.acm_transform = maps.acm_transform
+        for role, model, matched in self._sides():
+            for name in matched:
                 if name not in model.output:
                     raise InputError(f"the {role} has no endpoint {name!r}; {nearest(name, model.output)}")
         self.affine = {}
         for number, (theirs, ours) in enumerate(self.pairs):
             self._check_shapes(theirs, ours)
             self._add_affine(number, theirs, ours)
-        self.mixup_alpha, self.mixup_per_example = mixup_alpha, mixup_per_example
+        self.mixup_alpha = self.options.mixup.mixup_alpha
+        self.mixup_per_example = self.options.mixup.mixup_per_example
+
+    def term_names(self):
+        kld, acm = self.options.soft_labels.kld_weight, self.options.maps.acm_weight
+        return ("mixup", *(("kld",) if kld else ()), *(("acm",) if acm else ()))
 
     def _sides(self):
         return (

@@ -18,7 +18,7 @@ from tf_robust_transfer.models.resnet import cifar_resnet_50, resnet_18, resnet_
 from tf_robust_transfer.models.small_cnn import small_cnn
 from tf_robust_transfer.models.wide_resnet import wide_resnet
 
-__all__ = ["MODELS", "build_discriminator", "build_model", "endpoints"]
+__all__ = ["MODELS", "build_discriminator", "build_model", "endpoints", "find_model"]
 
 MODELS = {
     "cifar_resnet_50": cifar_resnet_50,
@@ -53,6 +53,15 @@ def build_model(name: str, input_shape, num_classes: int, **options) -> keras.Mo
             f"a model takes input_shape (height, width, channels) and at least 2 classes, got input_shape "
             f"{tuple(input_shape)} and num_classes {num_classes}"
         )
+    build, options = find_model(name, options)
+    return build(tuple(input_shape), num_classes, **options)
+
+
+def find_model(name: str, options: dict):
+    """(the function of `MODELS` that builds a network, its options with what the name says), without building it.
+
+    name, options: see `build_model`. Raises an InputError for an unknown name or option.
+    """
     build, given = MODELS.get(name), options
     wide = re.fullmatch(r"(wrn|madry_wrn)_(\d+)_(\d+)", name)
     if wide:
@@ -66,4 +75,4 @@ def build_model(name: str, input_shape, num_classes: int, **options) -> keras.Mo
     unknown = sorted(set(options) - set(known))
     if unknown:
         raise InputError(f"model {name!r} has no option {unknown[0]!r}; {nearest(unknown[0], known)}")
-    return build(tuple(input_shape), num_classes, **options)
+    return build, options

@@ -6,9 +6,7 @@ import keras
 import tensorflow as tf
 
 from tf_robust_transfer import data, methods
-from tf_robust_transfer.adapters import adapt
-from tf_robust_transfer.attacks import FGSM, PGD
-from tf_robust_transfer.errors import InputError, look_up
+from tf_robust_transfer.errors import InputError
 from tf_robust_transfer.flag_types import fraction
 from tf_robust_transfer.models import build_model
 
@@ -77,10 +75,10 @@ def load_train(config) -> data.ImageData | data.StreamedData:
 
 
 def student_network(config, images: data.ImageData, teacher=None) -> keras.Model:
-    """The network, not yet trained, for the images and classes of the data: that of --model, or what finetune makes of
+    """The network, not yet trained, for the images and classes of the data: that of --model, or what the method makes of
     its teacher."""
-    if config.method == "finetune":
-        return _fine_tuning(config, images, teacher).student
+    if methods.METHODS[config.method].makes_its_student:
+        return _method(config, images, None, teacher, steps_per_epoch=1).student
     return build_model(config.model, images.input_shape, images.num_classes, **config.model_options)
 
 
@@ -173,131 +171,36 @@ def optimizer(config, total_steps: int, warm_up_steps: int = 0) -> keras.optimiz
     return keras.optimizers.LossScaleOptimizer(result) if config.mixed_precision == "float16" else result
 
 
-def method(config, *, student, teacher, steps_per_epoch: int) -> methods.Method:
-    """The method of --method around a student, with its flags, not yet compiled. teacher: None where there is none."""
-    method_class = look_up("method", config.method, methods.METHODS)
-    shared = {"student": student, "seed": config.seed, **_of_the_step(config)}
-    if issubclass(method_class, methods.AdversarialTraining):
-        eps, size = config.train_eps or config.eps, config.train_attack_step_size or None
-        if config.train_attack_steps == 1:
-            attack = FGSM(size or 1.25 * eps, random_start=True)
-        else:
-            attack = PGD(config.train_attack_steps, size)
-        if method_class is methods.AdversarialDistillation:
-            shared |= {"teacher": teacher, "kld_weight": config.alpha_kld, "temperature": config.gamma}
-        return method_class(
-            threat_model=type(config.threat_model)(norm=config.norm, eps=eps),
-            attack=attack,
-            warm_up_steps=round(config.eps_warm_up_epochs * steps_per_epoch),
-            **shared,
-        )
-    if issubclass(method_class, methods.IGAM):
-        if config.adapter:
-            teacher = adapt(teacher, config.adapter, student.input_shape[1:])
-        if method_class is methods.IGAMMixACM:
-            shared["mixacm_options"] = _mixacm_options(config)
-        return method_class(
-            teacher=teacher,
-            lambda_adv=config.lambda_adv,
-            lambda_diff=config.lambda_diff,
-            gradient_of=config.gradient_of,
-            pixel_range=config.pixel_range,
-            difference_reduction=config.difference_reduction,
-            difference_region=config.difference_region,
-            discriminator_input=config.discriminator_input,
-            discriminator_input_epsilon=config.discriminator_input_epsilon,
-            adversarial_form=config.adversarial_form,
-            teacher_batch_norm=config.teacher_batch_norm,
-            teacher_precision=config.teacher_precision,
-            discriminator_channels=config.discriminator_channels,
-            discriminator_batch_norm=config.discriminator_batch_norm,
-            discriminator_batch_norm_epsilon=config.discriminator_batch_norm_epsilon,
-            discriminator_initializer=config.discriminator_initializer,
-            discriminator_loss=config.discriminator_loss,
-            discriminator_weight_decay=config.discriminator_weight_decay,
-            discriminator_update=config.discriminator_update,
-            discriminator_every=config.discriminator_every,
-            # Two smoke steps are to see the whole step, not its warm start.
-            warm_start_steps=0 if config.smoke else round(config.warm_start_epochs * steps_per_epoch),
-            noise=config.noise,
-            **shared,
-        )
-    if method_class is methods.MixACM:
-        return method_class(teacher=teacher, **_mixacm_options(config), **shared)
-    if method_class is methods.Distillation:
-        return method_class(teacher=teacher, kld_weight=config.alpha_kld, temperature=config.gamma, **shared)
-    return method_class(**shared)
-
-
-def _of_the_step(config) -> dict:
-    return {
-        "weight_decay": config.weight_decay,
-        "weight_decay_of": config.weight_decay_of,
-        "gradient_clip_norm": config.gradient_clip_norm or None,
-    }
-
-
-def _mixacm_options(config) -> dict:
-    return {
-        "acm_weight": config.alpha_acm,
-        "kld_weight": config.alpha_kld,
-        "temperature": config.gamma,
-        "blocks": config.blocks,
-        "acm_reduction": config.acm_reduction,
-        "acm_mapping": config.acm_mapping,
-        "acm_normalized": config.acm_normalized,
-        "acm_transform": config.acm_transform,
-        "acm_transform_of": config.acm_transform_of,
-        "mixup_alpha": config.mixup_alpha,
-        "mixup_per_example": config.mixup_per_example,
-    }
-
-
 def compiled_method(config, *, images: data.ImageData, teacher, steps_per_epoch: int, total_steps: int):
     """The compiled method around its freshly initialised student."""
-    if config.adapter and config.method not in ("finetune", "igam"):
+    method_class = methods.METHODS[config.method]
+    if config.mixed_precision != "none" and method_class.makes_its_student:
         raise InputError(
-            f"--adapter={config.adapter} is for methods finetune and igam; for {config.method}, give a --teacher that was "
-            "fine-tuned with it"
+            f"--mixed_precision={config.mixed_precision} is for students; {config.method} trains the teacher's logits in "
+            "float32: leave it out"
         )
-    if config.preset != "none" and config.method not in ("igam", "igam_mixacm"):
-        raise InputError(f"--preset={config.preset} is for methods igam and igam_mixacm, got {config.method}")
-    if config.mixed_precision != "none" and config.method == "finetune":
-        raise InputError(
-            f"--mixed_precision={config.mixed_precision} is for students; finetune trains the teacher's logits in float32: "
-            "leave it out"
-        )
-    if config.method == "finetune":
-        built = _fine_tuning(config, images, teacher)
-    else:
-        student = student_network(config, images)
-        if config.mixed_precision != "none":
-            student = with_precision(student, config.mixed_precision)
-        built = method(config, student=student, teacher=teacher, steps_per_epoch=steps_per_epoch)
-    if config.mixed_precision == "float16" and isinstance(built, methods.IGAM):
-        raise InputError("--mixed_precision=float16 scales one loss, and igam has two; use bfloat16")
+    if config.mixed_precision == "float16" and method_class.several_losses:
+        raise InputError(f"--mixed_precision=float16 scales one loss, and {config.method} has two; use bfloat16")
     # Two smoke steps leave no room for a warm-up.
     warm_up_steps = 0 if config.smoke else round(config.warm_up_epochs * steps_per_epoch)
-    extra = {}
-    if isinstance(built, methods.IGAM) and config.discriminator_optimizer == "adam":
-        extra["discriminator_optimizer"] = keras.optimizers.Adam(config.discriminator_learning_rate)
-    built.compile(optimizer=optimizer(config, total_steps, warm_up_steps), **extra)
+    step = optimizer(config, total_steps, warm_up_steps)
+    student = None if method_class.makes_its_student else student_network(config, images)
+    if config.mixed_precision != "none":
+        student = with_precision(student, config.mixed_precision)
+    built = _method(config, images, student, teacher, steps_per_epoch)
+    built.compile(optimizer=step, **built.compile_arguments(config.of_method))
     return built
 
 
-def _fine_tuning(config, images, teacher):
-    if not config.adapter and tuple(teacher.input_shape[1:]) != images.input_shape:
-        raise InputError(
-            f"the teacher takes images of shape {teacher.input_shape[1:]}, {config.dataset} has {images.input_shape}; "
-            "map them (--adapter), resize them (--image_size), or give a teacher of that shape"
-        )
-    return methods.FineTune(
+def _method(config, images, student, teacher, steps_per_epoch):
+    context = methods.Context(
+        student=student,
         teacher=teacher,
-        num_classes=images.num_classes,
-        adapter=config.adapter or None,
+        threat_model=config.threat_model,
         input_shape=images.input_shape,
-        trained_layers=config.finetune_layers,
-        teacher_batch_norm=config.teacher_batch_norm,
+        num_classes=images.num_classes,
         seed=config.seed,
-        **_of_the_step(config),
+        steps_per_epoch=steps_per_epoch,
+        smoke=config.smoke,
     )
+    return methods.METHODS[config.method].from_flags(config.of_method, context)

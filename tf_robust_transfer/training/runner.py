@@ -11,9 +11,8 @@ from tf_robust_transfer import config as flags
 from tf_robust_transfer import data
 from tf_robust_transfer.checkpoints import load_model, save_model
 from tf_robust_transfer.checkpoints.robustbench import build_robustbench
-from tf_robust_transfer.errors import InputError, look_up
+from tf_robust_transfer.errors import InputError
 from tf_robust_transfer.evaluation import evaluate_robustness
-from tf_robust_transfer.evaluation.attack_names import parse_attack
 from tf_robust_transfer.files import write_json
 from tf_robust_transfer.methods import METHODS
 from tf_robust_transfer.plots.input_gradients import plot_input_gradients
@@ -21,7 +20,6 @@ from tf_robust_transfer.training import build, callbacks
 from tf_robust_transfer.training.diagnostics import GradientDiagnostics
 from tf_robust_transfer.training.run_folder import RunFolder
 
-_WITH_TEACHER = ("ard", "distillation", "finetune", "igam", "igam_mixacm", "mixacm", "rkd")
 _SMOKE_ATTACK = "fgsm"  # All others take minutes on the papers' networks.
 _LOG = logging.getLogger("tf_robust_transfer")
 
@@ -37,13 +35,11 @@ def run_training(config: flags.TrainConfig) -> RunFolder:
     Raises:
         InputError: bad input (see the flags), or a loss that is not finite.
     """
-    look_up("method", config.method, METHODS)
-    for attack in (*config.attacks, config.watch_attack):
-        parse_attack(attack)
     folder = RunFolder(config)
     if folder.finished:
         _LOG.info("%s is finished already", folder.path)
         return folder
+    flags.tell_ignored(config)
     # Resumed or not, the same seed has to give the same weights, bit for bit.
     tf.config.experimental.enable_op_determinism()
     teacher = _teacher(config)
@@ -151,7 +147,7 @@ def _evaluate(config, folder, student, teacher, test):
 
 
 def _teacher(config):
-    if config.method not in _WITH_TEACHER:
+    if not METHODS[config.method].takes_teacher:
         return None
     if not config.teacher:
         raise InputError(f"method {config.method} needs --teacher: a saved model, a run folder or flagfile:PATH")

@@ -1,13 +1,12 @@
 """Run folders as points of a figure: what `visualize --kind=sweep` draws."""
 
-import dataclasses
 import glob
 import logging
 import pathlib
 import re
 from collections.abc import Sequence
 
-from tf_robust_transfer.config import TrainConfig
+from tf_robust_transfer.config import train_flags
 from tf_robust_transfer.errors import InputError, look_up, nearest
 from tf_robust_transfer.plots.sweep import Outcome, number, plot_sweep
 from tf_robust_transfer.tables import TABLES
@@ -74,7 +73,8 @@ def _folders(root):
 def _outcomes(folder, place=None, baseline="", units=None):
     """One for each results file. place: values of a paper's row, of which the run's own flags win. units: a figure's."""
     flags = read_flags(folder)
-    defaults = {field.name: field.default for field in dataclasses.fields(TrainConfig)} if flags else {}
+    # Older runs lack the flags that came after them.
+    defaults = {flag.name: flag.shown for flag in train_flags(flags.get("method"))} if flags else {}
     own = {**defaults, **flags}
     own |= {name: factor * number(own[name]) for name, factor in (units or {}).items() if name in own}
     values = {**(place or {}), **own}

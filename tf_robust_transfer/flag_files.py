@@ -1,0 +1,116 @@
+"""A command line, flag files and all, as a list of flags in their order, each with where it stands.
+
+Flag files are read as their users write them: one flag a line, `--name=value` or `--name value`, value with or without
+quotes, comments in lines of their own or behind ` # `, with a byte-order mark or without. A file that names another one
+means one in the working folder, or else one beside itself.
+"""
+
+import dataclasses
+import pathlib
+import re
+from collections.abc import Collection, Sequence
+
+from tf_robust_transfer.errors import InputError, nearest
+
+_FLAGFILE = "flagfile"
+
+
+@dataclasses.dataclass(frozen=True)
+class Given:
+    """A flag as it was given.
+
+    Attributes:
+        name, text: of the flag, without dashes and quotes.
+        file, line: where it stands; "" and 0 for one that was typed.
+    """
+
+    name: str
+    text: str
+    file: str = ""
+    line: int = 0
+
+    @property
+    def place(self) -> str:
+        """" (FILE, line N)", or "" for what was typed."""
+        return f" ({self.file}, line {self.line})" if self.file else ""
+
+
+def read(arguments: Sequence[str], known: Collection[str], switches: Collection[str] = ()) -> list[Given]:
+    """The flags of a command line, those of its flag files in their places.
+
+    Args:
+        arguments: without the program's name.
+        known: the names of the command's flags.
+        switches: those of them that are true or false: a bare --NAME is true, --noNAME false.
+
+    Raises:
+        InputError: an unknown flag, one without a value, what is no flag, a file that is missing or names itself. It says
+            the file and the line.
+    """
+    return list(_expanded([(text, "", 0) for text in arguments], known, switches, ()))
+
+
+def _expanded(words, known, switches, files):
+    words = iter(words)
+    for word, file, line in words:
+        found = re.fullmatch(r"--?([^-=\s][^=\s]*)(?:=(.*))?", word, flags=re.DOTALL)
+        place = f" ({file}, line {line})" if file else ""
+        if not found:
+            raise InputError(f"unexpected argument {word!r}{place}; flags are written --name=value")
+        name, text = found[1], found[2]
+        if text is None and name in switches:
+            text = "true"
+        elif text is None and name.startswith("no") and name[2:] in switches:
+            name, text = name[2:], "false"
+        elif name != _FLAGFILE and name not in known:
+            raise InputError(f"unknown flag --{name}{place}; {nearest(name.replace('-', '_'), known)}")
+        if text is None:
+            text, *_ = next(words, (None,))
+            if text is None:
+                raise InputError(f"--{name}{place}: expected a value, got none; flags are written --name=value")
+        if name == _FLAGFILE:
+            yield from _expanded(_lines(text, file, place, files), known, switches, (*files, _key(text, file)))
+        else:
+            yield Given(name, text, file, line)
+
+
+def _key(text, naming):
+    return str(_found(text, naming).resolve())
+
+
+def _found(text, naming):
+    path = pathlib.Path(text)
+    beside = pathlib.Path(naming).parent / path if naming else path
+    return path if path.exists() or not beside.exists() else beside
+
+
+def _lines(text, naming, place, files):
+    """(word, file, line) of each flag of a file. naming: the file that names it, "" for a command line."""
+    path = _found(text, naming)
+    try:
+        content = path.read_text(encoding="utf-8-sig")
+    except OSError as error:
+        where = f", nor beside {naming}" if naming else ""
+        raise InputError(f"cannot read the flag file {text!r}{place}: {error.strerror}{where}") from None
+    except UnicodeDecodeError:
+        raise InputError(f"the flag file {text!r}{place} is not text in UTF-8") from None
+    if str(path.resolve()) in files:
+        raise InputError(f"the flag file {text!r}{place} names itself")
+    for number, line in enumerate(content.splitlines(), start=1):
+        line = line.strip()
+        if not line or line.startswith(("#", "//")):
+            continue
+        line = re.sub(r"\s+#.*$", "", line)
+        # `--name value` is two words; a value may hold spaces.
+        found = re.fullmatch(r"(--?[^=\s]+)(?:(=)\s*|\s+)(.*)", line)
+        if not found:
+            yield line, str(path), number
+        elif found[2]:
+            yield f"{found[1]}={_unquoted(found[3])}", str(path), number
+        else:
+            yield found[1], str(path), number
+            yield _unquoted(found[3]), str(path), number
+
+
+def _unquoted(value):
+    return value[1:-1] if len(value) > 1 and value[0] == value[-1] and value[0] in "'\"" else value

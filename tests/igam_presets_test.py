@@ -200,7 +200,7 @@ class TestFlag:
         assert config.parse(config.TrainConfig, again) == read
 
     def test_bad_values(self):
-        with pytest.raises(InputError, match="unknown --preset 'code'; .*reference_code"):
+        with pytest.raises(InputError, match="unknown --preset 'code'; "):
             parse("--preset=code")
         # Told as a flag without effect, like any other that the method does not have.
         assert [flag.name for flag in parse("--preset=paper", "--method=natural").ignored] == ["preset"]

@@ -282,7 +282,7 @@ def test_finetuning_keeps_the_teachers_features(teacher, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        (["--method=igan"], "unknown method 'igan'; nearest valid names: igam"),
+        (["--method=igan"], "unknown --method 'igan'; nearest valid names: igam"),
         (["--model=small_cn"], "unknown model 'small_cn'; nearest valid names: small_cnn"),
         (["--attacks=pdg20"], "unknown attack 'pdg20'; nearest valid names: .*pgd20"),
         (["--method=igam"], "method igam needs --teacher"),
@@ -308,7 +308,7 @@ def test_a_teacher_of_another_shape_is_refused(teacher, tmp_path):
 
 
 def test_finetuning_a_teacher_of_another_shape_is_refused(teacher, tmp_path):
-    with pytest.raises(InputError, match=r"the teacher takes images of shape \(8, 8, 1\), digits has \(16, 16, 1\)"):
+    with pytest.raises(InputError, match=r"the teacher takes images of shape \(8, 8, 1\), the data has \(16, 16, 1\)"):
         run_training(
             parse(TrainConfig, [*QUICK, "--image_size=16x16", "--method=finetune", f"--teacher={teacher}",
                                 f"--run_dir={tmp_path}/run"])

@@ -40,7 +40,7 @@ NETWORKS = {
 }
 THREAT_MODEL = ThreatModel("linf", 8 / 255)
 PGD_STEPS = 7
-# The reference code trains 280,000 of its 320,000 steps on the plain loss (FACTS of the IGAM reference code).
+# The reference code trains 280,000 of its 320,000 steps on the plain loss (docs/facts.md).
 WARM_SHARE = 280 / 320
 DISCRIMINATOR_EVERY = 5
 

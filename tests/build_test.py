@@ -110,7 +110,7 @@ def row_of(file: str) -> str:
 
 
 def layering_errors(root: Path) -> list[str]:
-    """One line for each import that DESIGN.md's order of the package forbids."""
+    """One line for each import that the order of the package in docs/design.md forbids."""
     errors = []
     for file in source_files(root):
         if not file.startswith(f"{PACKAGE}/"):
@@ -196,7 +196,7 @@ def test_every_folder_of_the_package_is_a_package():
 
 def test_layering():
     errors = layering_errors(ROOT)
-    assert not errors, "\n".join(["imports against the order in DESIGN.md:", *errors])
+    assert not errors, "\n".join(["imports against the order in docs/design.md:", *errors])
 
 
 FAKE_TREE = {

@@ -53,7 +53,10 @@ def run_search(attack, model, images, labels, threat_model, batch_size):
 
 class TestSchedule:
     def test_p_is_that_of_autoattack(self):
-        """The table of FACTS.md: p divided by 2, 4, ... after iterations 10, 50, ...; lanes at different iterations."""
+        """The table of docs/facts.md: p divided by 2, 4, ... after iterations 10, 50, ...
+
+        Lanes stand at different iterations.
+        """
         last = {1: 10, 2: 50, 4: 200, 8: 500, 16: 1000, 32: 2000, 64: 4000, 128: 4999}
         divisor = np.concatenate([np.full(end - begin, d) for d, begin, end in
                                   zip(last, [-1, *last.values()], last.values())])  # fmt: skip

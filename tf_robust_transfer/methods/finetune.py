@@ -28,6 +28,12 @@ class FineTune(Method):
     teacher of IGAM as it stands. "transposed_conv" and "bounded_transposed_conv" are trained along with the new layer;
     whoever takes the result as a teacher freezes both. "random_pad" draws its places in each step.
 
+    The reference code of IGAM: Adam 1e-3, 4,700 steps, batch statistics, and no noise on the images
+    unless its finetune_img_random_pert is set. Its loss has weight decay 2e-4, but the sum is over
+    the kernels that exist before the new logits are made: where these alone are trained, it changes
+    nothing (weight_decay=0 here; `Method`'s own would reach them). The paper says how many epochs,
+    and no more.
+
     Args (keyword-only), beside those of `Method`:
         teacher: functional keras.Model whose last layer is the logit layer, a `keras.layers.Dense`.
         num_classes: logits of the new layer.
@@ -38,8 +44,8 @@ class FineTune(Method):
             in training mode (an option of the reference code, finetune_whole_model).
         teacher_batch_norm: of the frozen layers: "moving", their moving averages, or "batch", the statistics of the current
             batch (the reference code), for a teacher that IGAM then matches on batch statistics: else its logits would
-            belong to other features. The moving averages stay as they are. With trained_layers "all" it is batch
-            statistics in any case, and the moving averages follow.
+            belong to other features. The moving averages stay as they are (there they follow). With
+            trained_layers "all" it is batch statistics in any case, and the moving averages follow.
     """
 
     @dataclasses.dataclass(frozen=True)

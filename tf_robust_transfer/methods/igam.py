@@ -50,7 +50,8 @@ class IGAM(Method):
         lambda_adv: weight of the adversarial term, Eq. 10. The reference code's loss has -beta times the discriminator's
             mean cross-entropy over student's and teacher's gradients, which is beta / 2 times Eq. 10: lambda_adv is half
             its beta.
-        lambda_diff: weight of the l2 term, Eq. 13.
+        lambda_diff: weight of the l2 term, Eq. 13. The reference code's gamma, with a sum over its
+            batch of 32 and 0-255 pixels.
         gradient_of: "cross_entropy" (the paper) or "probability", the softmax probability of the true class (the
             reference code).
         pixel_range: 1 takes gradients with respect to [0, 1] pixels, 255 those with respect to 0-255 pixels (the
@@ -65,16 +66,19 @@ class IGAM(Method):
             "non_saturating", where it minimises -log f(J_s), which is then logged beside Eq. 10. The discriminator
             maximises Eq. 10 in both, and "adversarial" in the logs is its value: -log 4 where it cannot tell.
         teacher_batch_norm: "moving", the teacher's frozen averages, or "batch", the statistics of the current batch (the
-            reference code), in a copy of the teacher as it is now. Both leave the teacher as it is, averages included.
+            reference code), in a copy of the teacher as it is now. Both leave the teacher as it is,
+            averages included (there the averages follow the batches, and nothing reads them).
         teacher_precision: of the teacher's gradients, see `FasterCopy`: "float32"; "mixed", whose way back is in bfloat16
             (on an untrained WRN-10-1 this moved the gradient by 1% of its norm); "bfloat16" (13 to 17% there: the way
             there decides which ReLUs are open); "auto", mixed where the processor gains by it. Neither the paper nor the
             reference code has it.
         discriminator_batch_norm: "joint", one pass over the student's and the teacher's gradients, so that batch norm sees
             the mixture that is to be told apart (the reference code), or "separate", one pass of each.
-        discriminator_every: the discriminator is updated once every so many steps of the student.
+        discriminator_every: the discriminator is updated once every so many steps of the student
+            (Appendix A: 5 or 10, by experiment; the reference code's run scripts: 5).
         discriminator_loss: "sum", minus Eq. 10, or "mean", half of it: the cross-entropy's mean over both models'
-            gradients (the reference code). With SGD "mean" is half the learning rate.
+            gradients (the reference code). With SGD, but for the weight decay, "mean" is half the
+            learning rate.
         discriminator_weight_decay: L2 weight decay of the discriminator's kernels (the reference code: 2e-4).
         discriminator_update: "simultaneous", both networks move from the same weights (Algorithm 1), or "after_student",
             the discriminator sees the gradients of the student as it is after its step (the reference code); that costs
@@ -82,8 +86,9 @@ class IGAM(Method):
         warm_start_steps: so many first steps train on the cross-entropy alone. Without them a small network falls into
             the trivial solution, a constant classifier, whose gradients are zero. The reference code: 280,000 of
             320,000.
-        noise: uniform noise in [-noise, noise] added to every training image, clipped to [0, 1] (the reference code:
-            8/255).
+        noise: uniform noise in [-noise, noise] added to every training image, clipped to [0, 1]
+            (the reference code: 8/255 from CIFAR-10 to CIFAR-100, 0 from Tiny-ImageNet to
+            CIFAR-10).
 
     Every example's gradient is that of its own cross-entropy. Eq. 8 read literally takes the gradient of the batch's
     mean, which is smaller by the batch size; lambda_diff would then depend on it.

@@ -34,10 +34,13 @@ def build_discriminator(
 ) -> keras.Model:
     """4x4 convolutions with stride 2, batch norm (momentum 0.9), leaky ReLU 0.1, one score.
 
-    The architecture is the reference code's, but for one logit instead of a two-way softmax, which is the same function
-    with one redundant weight vector less. Its batch norm has epsilon 1e-3, and its kernels start otherwise: give
-    batch_norm_epsilon=1e-3 and initializer="reference_code". Parameters on 32x32x3 gradients: 699,825 with channels
-    "16-256" of `DISCRIMINATOR_CHANNELS`, 44,249 with "8-64", 175,833 with "8-128".
+    The architecture is the reference code's, but for one logit instead of a two-way softmax, which
+    is the same function with one redundant weight vector less. It is not the same step of SGD: the
+    two weight vectors move oppositely, so that their difference moves twice as far as our one
+    vector; the other layers' gradients are the same. Its batch norm has epsilon 1e-3, and its
+    kernels start otherwise: give batch_norm_epsilon=1e-3 and initializer="reference_code".
+    Parameters on 32x32x3 gradients: 699,825 with channels "16-256" of `DISCRIMINATOR_CHANNELS`,
+    44,249 with "8-64", 175,833 with "8-128".
 
     Args:
         input_shape: (height, width, channels) of the input gradients.

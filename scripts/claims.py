@@ -11,14 +11,15 @@ in --records. Each job is one process of one thread.
 
 import argparse
 import concurrent.futures
+import contextlib
 import dataclasses
 import json
+import multiprocessing
 import os
 import pathlib
 import shutil
 import subprocess
 import sys
-import threading
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 IGAM14, MIXACM14 = "flags/small/mnist14_igam.flags", "flags/small/mnist14_mixacm.flags"
@@ -77,39 +78,52 @@ def _mixacm28():
 
 # What others start from: a flag file of flags/small each, trained once for a seed.
 TEACHERS = {"mnist14_teacher": PGD100, "mnist_wrn_teacher": PGD100, "mnist14_wrn_teacher": PGD100, "mnist_teacher": PGD100}
-GROUPS = {"screen": _screen(), "mixacm28": _mixacm28()}
+
+
+def _vanish():
+    """Where student gradients vanish: both forms of the game, without noise (vanished_gradients in the logs)."""
+    return [
+        Row(f"{form}_adv{adv}", IGAM14, ("--train_fraction=1/3", "--noise=0", "--lambda_diff=0", f"--lambda_adv={adv}",
+            "--discriminator_every=5", f"--adversarial_form={form}"),
+            ("--split=test", "--attacks=pgd20,cw-pgd20,autoattack", "--max_examples=500"), (0,), "results.json",
+            ("mnist14_teacher",))
+        for form in ("minimax", "non_saturating") for adv in (1, 5)
+    ]  # fmt: skip
+
+
+GROUPS = {"screen": _screen(), "vanish": _vanish(), "mixacm28": _mixacm28()}
 
 
 class Runner:
-    """Runs rows. Several of its methods may run at once: of one network one step at a time."""
+    """Trains and attacks one network after the other, each where it was left.
 
-    def __init__(self, options, further):
-        self.runs, self.records, self.further = pathlib.Path(options.run_dir), pathlib.Path(options.records), further
-        self._locks, self._guard = {}, threading.Lock()
+    Args:
+        runs, records: folders.
+        further: flags that go to every command.
+    """
 
-    def row(self, group, row, seed):
-        record = self.records / group / f"seed{seed}" / row.name
-        if (record / row.file).exists():
+    def __init__(self, runs, records, further):
+        self.runs, self.records, self.further = pathlib.Path(runs), pathlib.Path(records), list(further)
+
+    def teacher(self, name, seed):
+        """The run folder of a teacher, its record beside those of the rows."""
+        self._train(name, f"flags/small/{name}.flags", (), seed)
+        return self._evaluate(name, self.records / "teachers" / f"seed{seed}" / name, TEACHERS[name], "results.json", seed)
+
+    def rows(self, group, rows, seed):
+        """Records of one network: rows of one name, which differ in what is attacked."""
+        record = self.records / group / f"seed{seed}" / rows[0].name
+        if all((record / row.file).exists() for row in rows):
             return f"{record}: there already"
-        for teacher in row.needs:
-            with self._lock(teacher, seed):
-                self._train(teacher, f"flags/small/{teacher}.flags", (), seed)
-                beside = self.records / "teachers" / f"seed{seed}" / teacher
-                self._evaluate(teacher, beside, TEACHERS[teacher], "results.json", seed)
-        with self._lock(row.name, seed):
-            # Its run folder, not its flag file, which would find it trained with fewer attacks.
-            taught = (f"--teacher={self.runs / f'seed{seed}' / teacher}" for teacher in row.needs)
-            self._train(row.name, row.flag_file, (*row.overrides, *taught), seed)
-            return self._evaluate(row.name, record, row.evaluation, row.file, seed)
-
-    def _lock(self, name, seed):
-        with self._guard:
-            return self._locks.setdefault((name, seed), threading.Lock())
+        # The run folder of a teacher, not its flag file, which would find it trained with fewer attacks.
+        taught = [f"--teacher={self.runs / f'seed{seed}' / teacher}" for teacher in rows[0].needs]
+        self._train(rows[0].name, rows[0].flag_file, (*rows[0].overrides, *taught), seed)
+        return "\n".join(self._evaluate(row.name, record, row.evaluation, row.file, seed) for row in rows)
 
     def _train(self, name, flag_file, overrides, seed):
         folder = self.runs / f"seed{seed}" / name
-        # The same command goes on with an interrupted run and leaves a finished one alone.
-        self._run(name, "train", f"--flagfile={flag_file}", *overrides, *QUIET, f"--seed={seed}", f"--run_dir={folder}")
+        if not ((folder / "model.keras").exists() and (folder / "results.json").exists()):
+            self._run(name, "train", f"--flagfile={flag_file}", *overrides, *QUIET, f"--seed={seed}", f"--run_dir={folder}")
 
     def _evaluate(self, name, record, evaluation, file, seed):
         folder = self.runs / f"seed{seed}" / name
@@ -128,15 +142,26 @@ class Runner:
         return f"{record}: " + ", ".join(f"{attack} {100 * value:.1f}" for attack, value in accuracy.items())
 
     def _run(self, name, command, *arguments):
+        """The command in this process, which has imported TensorFlow; what it prints goes to the network's log."""
+        from tf_robust_transfer import config, evaluate, train
+
+        main, config_class = {"train": (train.main, config.TrainConfig), "evaluate": (evaluate.main, config.EvaluateConfig)}[
+            command
+        ]
         log = self.runs / "logs" / f"{name}.log"
         log.parent.mkdir(parents=True, exist_ok=True)
-        environment = os.environ | {"TF_NUM_INTRAOP_THREADS": "1", "OMP_NUM_THREADS": "1", "TF_CPP_MIN_LOG_LEVEL": "2"}
-        with open(log, "a") as file:
-            line = [sys.executable, "-m", f"tf_robust_transfer.{command}", *arguments, *self.further]
-            print("$", *line, file=file, flush=True)
-            code = subprocess.run(line, cwd=ROOT, env=environment, stdout=file, stderr=file, check=False).returncode
-        if code:
-            raise RuntimeError(f"{command} of {name} ended with code {code}: see {log}")
+        with open(log, "a") as file, contextlib.redirect_stdout(file), contextlib.redirect_stderr(file):
+            print("$", command, *arguments, *self.further, flush=True)
+            main(config.parse(config_class, [*arguments, *self.further]))
+
+
+def _work(method, *arguments):
+    """One call of a Runner in a process of the pool."""
+    import keras
+
+    os.chdir(ROOT)
+    keras.backend.clear_session()
+    return getattr(Runner(*arguments[0]), method)(*arguments[1:])
 
 
 def _commit():
@@ -173,14 +198,25 @@ def main():
             record = pathlib.Path(options.records) / group / f"seed{seed}" / row.name / row.file
             print(f"{'done' if record.exists() else '-':5s}{group:10s}seed {seed}  {row.name:40s}{row.file}")
         return 0
-    runner, failed = Runner(options, further), 0
-    with concurrent.futures.ThreadPoolExecutor(options.jobs) as pool:
-        for future in concurrent.futures.as_completed([pool.submit(runner.row, *item) for item in work]):
-            try:
-                print(future.result(), flush=True)
-            except RuntimeError as error:
-                failed += 1
-                print(error, file=sys.stderr, flush=True)
+    os.environ |= {"TF_NUM_INTRAOP_THREADS": "1", "OMP_NUM_THREADS": "1", "TF_CPP_MIN_LOG_LEVEL": "2"}
+    where, failed = (options.run_dir, options.records, further), 0
+    networks = {}
+    for group, row, seed in work:
+        if not (pathlib.Path(options.records) / group / f"seed{seed}" / row.name / row.file).exists():
+            networks.setdefault((group, row.name, seed), []).append(row)
+    teachers = dict.fromkeys((name, seed) for (_, _, seed), rows in networks.items() for name in rows[0].needs)
+    calls = [("teacher", where, *teacher) for teacher in teachers], [
+        ("rows", where, group, rows, seed) for (group, _, seed), rows in networks.items()
+    ]
+    context = multiprocessing.get_context("spawn")
+    with concurrent.futures.ProcessPoolExecutor(options.jobs, mp_context=context) as pool:
+        for stage in calls:
+            for future in concurrent.futures.as_completed([pool.submit(_work, *call) for call in stage]):
+                try:
+                    print(future.result(), flush=True)
+                except Exception as error:  # noqa: BLE001 - the other rows go on
+                    failed += 1
+                    print(f"{type(error).__name__}: {error}", file=sys.stderr, flush=True)
     return 1 if failed else 0
 
 

@@ -144,6 +144,8 @@ def test_the_settings_of_the_papers():
     assert (ours.alpha_acm, ours.alpha_kld, ours.gamma, ours.mixup_alpha) == (5000, 0.95, 10, 1)
     assert (ours.learning_rate, ours.momentum, ours.nesterov, ours.weight_decay) == (0.1, 0.9, True, 5e-4)
     assert (ours.batch_size, ours.epochs, ours.schedule, ours.augmentation) == (128, 200, "cosine", ("crop", "flip"))
+    # Added to the paper's settings, for MixACM alone.
+    assert (ours.warm_up_epochs, read("flags/mixacm/table1_rkd.flags").warm_up_epochs) == (5, 0)
     imagenet = read("flags/mixacm/table2_ours_randaugment.flags")
     assert (imagenet.epochs, imagenet.batch_size, imagenet.learning_rate, imagenet.weight_decay) == (120, 2048, 0.8, 5e-5)
     assert (imagenet.warm_up_epochs, imagenet.warm_up_learning_rate, imagenet.mixup_alpha) == (5, 0.16, 0.2)

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 
 import keras
@@ -11,6 +12,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 import tf_robust_transfer as rt
 from tests import fresh_process
+from tf_robust_transfer import train
 from tf_robust_transfer.config import TrainConfig, parse
 from tf_robust_transfer.errors import InputError
 from tf_robust_transfer.training import build, callbacks, run_training, runner
@@ -343,3 +345,31 @@ def test_first_steps_that_throw_the_weights_out_are_told_in_a_line(learning_rate
         method.fit(images, labels, batch_size=8, verbose=0, callbacks=[callbacks.WatchFirstSteps()])
     lines = [record.getMessage() for record in caplog.records if "throw the weights out" in record.getMessage()]
     assert len(lines) == told and all("--warm_up_epochs" in line for line in lines)
+
+
+class TestBeforeAnythingCosts:
+    """A student whose teacher is a flag file that is not trained yet: what is wrong is told before it is."""
+
+    def arguments(self, tmp_path, *more):
+        (tmp_path / "teacher.flags").write_text("\n".join([*QUICK, "--method=natural", ""]))
+        return [*QUICK, "--method=mixacm", f"--teacher=flagfile:{tmp_path}/teacher.flags", "--blocks=block1",
+                f"--run_dir={tmp_path}/runs/student", *more]  # fmt: skip
+
+    @pytest.mark.parametrize(
+        ("more", "says"),
+        [
+            (["--blocks=block1,block7"], "has no endpoint 'block7'"),
+            (["--image_size=16x16"], r"teacher takes images of shape \(8, 8, 1\), the student \(16, 16, 1\)"),
+            (["--warm_up_epochs=5"], "--warm_up_epochs needs .* a longer training, got schedule cosine and 45 of 27"),
+        ],
+    )  # fmt: skip
+    def test_what_does_not_fit_is_told_before_the_teacher_is_trained(self, more, says, tmp_path):
+        with pytest.raises(InputError, match=says):
+            run_training(parse(TrainConfig, self.arguments(tmp_path, *more)))
+        assert not (tmp_path / "runs/teacher").exists()
+
+    def test_check_prints_the_settings_and_trains_nothing(self, tmp_path, capsys):
+        train.main(parse(TrainConfig, self.arguments(tmp_path, "--check", "--noise=0.4", "--alpha_acm=7")))
+        every, own, without = re.split(r"method mixacm:|without effect:", capsys.readouterr().out)
+        assert "--learning_rate=0.002\n" in every and "--alpha_acm=7.0\n" in own and "--gamma=10.0\n" in own
+        assert without.split() == ["--noise=0.4"] and not (tmp_path / "runs").exists()

@@ -25,6 +25,7 @@ from tf_robust_transfer.options import Options, above, at_least, flags_of, from_
 
 _LOG = logging.getLogger("tf_robust_transfer")
 SPEC = "a saved model or run folder, or SCHEME:..., such as madry_mnist:DIR or robustbench:ID:FILE.pt"
+_ASKING = ("help", "h")
 STRATEGIES = ("auto", "one_device", "mirrored", "multi_worker_mirrored")
 
 
@@ -88,6 +89,7 @@ class TrainConfig(AttackConfig, SharedConfig):
     augmentation: tuple = option(
         "", "crop (crop:2 pads 2 a side, not 4), flip, randaugment, resized_crop", augmentations
     )
+    check: bool = option("false", "print the settings of the run and what has no effect, check them, and end", boolean)
     smoke: bool = option("false", "two steps of the real network at batch 2, synthetic images where data is absent", boolean)
     # Optimization
     optimizer: str = option("sgd", "sgd or adam", **one_of("sgd", "adam"))
@@ -222,9 +224,9 @@ def parse(config_class, arguments: Sequence[str]):
     """
     known = all_flags(config_class)
     switches = {name for name, flag in known.items() if flag.metadata["parse"] is boolean}
-    given = flag_files.read(arguments, {*known, "help", "h"}, {*switches, "help", "h"})
-    texts = {flag.name: flag.text for flag in given if flag.name not in ("help", "h")}
-    if any(flag.name in ("help", "h") for flag in given):
+    given = flag_files.read(arguments, {*known, *_ASKING}, {*switches, *_ASKING})
+    texts = {flag.name: flag.text for flag in given if flag.name not in _ASKING}
+    if any(flag.name in _ASKING for flag in given):
         sys.stdout.write(_help(config_class, texts))
         sys.exit(0)
     config = from_texts(config_class, _through_absl(known, texts))
@@ -285,6 +287,17 @@ def tell_ignored(config) -> None:
     for file, found in by_file.items():
         listed = ", ".join(sorted(set(found)))
         _LOG.warning("%d flags of %s have no effect on method %s: %s", len(set(found)), file, config.method, listed)
+
+
+def effective(config) -> str:
+    """What `train --check` prints: the settings of the run by owner, and the flags without effect."""
+    shared, of_method = to_texts(config), to_texts(config.of_method)
+    shared = {name: text for name, text in shared.items() if name not in _unused(METHODS[config.method])}
+    lines = ["every run:", *(f"  --{name}={text}" for name, text in shared.items() if name != "check")]
+    lines += [f"method {config.method}:", *(f"  --{name}={text}" for name, text in of_method.items())]
+    if config.ignored:
+        lines += ["without effect:", *(f"  --{flag.name}={flag.text}{flag.place}" for flag in config.ignored)]
+    return "\n".join(lines) + "\n"
 
 
 def _help(config_class, texts) -> str:

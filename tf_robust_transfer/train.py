@@ -4,15 +4,19 @@ import dataclasses
 import sys
 
 from tf_robust_transfer.command import run_command
-from tf_robust_transfer.config import TrainConfig, default_run_dir
+from tf_robust_transfer.config import TrainConfig, default_run_dir, effective
 from tf_robust_transfer.report import show
-from tf_robust_transfer.training import run_training
+from tf_robust_transfer.training import check_training, run_training
 
 
 def main(config: TrainConfig) -> None:
     if not config.run_dir:
         named = default_run_dir(sys.argv[1:]) or f"runs/{config.dataset.replace('/', '_')}_{config.method}_{config.model}"
         config = dataclasses.replace(config, run_dir=named)
+    if config.check:
+        check_training(config)
+        sys.stdout.write(effective(config))
+        return
     folder = run_training(config)
     show([folder.path])
 

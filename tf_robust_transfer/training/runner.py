@@ -42,6 +42,8 @@ def run_training(config: flags.TrainConfig) -> RunFolder:
     flags.tell_ignored(config)
     # Resumed or not, the same seed has to give the same weights, bit for bit.
     tf.config.experimental.enable_op_determinism()
+    if _has_untrained_teacher(config):
+        check_training(config)
     teacher = _teacher(config)
     _LOG.info("training %s (%s, %s) in %s", config.model, config.method, config.dataset, folder.path)
     train, test = build.load_train(config), build.load_split(config, "test")
@@ -68,6 +70,31 @@ def run_training(config: flags.TrainConfig) -> RunFolder:
     # IGAM's own teacher has the adapter before it.
     _evaluate(config, folder, student, getattr(method, "teacher", teacher), test)
     return folder
+
+
+def check_training(config: flags.TrainConfig) -> None:
+    """Builds all that a run trains, on networks that are not trained yet, and trains nothing.
+
+    So what does not fit (shapes, classes, endpoints, a warm-up longer than the run) is told before a teacher is trained.
+
+    Raises:
+        InputError: as run_training.
+    """
+    train = build.load_train(config)
+    steps_per_epoch = data.steps_per_epoch(train, 2 if config.smoke else config.batch_size)
+    total_steps = config.train_steps or max(1, round(config.epochs * steps_per_epoch))
+    build.compiled_method(
+        config, images=train, teacher=_teacher(config, trained=False), steps_per_epoch=steps_per_epoch,
+        total_steps=total_steps,
+    )  # fmt: skip
+
+
+def _has_untrained_teacher(config):
+    kind, _, path = config.teacher.partition(":")
+    if config.smoke or kind != "flagfile" or not METHODS[config.method].takes_teacher:
+        return False
+    folder = pathlib.Path(teacher_flags(config, path).run_dir)
+    return not ((folder / "model.keras").exists() and (folder / "results.json").exists())
 
 
 def _fit(config, folder, method, student, train, test, batch_size, steps_per_epoch, total_steps):
@@ -146,7 +173,8 @@ def _evaluate(config, folder, student, teacher, test):
     folder.evaluation_state.unlink(missing_ok=True)
 
 
-def _teacher(config):
+def _teacher(config, trained=True):
+    """The teacher, or None; not trained: of a flag file only the network, as in a smoke run."""
     if not METHODS[config.method].takes_teacher:
         return None
     if not config.teacher:
@@ -158,9 +186,9 @@ def _teacher(config):
     if kind != "flagfile":
         return load_model(config.teacher)
     teacher_config = teacher_flags(config, path)
-    if config.smoke:
+    if config.smoke or not trained:
         images = build.load_train(teacher_config)
-        return build.student_network(teacher_config, images, _teacher(teacher_config))
+        return build.student_network(teacher_config, images, _teacher(teacher_config, trained))
     return load_model(str(run_training(teacher_config).path))
 
 

@@ -76,8 +76,37 @@ def _mixacm28():
     ]  # fmt: skip
 
 
+def _mixacm14():
+    """What holds MixACM's first steps at 14x14, beside the students of Theorem 4.1."""
+    parts = {"mixacm": (), "rkd": ("--method=rkd",), "natural": ("--method=natural",),
+             "no_warm_up": ("--warm_up_epochs=0",),
+             "clipped_1": ("--warm_up_epochs=0", "--gradient_clip_norm=1"),
+             # Each channel as one of block 4 under the mean: 5000 / 64.
+             "sum_78": ("--warm_up_epochs=0", "--acm_reduction=sum", "--alpha_acm=78")}  # fmt: skip
+    return [Row(name, MIXACM14, flags, TESTED, (0, 1, 2), "results.json", ("mnist14_wrn_teacher",))
+            for name, flags in parts.items()]  # fmt: skip
+
+
+def _both14():
+    """Both methods together at 14x14, beside MixACM alone (group mixacm14): IGAM's terms after a warm start."""
+    shared = ("--method=igam_mixacm", "--warm_start_epochs=3", "--lambda_diff=1", "--discriminator_channels=8,16,32",
+              "--discriminator_optimizer=adam", "--discriminator_every=1")  # fmt: skip
+    return [Row(f"both_adv{adv}", MIXACM14, (*shared, f"--lambda_adv={adv}"), TESTED, (0, 1, 2), "results.json",
+                ("mnist14_wrn_teacher",)) for adv in (0, 1, 5)]  # fmt: skip
+
+
+def _transposed():
+    """Downward transfer behind the transposed convolution that cannot raise the contrast."""
+    name = "mnist14_from_fashion_transposed_conv"
+    return [Row(f"{name}_igam", f"flags/small/{name}_igam.flags", (), TESTED, (0, 1, 2), "results.json",
+                (f"{name}_finetune",))]  # fmt: skip
+
+
 # What others start from: a flag file of flags/small each, trained once for a seed.
-TEACHERS = {"mnist14_teacher": PGD100, "mnist_wrn_teacher": PGD100, "mnist14_wrn_teacher": PGD100, "mnist_teacher": PGD100}
+TEACHERS = {"mnist14_teacher": PGD100, "mnist_wrn_teacher": PGD100, "mnist14_wrn_teacher": TESTED, "mnist_teacher": PGD100,
+            "fashion_teacher": PGD100, "mnist14_from_fashion_transposed_conv_finetune": TESTED}  # fmt: skip
+# Teachers that start from another one.
+TAUGHT = {"mnist14_from_fashion_transposed_conv_finetune": "fashion_teacher"}
 
 
 def _vanish():
@@ -91,7 +120,8 @@ def _vanish():
     ]  # fmt: skip
 
 
-GROUPS = {"screen": _screen(), "vanish": _vanish(), "mixacm28": _mixacm28()}
+GROUPS = {"screen": _screen(), "vanish": _vanish(), "mixacm14": _mixacm14(), "both14": _both14(),
+          "transposed": _transposed(), "mixacm28": _mixacm28()}  # fmt: skip
 
 
 class Runner:
@@ -107,7 +137,8 @@ class Runner:
 
     def teacher(self, name, seed):
         """The run folder of a teacher, its record beside those of the rows."""
-        self._train(name, f"flags/small/{name}.flags", (), seed)
+        own = (f"--teacher={self.runs / f'seed{seed}' / TAUGHT[name]}",) if name in TAUGHT else ()
+        self._train(name, f"flags/small/{name}.flags", own, seed)
         return self._evaluate(name, self.records / "teachers" / f"seed{seed}" / name, TEACHERS[name], "results.json", seed)
 
     def rows(self, group, rows, seed):
@@ -205,9 +236,11 @@ def main():
         if not (pathlib.Path(options.records) / group / f"seed{seed}" / row.name / row.file).exists():
             networks.setdefault((group, row.name, seed), []).append(row)
     teachers = dict.fromkeys((name, seed) for (_, _, seed), rows in networks.items() for name in rows[0].needs)
-    calls = [("teacher", where, *teacher) for teacher in teachers], [
-        ("rows", where, group, rows, seed) for (group, _, seed), rows in networks.items()
-    ]
+    first = dict.fromkeys((TAUGHT[name], seed) for name, seed in teachers if name in TAUGHT)
+    calls = (
+        *([("teacher", where, *teacher) for teacher in stage] for stage in (first, teachers)),
+        [("rows", where, group, rows, seed) for (group, _, seed), rows in networks.items()],
+    )
     context = multiprocessing.get_context("spawn")
     with concurrent.futures.ProcessPoolExecutor(options.jobs, mp_context=context) as pool:
         for stage in calls:

@@ -65,8 +65,8 @@ def _expanded(words, known, switches, files):
         elif name != _FLAGFILE and name not in known:
             raise InputError(f"unknown flag --{name}{place}; {nearest(name.replace('-', '_'), known)}")
         if text is None:
-            text, *_ = next(words, (None,))
-            if text is None:
+            text, *at = next(words, (None, file, line))
+            if text is None or at != [file, line]:
                 raise InputError(f"--{name}{place}: expected a value, got none; flags are written --name=value")
         if name == _FLAGFILE:
             yield from _expanded(_lines(text, file, place, files), known, switches, (*files, _key(text, file)))

@@ -10,6 +10,7 @@ that there is one.
 """
 
 import dataclasses
+import inspect
 import math
 from collections.abc import Callable, Iterator
 
@@ -133,6 +134,12 @@ def from_keywords(owner: type[Options], keywords: dict) -> Options:
 def keywords_of(options: Options) -> dict:
     """Keyword -> value, flat: what `from_keywords` makes the same options of."""
     return {flag.path[-1]: flag.value(options) for flag in flags_of(type(options))}
+
+
+def parameters_of(owner: type[Options]) -> list[inspect.Parameter]:
+    """The keyword arguments of an owner, for a signature."""
+    defaults = keywords_of(owner())
+    return [inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=value) for name, value in defaults.items()]
 
 
 def to_texts(options: Options) -> dict[str, str]:

@@ -1,6 +1,7 @@
 """What every training method shares: options, the step, the terms it logs, L2 weight decay, clean accuracy."""
 
 import dataclasses
+import inspect
 
 import keras
 import tensorflow as tf
@@ -10,7 +11,7 @@ from tf_robust_transfer.flag_types import fraction
 from tf_robust_transfer.losses import classification
 from tf_robust_transfer.methods.directions import Directions
 from tf_robust_transfer.ops import replicas
-from tf_robust_transfer.options import Options, at_least, flags_of, from_keywords, option
+from tf_robust_transfer.options import Options, at_least, flags_of, from_keywords, option, parameters_of
 
 WEIGHT_DECAY_OF = ("kernels", "all")
 
@@ -83,6 +84,9 @@ class Method(keras.Model):
         super().__init_subclass__(**kwargs)
         if "Flags" not in vars(cls) and "Options" in vars(cls):
             cls.Flags = cls.Options
+        # What help() and editors show: the roles, then every option with its default.
+        roles = [p for p in inspect.signature(cls.__init__).parameters.values() if p.kind is p.KEYWORD_ONLY]
+        cls.__signature__ = inspect.Signature([*roles, *parameters_of(cls.Options)])
 
     def __init__(self, *, student, seed=0, name=None, **options):
         super().__init__(name=name)

@@ -6,6 +6,7 @@ import hypothesis
 import keras
 import numpy as np
 import pytest
+import scipy.special
 import scipy.stats
 import tensorflow as tf
 from cleverhans.tf2.attacks.basic_iterative_method import basic_iterative_method
@@ -17,6 +18,7 @@ from tf_robust_transfer.attacks.adam import adam_start, adam_step
 from tf_robust_transfer.attacks.bim import BIM
 from tf_robust_transfer.attacks.carlini_wagner import CarliniWagnerL2
 from tf_robust_transfer.attacks.mim import MIM
+from tf_robust_transfer.attacks.pgd import PGD
 from tf_robust_transfer.attacks.search import Search
 from tf_robust_transfer.attacks.spsa import SPSA
 from tf_robust_transfer.attacks.threat_model import Problem
@@ -344,3 +346,45 @@ class TestInputErrors:
         with pytest.raises(InputError, match=f"attack, got norm '{norm}'") as caught:
             attack(model, images, predicted(model, images), threat_model=ThreatModel(norm, 0.1))
         assert "\n" not in str(caught.value)
+
+
+class TestDivergenceFromTheCleanPrediction:
+    """PGD(loss="kl"), for training: KL(p(x) || p(x + delta)) of a linear model, against central differences in float64."""
+
+    def case(self):
+        rng = np.random.default_rng(0)
+        kernel = rng.standard_normal((4, 3)).astype(np.float32)
+        x, y = rng.uniform(0.3, 0.7, (5, 2, 2, 1)).astype(np.float32), rng.integers(0, 3, 5)
+        return kernel, x, y, lambda images: tf.reshape(images, [-1, 4]) @ kernel
+
+    def divergence(self, kernel, x, moved):
+        clean, other = (scipy.special.log_softmax(i.reshape(5, 4).astype(np.float64) @ kernel, axis=1) for i in (x, moved))
+        return (np.exp(clean) * (clean - other)).sum(axis=1)
+
+    def test_its_gradient(self):
+        kernel, x, y, logits_of = self.case()
+        at = x + np.random.default_rng(1).uniform(-0.1, 0.1, x.shape).astype(np.float32)
+        problem = Problem(logits_of, ThreatModel("linf", 0.1), 0.1, logits_of(x))
+        found, _ = PGD(1, loss="kl")._gradient(problem, tf.constant(at), tf.constant(y))
+        expected, step = np.zeros(x.shape), 1e-5
+        for index in np.ndindex(x.shape):
+            sides = [at.astype(np.float64) for _ in range(2)]
+            sides[0][index] += step
+            sides[1][index] -= step
+            expected[index] = (self.divergence(kernel, x, sides[0]) - self.divergence(kernel, x, sides[1]))[index[0]]
+        np.testing.assert_allclose(found, expected / (2 * step), rtol=1e-3, atol=1e-5)
+
+    def test_a_step_in_training_raises_it_and_needs_no_label(self):
+        kernel, x, y, logits_of = self.case()
+        runs = []
+        for labels in (y, (y + 1) % 3):
+            arguments = tf.constant(x), tf.constant(labels), ThreatModel("linf", 0.1), tf.constant([1, 2])
+            runs.append(PGD(10, loss="kl").perturb(logits_of, *arguments).numpy())
+        np.testing.assert_array_equal(*runs)
+        start = PGD(1, 1e-9, loss="kl").perturb(logits_of, tf.constant(x), tf.constant(y), *arguments[2:]).numpy()
+        assert (self.divergence(kernel, x, runs[0]) > self.divergence(kernel, x, start)).all()
+        assert np.abs(runs[0] - x).max() <= 0.1 + 1e-6
+
+    def test_it_is_not_for_evaluation(self):
+        with pytest.raises(InputError, match="loss kl is for training"):
+            PGD(10, loss="kl", stop_when_fooled=True)

@@ -28,6 +28,7 @@ class Attack:
         restarts: rounds; an attack that aims at several classes has a round for each of them, see `rounds`.
         stop_when_fooled: a call ends for an example with the first image that fools the model. Otherwise it goes on to
             the last iterate, past the decision boundary, as the textbook forms do.
+        uses_clean_logits: whether its loss looks at the clean images' logits; such an attack is for training alone.
         uses_gradients: whether rounding in the model only bends the way, and does not decide what is kept.
     """
 
@@ -35,6 +36,7 @@ class Attack:
     restarts = 1
     stop_when_fooled = True
     uses_gradients = True
+    uses_clean_logits = False
 
     def components(self, num_classes: int, norm: str) -> dict:
         """The attacks of an ensemble by name; an attack alone is its own only component.
@@ -100,7 +102,8 @@ class Attack:
         Returns:
             float [batch, ...] in ball and bounds, with no gradient to anything.
         """
-        problem = Problem(logits_of, threat_model, threat_model.eps if eps is None else eps)
+        clean_logits = tf.stop_gradient(logits_of(images)) if self.uses_clean_logits else None
+        problem = Problem(logits_of, threat_model, threat_model.eps if eps is None else eps, clean_logits)
         batch_size = tf.shape(images)[0]
         noise, zeros = BatchNoise(seed, batch_size), tf.zeros([batch_size], tf.int32)
         drawn = self.draw(noise, zeros, self.iterations)

@@ -6,10 +6,17 @@ from tf_robust_transfer.attacks.base import Attack
 from tf_robust_transfer.attacks.noise import random_start
 from tf_robust_transfer.errors import InputError, look_up
 from tf_robust_transfer.losses import classification
+from tf_robust_transfer.losses.distillation import kl_divergence
 from tf_robust_transfer.ops import norms
 from tf_robust_transfer.ops.gradients import input_gradient
 
-LOSSES = {"cross_entropy": classification.cross_entropy, "cw": classification.margin}
+# (logits, labels, the clean images' logits) -> float [batch]. The last are None unless the loss is one of ON_CLEAN.
+LOSSES = {
+    "cross_entropy": lambda logits, labels, clean: classification.cross_entropy(logits, labels),
+    "cw": lambda logits, labels, clean: classification.margin(logits, labels),
+    "kl": lambda logits, labels, clean: kl_divergence(clean, logits, 1.0),
+}
+ON_CLEAN = ("kl",)
 
 
 class PGD(Attack):
@@ -21,7 +28,8 @@ class PGD(Attack):
             any start, every point of the ball is within reach). The papers use 2/255 at eps 8/255.
         random_start: start at a uniform point of the ball, else at the image.
         restarts: independent runs; the best for each example counts.
-        loss: "cross_entropy", or "cw": the margin between the best other logit and the label's.
+        loss: "cross_entropy"; "cw": the margin between the best other logit and the label's; "kl": the divergence of the
+            prediction from that of the clean image, which needs no label. It is zero, and flat, at the image itself.
         stop_when_fooled: an example that fools the model stays where it is, so that every iterate counts and not only
             the last. False is the textbook form, which attacks past the decision boundary.
     """
@@ -34,7 +42,9 @@ class PGD(Attack):
             raise InputError(f"step_size must be positive, got {step_size}")
         self.steps, self.step_size, self.restarts = steps, step_size, restarts
         self.random_start, self.stop_when_fooled = random_start, stop_when_fooled
-        self.loss = look_up("attack loss", loss, LOSSES)
+        self.loss, self.uses_clean_logits = look_up("attack loss", loss, LOSSES), loss in ON_CLEAN
+        if self.uses_clean_logits and (stop_when_fooled or not random_start):
+            raise InputError(f"loss {loss} is for training, from a random start: leave stop_when_fooled out")
 
     @property
     def iterations(self):
@@ -56,7 +66,7 @@ class PGD(Attack):
 
         def score_of(x):
             logits = problem.logits_of(x)
-            return self.loss(logits, labels), logits
+            return self.loss(logits, labels, problem.clean_logits), logits
 
         gradient, _, logits = input_gradient(score_of, current)
         return gradient, logits

@@ -92,11 +92,13 @@ class Problem(typing.NamedTuple):
         logits_of: images float32 [batch, height, width, channels] -> logits float32 [batch, classes].
         threat_model: norm and bounds; its eps is not used.
         eps: radius of the ball, a number or a scalar tensor, so that one graph serves every radius.
+        clean_logits: of the clean images, float32 [batch, classes], for an attack that `uses_clean_logits`.
     """
 
     logits_of: typing.Callable
     threat_model: ThreatModel
     eps: typing.Any
+    clean_logits: typing.Any = None
 
     def project(self, adversarial, images):
         """ThreatModel.project at this problem's eps."""

@@ -29,9 +29,12 @@ class AdversarialTraining(Method):
     class Flags(Method.Options):
         inner: InnerAttack = group(InnerAttack)
 
+    # What the attack of the command line climbs.
+    inner_loss = "cross_entropy"
+
     @classmethod
     def keywords(cls, flags, context):
-        return super().keywords(flags, context) | flags.inner.arguments(context)
+        return super().keywords(flags, context) | flags.inner.arguments(context, cls.inner_loss)
 
     def __init__(self, *, student, threat_model: ThreatModel, attack: Attack | None = None, warm_up_steps=0, **kwargs):
         super().__init__(student=student, **kwargs)
@@ -39,12 +42,15 @@ class AdversarialTraining(Method):
         self.attack = attack if attack is not None else PGD(steps=7)
         self.warm_up_steps = warm_up_steps
 
-    def loss_terms(self, images, labels):
+    def adversarial_examples(self, images, labels):
+        """The images of this step, moved. Made with frozen batch statistics; no gradient passes them."""
         eps = self.threat_model.eps
         if self.warm_up_steps:
             eps = eps * tf.minimum(1.0, tf.cast(self.optimizer.iterations, tf.float32) / self.warm_up_steps)
-        adversarial = self.attack.perturb(
+        return self.attack.perturb(
             lambda x: self.student(x, training=False), images, labels, self.threat_model, self.step_seed(), eps=eps
         )
-        logits = self.student(adversarial, training=True)
+
+    def loss_terms(self, images, labels):
+        logits = self.student(self.adversarial_examples(images, labels), training=True)
         return logits, {"cross_entropy": (1.0, replicas.global_mean(classification.cross_entropy(logits, labels)))}

@@ -28,18 +28,17 @@ class InnerAttack(Options):
         0.0, "the radius grows from 0 for so long", fraction, **at_least(0), flag="eps_warm_up_epochs", in_epochs=True
     )
 
-    def arguments(self, context, loss="cross_entropy") -> dict:
-        """The arguments of `AdversarialTraining` that these options stand for.
-
-        context: `base.Context`. loss: of `PGD`; a single step on another than the cross-entropy is PGD's as well.
-        """
-        eps = self.eps or context.threat_model.eps
+    def attack(self, eps: float, loss="cross_entropy"):
+        """The attack at a radius. loss: of `PGD`; a single step on another than the cross-entropy is PGD's as well."""
         if self.steps == 1 and loss == "cross_entropy":
-            attack = FGSM(self.step_size or 1.25 * eps, random_start=True)
-        else:
-            attack = PGD(self.steps, self.step_size or None, loss=loss)
+            return FGSM(self.step_size or 1.25 * eps, random_start=True)
+        return PGD(self.steps, self.step_size or None, loss=loss)
+
+    def arguments(self, context, loss="cross_entropy") -> dict:
+        """The arguments of `AdversarialTraining` that these options stand for. context: `base.Context`."""
+        eps = self.eps or context.threat_model.eps
         return {
             "threat_model": ThreatModel(norm=context.threat_model.norm, eps=eps),
-            "attack": attack,
+            "attack": self.attack(eps, loss),
             "warm_up_steps": context.steps(self.warm_up_steps),
         }

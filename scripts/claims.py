@@ -109,6 +109,24 @@ TEACHERS = {"mnist14_teacher": PGD100, "mnist_wrn_teacher": PGD100, "mnist14_wrn
 TAUGHT = {"mnist14_from_fashion_transposed_conv_finetune": "fashion_teacher"}
 
 
+def _igam14():
+    """The rows that carry the claims, on all images: what noise, the l2 term and the game give, alone and together."""
+    game = ("--lambda_adv=5", "--discriminator_every=1")
+    none = ("--lambda_adv=0", "--lambda_diff=0")
+    rows = {
+        "natural": ("--noise=0", *none),
+        "noise": none,
+        "l2": ("--noise=0", "--lambda_adv=0", "--lambda_diff=1"),
+        "l2_noise": ("--lambda_adv=0", "--lambda_diff=1"),
+        "game_noise": ("--lambda_diff=0", *game),
+        "both_noise": ("--lambda_diff=1", *game),
+        "both": ("--noise=0", "--lambda_diff=1", *game),
+        "reference": ("--preset=reference_code", "--lambda_diff=2.5", "--lambda_adv=1", "--discriminator_every=5",
+                      "--discriminator_optimizer=same"),
+    }  # fmt: skip
+    return [Row(f"igam14_{name}", IGAM14, flags, TESTED, needs=("mnist14_teacher",)) for name, flags in rows.items()]
+
+
 def _vanish():
     """Where student gradients vanish: both forms of the game, without noise (vanished_gradients in the logs)."""
     return [
@@ -120,7 +138,7 @@ def _vanish():
     ]  # fmt: skip
 
 
-GROUPS = {"screen": _screen(), "vanish": _vanish(), "mixacm14": _mixacm14(), "both14": _both14(),
+GROUPS = {"screen": _screen(), "igam14": _igam14(), "vanish": _vanish(), "mixacm14": _mixacm14(), "both14": _both14(),
           "transposed": _transposed(), "mixacm28": _mixacm28()}  # fmt: skip
 
 

@@ -22,6 +22,7 @@ from tf_robust_transfer import data
 from tf_robust_transfer.checkpoints import load_model, save_model
 from tf_robust_transfer.config import TrainConfig, parse, to_text
 from tf_robust_transfer.files import replacing, write_text
+from tf_robust_transfer.methods import METHODS
 from tf_robust_transfer.models import build_model
 from tf_robust_transfer.training import build, run_training
 
@@ -227,7 +228,7 @@ def fixed_teacher(config) -> keras.Model | None:
     """An untrained network of fixed weights, averages as of a trained one, the adapter's size."""
     if config.method in ("natural", "adversarial_training"):
         return None
-    size = re.search(r"(\d+)x(\d+)$", config.adapter)
+    size = re.search(r"(\d+)x(\d+)$", getattr(config, "adapter", ""))
     shape = (int(size[1]), int(size[2]), 1) if size else SHAPE
     teacher = build_model("small_cnn", shape, CLASSES, batch_norm=True)
     rng = np.random.default_rng(1)
@@ -334,12 +335,15 @@ def settings(*arguments: str) -> dict[str, str]:
 
 
 def settings_of_all_files() -> dict:
-    """{"defaults": {flag: text}, "files": {path: {flag: text}, what differs from the defaults}}."""
-    defaults = settings()
+    """{"defaults": {method: {flag: text}}, "files": {path: {flag: text}, what differs from them}}."""
+    defaults = {method: settings(f"--method={method}") for method in METHODS}
     files = {}
     for path in flag_files():
         found = settings(f"--flagfile={path}")
-        files[path] = {name: text for name, text in found.items() if text != defaults[name]}
+        own = defaults[found["method"]]
+        files[path] = {"method": found["method"]} | {
+            name: text for name, text in found.items() if text != own[name]
+        }
     return {"defaults": defaults, "files": files}
 
 
@@ -348,9 +352,9 @@ def stored_settings() -> dict:
 
 
 def write_settings(content: dict) -> None:
-    """One line a flag of the defaults and one a file, so that a change shows as lines."""
+    """One line a method and one a file, so that a change shows as lines."""
     defaults = ",\n".join(
-        f"  {json.dumps(name)}: {json.dumps(text)}" for name, text in content["defaults"].items()
+        f"  {json.dumps(name)}: {json.dumps(texts)}" for name, texts in content["defaults"].items()
     )
     files = ",\n".join(
         f"  {json.dumps(path)}: {json.dumps(found)}" for path, found in content["files"].items()

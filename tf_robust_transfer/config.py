@@ -291,9 +291,9 @@ def tell_ignored(config) -> None:
 
 def effective(config) -> str:
     """What `train --check` prints: the settings of the run by owner, and the flags without effect."""
-    shared, of_method = to_texts(config), to_texts(config.of_method)
-    shared = {name: text for name, text in shared.items() if name not in _unused(METHODS[config.method])}
-    lines = ["every run:", *(f"  --{name}={text}" for name, text in shared.items() if name != "check")]
+    of_method = to_texts(config.of_method)
+    shared = {name: text for name, text in to_text(config).items() if name not in of_method}
+    lines = ["every run:", *(f"  --{name}={text}" for name, text in shared.items())]
     lines += [f"method {config.method}:", *(f"  --{name}={text}" for name, text in of_method.items())]
     if config.ignored:
         lines += ["without effect:", *(f"  --{flag.name}={flag.text}{flag.place}" for flag in config.ignored)]
@@ -328,8 +328,8 @@ def to_text(config) -> dict[str, str]:
     """The flags that give this config, complete, as text: those that the run looks at."""
     texts = to_texts(config)
     if isinstance(config, TrainConfig):
-        texts = {name: text for name, text in texts.items() if name not in _unused(METHODS[config.method])}
-        texts |= to_texts(config.of_method)
+        dropped = {"check"} | _unused(METHODS[config.method])
+        texts = {name: text for name, text in texts.items() if name not in dropped} | to_texts(config.of_method)
     return texts
 
 

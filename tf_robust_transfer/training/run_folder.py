@@ -10,7 +10,7 @@ from tf_robust_transfer.files import write_text
 
 RESULTS = "results*.json"
 # Flags that change where or how fast a run works, but not what comes out of it.
-_FREE_FLAGS = ("check", "run_dir", "data_dir", "distribution_strategy", "checkpoint_minutes")
+_FREE_FLAGS = ("run_dir", "data_dir", "distribution_strategy", "checkpoint_minutes")
 
 
 class RunFolder:

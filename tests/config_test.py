@@ -57,7 +57,7 @@ def test_a_config_written_out_gives_itself_again(tmp_path):
     read = parse("--eps=8/255", "--image_size=14x16", "--model_options=width=2", "--blocks=block1", "--nesterov",
                  "--method=mixacm", "--learning_rate=1/3", "--augmentation=crop:2,flip", "--weight_decay_of=all")
     texts = config.to_text(read)
-    assert set(texts) == {flag.name for flag in config.train_flags("mixacm")}
+    assert set(texts) == {flag.name for flag in config.train_flags("mixacm")} - {"check"}
     (tmp_path / "flags.txt").write_text("".join(f"--{name}={text}\n" for name, text in texts.items()))
     assert parse(f"--flagfile={tmp_path}/flags.txt") == read
 

@@ -220,7 +220,7 @@ def test_what_the_igam_rows_have_of_madrylab(path):
     undecayed = config.dataset == "mnist" or config.method == "finetune"
     assert config.weight_decay == (0 if undecayed else 2e-4) and config.weight_decay_of == "kernels"
     if config.method == "finetune":
-        assert (config.optimizer, config.learning_rate, config.noise, config.batch_size) == ("adam", 1e-3, 0, 64)
+        assert (config.optimizer, config.learning_rate, config.batch_size) == ("adam", 1e-3, 64)
         assert config.teacher_batch_norm == ("moving" if "_ft_" in path else "batch")
 
 

@@ -1,4 +1,7 @@
-"""ops/random.py: one seed gives the same numbers with and without XLA, of the right distribution; nobody else draws."""
+"""ops/random.py: one seed gives the same numbers with and without XLA, of the right distribution; nobody else draws.
+
+    scripts/test.sh -m "slow or not slow" -n 0 tests/random_test.py      every method and attack
+"""
 
 import ast
 from pathlib import Path
@@ -117,7 +120,15 @@ def test_every_method_has_a_case():
     assert {name.split(",")[0] for name in CASES} == set(METHODS)
 
 
-@pytest.mark.parametrize("name", CASES)
+# The others' draws are among these; XLA compiles for seconds.
+QUICK = ("adversarial_training", "igam", "igam, warm start", "mixacm", "PGD", "Square")
+
+
+def marked(name, *more):
+    return pytest.param(name, *more, marks=[] if name in QUICK else [pytest.mark.slow])
+
+
+@pytest.mark.parametrize("name", map(marked, CASES))
 def test_a_step_under_xla_is_the_step_without(name):
     """Weights after three steps of plain SGD. Other draws would be 0.02 to 0.4 apart."""
     images, labels = batches()
@@ -126,6 +137,8 @@ def test_a_step_under_xla_is_the_step_without(name):
     for jit in (False, True):
         method = CASES[name](network(1, batch_norm=True), network(2, batch_norm=True))
         method.compile(optimizer=keras.optimizers.SGD(0.01), jit_compile=jit)
+        # Where operations are deterministic, as after a run in this process, Keras turns XLA off.
+        method._jit_compile = jit
         method.fit(images, labels, batch_size=16, shuffle=False, verbose=0)
         assert method.jit_compile is jit
         found.append(method.student.get_weights())
@@ -157,7 +170,7 @@ def test_every_attack_has_a_case():
 
 @pytest.mark.parametrize(
     ("name", "norm"),
-    [(name, norm) for name in ATTACKS for norm in ("linf", "l2") if ONE_NORM.get(name, norm) == norm],
+    [marked(name, norm) for name in ATTACKS for norm in ("linf", "l2") if ONE_NORM.get(name, norm) == norm],
 )
 def test_an_attack_under_xla_is_the_attack_without(name, norm):
     """Inside a graph, as in a training step. Where rounding flips a sign or a choice an example goes another way: two of

@@ -10,13 +10,9 @@ from tf_robust_transfer.losses.distillation import kl_divergence
 from tf_robust_transfer.ops import norms
 from tf_robust_transfer.ops.gradients import input_gradient
 
-# (logits, labels, the clean images' logits) -> float [batch]. The last are None unless the loss is one of ON_CLEAN.
-LOSSES = {
-    "cross_entropy": lambda logits, labels, clean: classification.cross_entropy(logits, labels),
-    "cw": lambda logits, labels, clean: classification.margin(logits, labels),
-    "kl": lambda logits, labels, clean: kl_divergence(clean, logits, 1.0),
-}
-ON_CLEAN = ("kl",)
+LOSSES = {"cross_entropy": classification.cross_entropy, "cw": classification.margin}
+# Losses of the clean images' logits in place of the labels.
+ON_CLEAN = {"kl": lambda logits, clean_logits: kl_divergence(clean_logits, logits, 1.0)}
 
 
 class PGD(Attack):
@@ -42,7 +38,7 @@ class PGD(Attack):
             raise InputError(f"step_size must be positive, got {step_size}")
         self.steps, self.step_size, self.restarts = steps, step_size, restarts
         self.random_start, self.stop_when_fooled = random_start, stop_when_fooled
-        self.loss, self.uses_clean_logits = look_up("attack loss", loss, LOSSES), loss in ON_CLEAN
+        self.loss, self.uses_clean_logits = look_up("attack loss", loss, LOSSES | ON_CLEAN), loss in ON_CLEAN
         if self.uses_clean_logits and (stop_when_fooled or not random_start):
             raise InputError(f"loss {loss} is for training, from a random start: leave stop_when_fooled out")
 
@@ -66,7 +62,7 @@ class PGD(Attack):
 
         def score_of(x):
             logits = problem.logits_of(x)
-            return self.loss(logits, labels, problem.clean_logits), logits
+            return self.loss(logits, problem.clean_logits if self.uses_clean_logits else labels), logits
 
         gradient, _, logits = input_gradient(score_of, current)
         return gradient, logits

@@ -40,13 +40,13 @@ import numpy as np
 import tensorflow as tf
 from scipy import stats
 
-from tf_robust_transfer.attacks.noise import fold_seed
 from tf_robust_transfer.attacks.threat_model import ThreatModel
 from tf_robust_transfer.errors import InputError, look_up
 from tf_robust_transfer.evaluation.examples import collect
 from tf_robust_transfer.evaluation.result import clopper_pearson
 from tf_robust_transfer.evaluation.robust_accuracy import evaluate_robustness
 from tf_robust_transfer.methods.base import check_pair
+from tf_robust_transfer.ops import random
 from tf_robust_transfer.ops.gradients import input_gradient
 
 STEPS = 20
@@ -156,7 +156,7 @@ def largest_values(values_of, images, labels, *, eps, seed=0, batch_size=128):
     parts = []
     for first in range(0, len(images), batch_size):
         batch, own = tf.constant(images[first : first + batch_size]), tf.constant(labels[first : first + batch_size])
-        noise = tf.random.stateless_uniform(tf.shape(batch), fold_seed(seed, first), -eps, eps)
+        noise = eps * (2.0 * random.uniform(tf.shape(batch), random.fold_seed(seed, first)) - 1.0)
         parts.append(tf.maximum(ascend(batch, own, batch), ascend(batch, own, _allowed(batch + noise, batch, eps))))
     return np.concatenate(parts).astype(np.float64)
 

@@ -17,7 +17,7 @@ import json
 import multiprocessing
 import os
 import pathlib
-import shutil
+import re
 import subprocess
 import sys
 
@@ -184,7 +184,9 @@ class Runner:
                 self._run(name, "evaluate", f"--model={folder}", *same, *evaluation, f"--seed={seed}",
                           "--batch_size=256", f"--output={output}")  # fmt: skip
             record.mkdir(parents=True, exist_ok=True)
-            shutil.copy(folder / "flags.txt", record / "flags.txt")
+            # Without where the data lay.
+            flags = re.sub(r"(?m)^--data_dir=.*$", "--data_dir=", (folder / "flags.txt").read_text())
+            (record / "flags.txt").write_text(flags)
             found = json.loads(output.read_text()) | {"commit": _commit()}
             (record / file).write_text(json.dumps(found, indent=1) + "\n")
         accuracy = json.loads((record / file).read_text())["accuracy"]

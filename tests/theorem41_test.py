@@ -82,7 +82,9 @@ class TestTheTermsOfTwoLinearModels:
         expected = losses.mean() - half, losses.mean() + half
         np.testing.assert_allclose(got.adversarial_loss.confidence_interval_95, expected, rtol=1e-3)
 
-    @pytest.mark.parametrize("norm, order", [("l2", 2), ("linf", np.inf)])
+    @pytest.mark.parametrize(
+        "norm, order", [("l2", 2), pytest.param("linf", np.inf, marks=pytest.mark.slow)]
+    )
     def test_four_classes_are_found_from_below(self, norm, order):
         """A norm of linear functions is convex: PGD may end in the wrong corner, but never above the right one."""
         (kernel, bias), (other, other_bias) = two_linear(4, 3)

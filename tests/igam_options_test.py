@@ -261,6 +261,30 @@ def test_unknown_choices(option):
         FineTune(teacher=network(2), num_classes=2, trained_layers="other")
 
 
+@pytest.mark.parametrize("mode", ["moving", "batch"])
+def test_fine_tuned_logits_see_the_statistics_that_igam_will(mode, tmp_path):
+    """One SGD step of the new logits by hand, in float64, on frozen features; the averages stay as they are."""
+    teacher, (x, y) = network(1), batch()
+    method = FineTune(teacher=teacher, num_classes=CLASSES, teacher_batch_norm=mode)
+    before = weights64(method.student)
+    gamma, beta, mean, variance, w, b = before
+    if mode == "batch":
+        mean, variance = x.mean(axis=(0, 1, 2)), x.var(axis=(0, 1, 2))
+    features = (gamma * (x - mean) / np.sqrt(variance + EPSILON) + beta).reshape(len(x), -1)
+    at_logits = (scipy.special.softmax(features @ w + b, axis=1) - np.eye(CLASSES)[y]) / len(y)
+    method.compile(keras.optimizers.SGD(0.5))
+    method.fit(x, y, batch_size=len(x), verbose=0)
+    after = weights64(method.student)
+    for old, new in zip(before[:4], after[:4], strict=True):
+        np.testing.assert_array_equal(old, new)
+    np.testing.assert_allclose(after[4], w - 0.5 * features.T @ at_logits, rtol=1e-4, atol=1e-6)
+    np.testing.assert_allclose(after[5], b - 0.5 * at_logits.sum(axis=0), rtol=1e-4, atol=1e-6)
+    # What is saved is the network on its averages.
+    method.student.save(tmp_path / "tuned.keras")
+    loaded = keras.saving.load_model(tmp_path / "tuned.keras")
+    np.testing.assert_allclose(loaded(x, training=False), numpy_logits(after, x, batch_statistics=False), rtol=1e-4)
+
+
 class TestFineTuningEveryLayer:
     def test_one_step_against_finite_differences(self):
         teacher, (x, y) = network(2, outputs=5), batch(6)

@@ -313,7 +313,7 @@ def _help(config_class, texts) -> str:
                 owners.setdefault(flag.name, {})[name] = flag
         lines.append("\nof the methods (--method=NAME --help shows those of one, with its defaults):")
         for by_method in owners.values():
-            first, *others = by_method.values()
+            first = next(iter(by_method.values()))
             own = [f"{name} {flag.shown}" for name, flag in by_method.items() if flag.shown != first.shown]
             listed = "all methods" if len(by_method) == len(METHODS) else ", ".join(by_method)
             lines.append(_line(first, "; ".join([first.shown, *own])) + f" ({listed})")

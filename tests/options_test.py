@@ -115,7 +115,7 @@ def test_owners_of_one_flag_share_its_type(monkeypatch):
 
 def bad_values():
     """Each flag of `train` with a value that is not allowed, for a method that has it."""
-    for name, method in METHODS.items():
+    for name in METHODS:
         for flag in config.train_flags(name):
             meta = flag.metadata
             if meta["choices"] or meta["expected"].startswith("one of"):
@@ -124,7 +124,6 @@ def bad_values():
                 yield name, flag.name, "x"
                 if "at least" in meta["expected"] or "above" in meta["expected"]:
                     yield name, flag.name, "-1"
-        del method
 
 
 @pytest.mark.parametrize(("method", "flag", "text"), sorted(set(bad_values())))

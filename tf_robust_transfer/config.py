@@ -21,6 +21,7 @@ from tf_robust_transfer.evaluation.attack_names import parse_attack
 from tf_robust_transfer.flag_types import boolean, fraction, names, options, size, whole_numbers
 from tf_robust_transfer.methods import METHODS
 from tf_robust_transfer.models import find_model
+from tf_robust_transfer.models.batch_statistics import BATCH_NORMS
 from tf_robust_transfer.options import Options, above, at_least, flags_of, from_texts, one_of, option, to_texts
 
 _LOG = logging.getLogger("tf_robust_transfer")
@@ -130,7 +131,7 @@ class EvaluateConfig(AttackConfig, SharedConfig):
     batch_norm: str = option(
         "moving",
         "moving averages, or batch: the statistics of each --batch_size images, as IGAM's reference code attacks",
-        **one_of("moving", "batch"),
+        **one_of(*BATCH_NORMS),
     )
     state: str = option("", "file that an interrupted evaluation goes on from; by default the output's name and .state.npz")
     save_adversarial: str = option("", "adversarial examples of the last attack, .npy")

@@ -26,10 +26,10 @@ from tf_robust_transfer.evaluation.attack_names import parse_attack
 from tf_robust_transfer.evaluation.examples import collect
 from tf_robust_transfer.evaluation.result import RobustnessResult, RobustnessWarning, WorstCase, clopper_pearson
 from tf_robust_transfer.evaluation.state import State
+from tf_robust_transfer.models.batch_statistics import BATCH_NORMS
 
 # Images that the checks of the model look at.
 CHECKED = 64
-BATCH_NORMS = ("moving", "batch")
 
 _NO_ATTACK = Attack()
 

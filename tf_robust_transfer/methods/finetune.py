@@ -9,13 +9,12 @@ from tf_robust_transfer.adapters import adapt, random_positions
 from tf_robust_transfer.errors import InputError, look_up
 from tf_robust_transfer.losses import classification
 from tf_robust_transfer.methods.base import Method
-from tf_robust_transfer.models.batch_statistics import on_batch_statistics
+from tf_robust_transfer.models.batch_statistics import BATCH_NORMS, on_batch_statistics
 from tf_robust_transfer.ops import replicas
 from tf_robust_transfer.ops.random import fold_seed
 from tf_robust_transfer.options import from_keywords, keywords_of, option
 
 TRAINED_LAYERS = ("logits", "all")
-BATCH_NORMS = ("moving", "batch")
 
 
 class FineTune(Method):

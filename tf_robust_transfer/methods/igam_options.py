@@ -8,6 +8,7 @@ from tf_robust_transfer.losses import classification
 from tf_robust_transfer.losses.input_gradient import DISCRIMINATOR_INPUTS
 from tf_robust_transfer.methods.base import Method
 from tf_robust_transfer.methods.igam_presets import PRESETS
+from tf_robust_transfer.models.batch_statistics import BATCH_NORMS
 from tf_robust_transfer.models.discriminator import DISCRIMINATOR_CHANNELS, INITIALIZERS
 from tf_robust_transfer.ops import replicas
 from tf_robust_transfer.options import above, at_least, option
@@ -44,7 +45,7 @@ class IGAMOptions(Method.Options):
         "minimax", "minimax (Eq. 11) or non_saturating: the student's term", choices=("minimax", "non_saturating")
     )
     teacher_batch_norm: str = option(
-        "moving", "the teacher's moving averages, or batch: those of the current batch", choices=("moving", "batch")
+        "moving", "the teacher's moving averages, or batch: those of the current batch", choices=BATCH_NORMS
     )
     teacher_precision: str = option(
         "float32", "of the teacher's gradients: float32, mixed, bfloat16 or auto", choices=PRECISIONS

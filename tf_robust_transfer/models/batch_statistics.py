@@ -4,6 +4,9 @@ import keras
 
 from tf_robust_transfer.errors import InputError
 
+# Where a choice is offered: moving averages, or the statistics of the current batch.
+BATCH_NORMS = ("moving", "batch")
+
 
 class BatchStatistics(keras.layers.BatchNormalization):
     """Batch norm on the mean and the (biased) variance of its batch, whatever `training` and `trainable` say.

@@ -53,6 +53,12 @@ def _screen():
                 overrides = (f"--noise={noise}", f"--lambda_diff={diff}", f"--lambda_adv={adv}",
                              f"--discriminator_every={every}")  # fmt: skip
                 rows.append((f"noise{noise}_diff{diff}{game}", overrides))
+        if noise == "0.4":
+            # Past the best edge, and between no game and the weakest of the grid.
+            rows += [(f"noise0.4_diff{diff}", ("--noise=0.4", f"--lambda_diff={diff}", "--lambda_adv=0"))
+                     for diff in ("3", "10", "30", "100")]  # fmt: skip
+            rows += [(f"noise0.4_diff10_adv{adv}_every1", ("--noise=0.4", "--lambda_diff=10", f"--lambda_adv={adv}",
+                     "--discriminator_every=1")) for adv in ("0.3", "1")]  # fmt: skip
         for beta in (0, 2, 5):
             # gamma 10 goes with a sum over a batch of 32: 2.5 of 128.
             overrides = ("--preset=reference_code", f"--noise={noise}", "--lambda_diff=2.5", f"--lambda_adv={beta / 2}",
@@ -104,9 +110,10 @@ def _transposed():
 
 # What others start from: a flag file of flags/small each, trained once for a seed.
 TEACHERS = {"mnist14_teacher": PGD100, "mnist_wrn_teacher": PGD100, "mnist14_wrn_teacher": TESTED, "mnist_teacher": PGD100,
-            "fashion_teacher": PGD100, "mnist14_from_fashion_transposed_conv_finetune": TESTED}  # fmt: skip
+            "fashion_teacher": PGD100, "mnist14_from_fashion_transposed_conv_finetune": TESTED, "cifar10_from_mnist_finetune": TESTED}  # fmt: skip
 # Teachers that start from another one.
-TAUGHT = {"mnist14_from_fashion_transposed_conv_finetune": "fashion_teacher"}
+TAUGHT = {"mnist14_from_fashion_transposed_conv_finetune": "fashion_teacher",
+          "cifar10_from_mnist_finetune": "mnist_teacher"}  # fmt: skip
 
 
 def _igam14():
@@ -127,6 +134,19 @@ def _igam14():
     return [Row(f"igam14_{name}", IGAM14, flags, TESTED, needs=("mnist14_teacher",)) for name, flags in rows.items()]
 
 
+def _cifar10():
+    """Across tasks: CIFAR-10 from the robust MNIST teacher, four settings; chosen on training images."""
+    settings = {"diff10": ("--lambda_diff=10", "--lambda_adv=0"), "diff100": ("--lambda_diff=100", "--lambda_adv=0"),
+                "diff1_adv1": ("--lambda_diff=1", "--lambda_adv=1", "--discriminator_every=1"),
+                "diff10_adv1": ("--lambda_diff=10", "--lambda_adv=1", "--discriminator_every=1")}  # fmt: skip
+    return [
+        Row(f"cifar10_{name}", "flags/small/cifar10_from_mnist_igam.flags", flags, evaluation, (0,), file,
+            ("cifar10_from_mnist_finetune",))
+        for name, flags in settings.items()
+        for evaluation, file in ((SCREENED, "results_train.json"), (TESTED, "results.json"))
+    ]  # fmt: skip
+
+
 def _vanish():
     """Where student gradients vanish: both forms of the game, without noise (vanished_gradients in the logs)."""
     return [
@@ -139,7 +159,7 @@ def _vanish():
 
 
 GROUPS = {"screen": _screen(), "igam14": _igam14(), "vanish": _vanish(), "mixacm14": _mixacm14(), "both14": _both14(),
-          "transposed": _transposed(), "mixacm28": _mixacm28()}  # fmt: skip
+          "transposed": _transposed(), "mixacm28": _mixacm28(), "cifar10": _cifar10()}  # fmt: skip
 
 
 class Runner:

@@ -1,14 +1,15 @@
-"""Speed of the attacks beside CleverHans, Foolbox, ART, torchattacks and the official AutoAttack, in one run.
+"""Speed of the attacks beside CleverHans, Foolbox, ART, torchattacks and the official AutoAttack,
+in one run.
 
-    python benchmarks/attacks.py [--networks=small_cnn,madry_mnist,wrn_10_2,wrn_10_4] [--batch_size=128] [--repeats=5]
-    python benchmarks/attacks.py --model=MODEL --dataset=mnist --eps=0.2 [--examples=1000] [--autoattack=CHECKOUT]
-    ... --profile
+    python benchmarks/attacks.py [--networks=small_cnn,madry_mnist,wrn_10_2,wrn_10_4]
+    [--batch_size=128] [--repeats=5] python benchmarks/attacks.py --model=MODEL --dataset=mnist
+    --eps=0.2 [--examples=1000] [--autoattack=CHECKOUT] ... --profile
 
-Prints medians of runs that take turns, after one run each that compiles, on the clock and in processor time, which other
-programs on the machine disturb less (read it with --threads=1). Libraries that are not installed are left out; those for
-PyTorch attack a twin with the same weights. --profile prints instead where the time of the native attacks and CleverHans's
-goes, by kind of operation. benchmarks/README.md says what is compared, and has figures.
-"""
+Prints medians of runs that take turns, after one run each that compiles, on the clock and in
+processor time, which other programs on the machine disturb less (read it with --threads=1).
+Libraries that are not installed are left out; those for PyTorch attack a twin with the same
+weights. --profile prints instead where the time of the native attacks and CleverHans's goes, by
+kind of operation. benchmarks/README.md says what is compared, and has figures."""
 
 import argparse
 import importlib.util
@@ -46,7 +47,16 @@ TORCH_LIBRARIES = {"torchattacks": "torchattacks", "foolbox": "foolbox", "ART": 
 def cleverhans_pgd(model, images, labels, eps=EPS, **options):
     step_size = 2.5 * eps / STEPS
     return projected_gradient_descent(
-        model, images, eps, step_size, STEPS, np.inf, clip_min=0.0, clip_max=1.0, y=labels, **options
+        model,
+        images,
+        eps,
+        step_size,
+        STEPS,
+        np.inf,
+        clip_min=0.0,
+        clip_max=1.0,
+        y=labels,
+        **options,
     )
 
 
@@ -58,7 +68,9 @@ def tensorflow_contestants(attack, model, images, labels):
     def on_a_copy(precision):
         copy = FasterCopy(model, precision=precision)
         seed = tf.constant([0, 0])
-        function = tf.function(lambda x, y: native.perturb(copy, x, y, threat_model, seed), autograph=False)
+        function = tf.function(
+            lambda x, y: native.perturb(copy, x, y, threat_model, seed), autograph=False
+        )
         return lambda: function(images, labels).numpy()
 
     def cleverhans(x, y):
@@ -69,7 +81,9 @@ def tensorflow_contestants(attack, model, images, labels):
     compiled = tf.function(cleverhans)
     precisions = ["float32", "mixed"] + (["bfloat16"] if attack != "FGSM" else [])
     return {
-        "native, the model": lambda: native(model, images, labels, threat_model=threat_model, seed=0).numpy(),
+        "native, the model": lambda: native(
+            model, images, labels, threat_model=threat_model, seed=0
+        ).numpy(),
         **{f"native, copy {precision}": on_a_copy(precision) for precision in precisions},
         "cleverhans": lambda: cleverhans(images, labels).numpy(),
         "cleverhans+tf.function": lambda: compiled(images, labels).numpy(),
@@ -78,20 +92,29 @@ def tensorflow_contestants(attack, model, images, labels):
 
 def torch_contestants(attack, model, images, labels):
     """The same for PyTorch's libraries that are installed; empty where PyTorch is not."""
-    installed = [name for name, module in TORCH_LIBRARIES.items() if importlib.util.find_spec(module)]
+    installed = [
+        name for name, module in TORCH_LIBRARIES.items() if importlib.util.find_spec(module)
+    ]
     if not installed or not importlib.util.find_spec("torch"):
         return {}
     import torch
     from torch_twin import TorchTwin
 
     twin = TorchTwin(model, images.numpy())
-    x, y = torch.tensor(images.numpy().transpose(0, 3, 1, 2)), torch.tensor(labels.numpy(), dtype=torch.long)
+    x, y = (
+        torch.tensor(images.numpy().transpose(0, 3, 1, 2)),
+        torch.tensor(labels.numpy(), dtype=torch.long),
+    )
     fast = attack == "FGSM"
     functions = {}
     if "torchattacks" in installed:
         import torchattacks
 
-        ours = torchattacks.FGSM(twin, EPS) if fast else torchattacks.PGD(twin, EPS, STEP_SIZE, STEPS, random_start=False)
+        ours = (
+            torchattacks.FGSM(twin, EPS)
+            if fast
+            else torchattacks.PGD(twin, EPS, STEP_SIZE, STEPS, random_start=False)
+        )
         functions["torchattacks"] = lambda: ours(x, y).numpy()
     if "foolbox" in installed:
         import foolbox
@@ -106,7 +129,12 @@ def torch_contestants(attack, model, images, labels):
         from art.estimators.classification import PyTorchClassifier
 
         classifier = PyTorchClassifier(
-            twin, torch.nn.CrossEntropyLoss(), tuple(x.shape[1:]), 10, clip_values=(0.0, 1.0), device_type="cpu"
+            twin,
+            torch.nn.CrossEntropyLoss(),
+            tuple(x.shape[1:]),
+            10,
+            clip_values=(0.0, 1.0),
+            device_type="cpu",
         )
         if fast:
             art = FastGradientMethod(classifier, np.inf, EPS, batch_size=len(x))
@@ -127,14 +155,19 @@ def timed(function):
 
 
 def measure(functions, repeats):
-    """Median (seconds, processor seconds) of each function, which take turns, so that another load meets all alike."""
+    """Median (seconds, processor seconds) of each function, which take turns, so that another load
+    meets all alike.
+    """
     runs = {name: [] for name in functions}
     for run in range(repeats + 1):
         for name, function in functions.items():
             seconds = timed(function)[:2]
             if run:  # the first compiles
                 runs[name].append(seconds)
-    return {name: tuple(map(statistics.median, zip(*values, strict=True))) for name, values in runs.items()}
+    return {
+        name: tuple(map(statistics.median, zip(*values, strict=True)))
+        for name, values in runs.items()
+    }
 
 
 def profile(prefix, functions):
@@ -145,9 +178,15 @@ def profile(prefix, functions):
 
 
 def table_of_attacks(options):
-    """Images a second on fresh networks, and what the examples do to the loss of the model itself."""
-    print(f"images a second, batch {options.batch_size}, linf eps 8/255, no early stopping, started at the image")
-    print(f"{'':<45} {'images/s':>9} {'/ cleverhans':>13} {'images/CPU s':>13} {'/ cleverhans':>13} {'mean loss':>10}")
+    """Images a second on fresh networks, and what the examples do to the model's own loss."""
+    print(
+        f"images a second, batch {options.batch_size}, linf eps 8/255, no early stopping, started "
+        "at the image"
+    )
+    print(
+        f"{'':<45} {'images/s':>9} {'/ cleverhans':>13} {'images/CPU s':>13} {'/ cleverhans':>13} "
+        f"{'mean loss':>10}"
+    )
     for network in options.networks:
         shape, arguments = NETWORKS[network]
         keras.utils.set_random_seed(0)
@@ -166,9 +205,12 @@ def table_of_attacks(options):
                 found = functions[name]()
                 if found.shape != images.shape:
                     found = found.transpose(0, 2, 3, 1)
-                losses = keras.losses.sparse_categorical_crossentropy(labels, model(found), from_logits=True)
+                losses = keras.losses.sparse_categorical_crossentropy(
+                    labels, model(found), from_logits=True
+                )
                 print(
-                    f"{network:<12} {attack:<7} {name:<24} {options.batch_size / seconds:9.0f} {base[0] / seconds:12.2f}x "
+                    f"{network:<12} {attack:<7} {name:<24} {options.batch_size / seconds:9.0f} "
+                    f"{base[0] / seconds:12.2f}x "
                     f"{options.batch_size / processor:13.0f} {base[1] / processor:12.2f}x "
                     f"{float(tf.reduce_mean(losses)):10.4f}",
                     flush=True,
@@ -176,16 +218,25 @@ def table_of_attacks(options):
 
 
 def cleverhans_evaluation(model, images, labels, options, compiled):
-    """Accuracy under CleverHans's PGD with a random start, batch by batch, as its tutorials have it."""
-    attack = lambda x, y: cleverhans_pgd(model, x, y, options.eps, rand_init=True, rand_minmax=options.eps)
+    """Accuracy under CleverHans's PGD with a random start, batch by batch, as its tutorials have
+    it.
+    """
+    attack = lambda x, y: cleverhans_pgd(
+        model, x, y, options.eps, rand_init=True, rand_minmax=options.eps
+    )
     predict = lambda x: tf.argmax(model(x, training=False), axis=1, output_type=tf.int32)
     if compiled:
-        attack, predict = tf.function(attack, reduce_retracing=True), tf.function(predict, reduce_retracing=True)
+        attack, predict = (
+            tf.function(attack, reduce_retracing=True),
+            tf.function(predict, reduce_retracing=True),
+        )
 
     def evaluate():
         right = []
         for start in range(0, len(labels), options.batch_size):
-            x, y = (tf.constant(part[start : start + options.batch_size]) for part in (images, labels))
+            x, y = (
+                tf.constant(part[start : start + options.batch_size]) for part in (images, labels)
+            )
             right.append(predict(attack(x, y)).numpy() == y.numpy())
         return np.concatenate(right).mean()
 
@@ -193,19 +244,31 @@ def cleverhans_evaluation(model, images, labels, options, compiled):
 
 
 def table_of_evaluations(model, images, labels, options):
-    """Seconds and accuracies of a whole evaluation: compiling included in the first run, and not in the others."""
+    """Seconds and accuracies of a whole evaluation: compiling included in the first run, and not in
+    the others.
+    """
     threat_model = ThreatModel("linf", options.eps)
 
     def native(precision):
         attacks = {"pgd20": PGD(STEPS, stop_when_fooled=True)}
         return lambda: rt.evaluate_robustness(
-            model, images, labels, threat_model=threat_model, attacks=attacks, batch_size=options.batch_size,
-            precision=precision, check_model=False,
-        ).accuracy["pgd20"]  # fmt: skip
+            model,
+            images,
+            labels,
+            threat_model=threat_model,
+            attacks=attacks,
+            batch_size=options.batch_size,
+            precision=precision,
+            check_model=False,
+        ).accuracy["pgd20"]
 
-    functions = {f"native {precision}": native(precision) for precision in ("float32", "mixed", "bfloat16")}
+    functions = {
+        f"native {precision}": native(precision) for precision in ("float32", "mixed", "bfloat16")
+    }
     functions["cleverhans"] = cleverhans_evaluation(model, images, labels, options, compiled=False)
-    functions["cleverhans+tf.function"] = cleverhans_evaluation(model, images, labels, options, compiled=True)
+    functions["cleverhans+tf.function"] = cleverhans_evaluation(
+        model, images, labels, options, compiled=True
+    )
     if options.profile:
         profile(f"evaluation by PGD-{STEPS}, ", functions)
         return
@@ -213,9 +276,18 @@ def table_of_evaluations(model, images, labels, options):
     for _ in range(options.repeats + 1):
         for name, function in functions.items():
             runs[name].append(timed(function))
-    print(f"PGD-{STEPS} with a random start on {len(labels)} examples, linf eps {options.eps:g}, batch {options.batch_size}")
-    print(f"{'':<24} {'first run':>10} {'then':>9} {'cleverhans /':>13} {'CPU':>9} {'cleverhans /':>13} {'accuracy':>9}")
-    then = {name: [statistics.median(part) for part in list(zip(*rest))[:2]] for name, (_, *rest) in runs.items()}
+    print(
+        f"PGD-{STEPS} with a random start on {len(labels)} examples, linf eps {options.eps:g}, "
+        f"batch {options.batch_size}"
+    )
+    print(
+        f"{'':<24} {'first run':>10} {'then':>9} {'cleverhans /':>13} {'CPU':>9} "
+        f"{'cleverhans /':>13} {'accuracy':>9}"
+    )
+    then = {
+        name: [statistics.median(part) for part in list(zip(*rest))[:2]]
+        for name, (_, *rest) in runs.items()
+    }
     base = then["cleverhans"]
     for name, ((first, _, accuracy), *_) in runs.items():
         seconds, processor = then[name]
@@ -238,22 +310,47 @@ def table_of_autoattack(model, images, labels, options):
     x, y = torch.tensor(images.transpose(0, 3, 1, 2)), torch.tensor(labels, dtype=torch.long)
 
     def official():
-        attack = AutoAttack(twin, norm="Linf", eps=options.eps, version="standard", seed=0, device="cpu", verbose=False)
+        attack = AutoAttack(
+            twin,
+            norm="Linf",
+            eps=options.eps,
+            version="standard",
+            seed=0,
+            device="cpu",
+            verbose=False,
+        )
         found = attack.run_standard_evaluation(x, y, bs=options.batch_size)
         with torch.no_grad():
             return float((twin(found).argmax(1) == y).float().mean())
 
     def native(precision):
         return rt.evaluate_robustness(
-            model, images, labels, threat_model=ThreatModel("linf", options.eps), attacks=("autoattack",),
-            batch_size=options.batch_size, precision=precision, check_model=False,
-        ).accuracy["autoattack"]  # fmt: skip
+            model,
+            images,
+            labels,
+            threat_model=ThreatModel("linf", options.eps),
+            attacks=("autoattack",),
+            batch_size=options.batch_size,
+            precision=precision,
+            check_model=False,
+        ).accuracy["autoattack"]
 
     if options.profile:
-        profile("AutoAttack, ", {f"native {precision}": lambda p=precision: native(p) for precision in ("float32", "mixed")})
+        profile(
+            "AutoAttack, ",
+            {
+                f"native {precision}": lambda p=precision: native(p)
+                for precision in ("float32", "mixed")
+            },
+        )
         return
-    print(f"AutoAttack standard on {len(labels)} examples, linf eps {options.eps:g}, batch {options.batch_size}")
-    print(f"{'':<24} {'seconds':>10} {'official /':>11} {'CPU':>9} {'official /':>11} {'accuracy':>9}")
+    print(
+        f"AutoAttack standard on {len(labels)} examples, linf eps {options.eps:g}, batch "
+        f"{options.batch_size}"
+    )
+    print(
+        f"{'':<24} {'seconds':>10} {'official /':>11} {'CPU':>9} {'official /':>11} {'accuracy':>9}"
+    )
     base = None
     for name, function in {
         "official, PyTorch": official,
@@ -263,7 +360,8 @@ def table_of_autoattack(model, images, labels, options):
         seconds, processor, accuracy = timed(function)
         base = base or (seconds, processor)
         print(
-            f"{name:<24} {seconds:8.1f} s {base[0] / seconds:10.2f}x {processor:7.1f} s {base[1] / processor:10.2f}x "
+            f"{name:<24} {seconds:8.1f} s {base[0] / seconds:10.2f}x {processor:7.1f} s "
+            f"{base[1] / processor:10.2f}x "
             f"{accuracy:8.2%}",
             flush=True,
         )
@@ -271,28 +369,48 @@ def table_of_autoattack(model, images, labels, options):
 
 def parse_arguments():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--networks", default=",".join(NETWORKS), help="comma-separated, of " + ", ".join(NETWORKS))
+    parser.add_argument(
+        "--networks", default=",".join(NETWORKS), help="comma-separated, of " + ", ".join(NETWORKS)
+    )
     parser.add_argument("--batch_size", type=int, default=128)
-    parser.add_argument("--repeats", type=int, default=5, help="runs after the first, of which the median counts")
-    parser.add_argument("--threads", type=int, default=os.cpu_count(), help="of TensorFlow and of PyTorch each")
-    parser.add_argument("--model", help="a robust model to evaluate in place of the first table: see rt.load_model")
+    parser.add_argument(
+        "--repeats", type=int, default=5, help="runs after the first, of which the median counts"
+    )
+    parser.add_argument(
+        "--threads", type=int, default=os.cpu_count(), help="of TensorFlow and of PyTorch each"
+    )
+    parser.add_argument(
+        "--model", help="a robust model to evaluate in place of the first table: see rt.load_model"
+    )
     parser.add_argument("--dataset", default="mnist", help="of the model")
     parser.add_argument("--data_dir", help="TFDS directory")
-    parser.add_argument("--examples", type=int, default=1000, help="the first so many of the test set")
+    parser.add_argument(
+        "--examples", type=int, default=1000, help="the first so many of the test set"
+    )
     parser.add_argument("--eps", type=float, default=0.2)
-    parser.add_argument("--profile", action="store_true", help="print where the time goes, by kind of operation")
-    parser.add_argument("--autoattack", type=pathlib.Path, help="checkout of github.com/fra31/auto-attack; needs --model")
+    parser.add_argument(
+        "--profile", action="store_true", help="print where the time goes, by kind of operation"
+    )
+    parser.add_argument(
+        "--autoattack",
+        type=pathlib.Path,
+        help="checkout of github.com/fra31/auto-attack; needs --model",
+    )
     options = parser.parse_args()
     options.networks = options.networks.split(",")
     if unknown := set(options.networks) - set(NETWORKS):
-        parser.error(f"unknown networks {', '.join(sorted(unknown))}; known are {', '.join(NETWORKS)}")
+        parser.error(
+            f"unknown networks {', '.join(sorted(unknown))}; known are {', '.join(NETWORKS)}"
+        )
     for name in ("batch_size", "repeats", "threads", "examples"):
         if getattr(options, name) < 1:
             parser.error(f"--{name} must be at least 1, got {getattr(options, name)}")
     if options.autoattack and not options.model:
         parser.error("--autoattack compares on a model of yours; give --model and --dataset")
     if options.autoattack and not (options.autoattack / "autoattack" / "autoattack.py").exists():
-        parser.error(f"--autoattack={options.autoattack} is no checkout of github.com/fra31/auto-attack")
+        parser.error(
+            f"--autoattack={options.autoattack} is no checkout of github.com/fra31/auto-attack"
+        )
     if options.autoattack and not importlib.util.find_spec("torch"):
         parser.error("--autoattack needs PyTorch: pip install torch")
     return options
@@ -308,7 +426,9 @@ def main():
     if options.model:
         try:
             model = rt.load_model(options.model)
-            data = load_data(options.dataset, "test", data_dir=options.data_dir, max_examples=options.examples)
+            data = load_data(
+                options.dataset, "test", data_dir=options.data_dir, max_examples=options.examples
+            )
         except rt.InputError as error:
             raise SystemExit(f"attacks.py: {error}") from None
         images, labels = data.images.astype(np.float32) / 255, data.labels.astype(np.int32)

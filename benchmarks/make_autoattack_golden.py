@@ -1,11 +1,12 @@
-"""Golden data for the attacks: what the official AutoAttack finds on small networks, in tests/golden.
+"""Golden data for the attacks: what the official AutoAttack finds on small networks, in
+tests/golden.
 
     python benchmarks/make_autoattack_golden.py --official=PATH [--names=digits_robust_linf]
 
-PATH is a checkout of github.com/fra31/auto-attack at a392200, imported from there and never copied. It runs in PyTorch
-on one CPU thread, on twins of the Keras networks that benchmarks/train_golden_networks.py made. Takes about a quarter of
-an hour. tests/golden/README.md says what each array is.
-"""
+PATH is a checkout of github.com/fra31/auto-attack at a392200, imported from there and never copied.
+It runs in PyTorch on one CPU thread, on twins of the Keras networks that
+benchmarks/train_golden_networks.py made. Takes about a quarter of an hour. tests/golden/README.md
+says what each array is."""
 
 import argparse
 import contextlib
@@ -46,22 +47,30 @@ def torch_twin(model):
         if isinstance(layer, keras.layers.Conv2D):
             size, stride = layer.kernel_size[0], layer.strides[0]
             shape = layer.output.shape[1:]
-            total = max((shape[0] - 1) * stride + size - layer.input.shape[1], 0)  # padding="same", square images
+            total = max(
+                (shape[0] - 1) * stride + size - layer.input.shape[1], 0
+            )  # padding="same", square images
             modules.append(torch.nn.ZeroPad2d((total // 2, total - total // 2) * 2))
-            module = torch.nn.Conv2d(layer.input.shape[-1], layer.filters, size, stride, bias=layer.use_bias)
+            module = torch.nn.Conv2d(
+                layer.input.shape[-1], layer.filters, size, stride, bias=layer.use_bias
+            )
             weights[0] = weights[0].permute(3, 2, 0, 1)
         elif isinstance(layer, keras.layers.BatchNormalization):
             module = torch.nn.BatchNorm2d(layer.output.shape[-1], layer.epsilon)
             weights.append(torch.tensor(0))  # number of batches seen
         elif isinstance(layer, keras.layers.Dense):
             if isinstance(modules[-1], torch.nn.Flatten):  # channels come first in PyTorch
-                weights[0] = weights[0].reshape(*shape, -1).permute(2, 0, 1, 3).reshape(weights[0].shape)
+                weights[0] = (
+                    weights[0].reshape(*shape, -1).permute(2, 0, 1, 3).reshape(weights[0].shape)
+                )
             module = torch.nn.Linear(*weights[0].shape)
             weights[0] = weights[0].T
         else:
-            module = {"ReLU": torch.nn.ReLU, "Flatten": torch.nn.Flatten, "InputLayer": torch.nn.Identity}[
-                type(layer).__name__
-            ]()
+            module = {
+                "ReLU": torch.nn.ReLU,
+                "Flatten": torch.nn.Flatten,
+                "InputLayer": torch.nn.Identity,
+            }[type(layer).__name__]()
         module.load_state_dict(dict(zip(module.state_dict(), weights, strict=True)))
         modules.append(module)
         if isinstance(layer, keras.layers.Dense) and layer.activation is keras.activations.relu:
@@ -97,20 +106,32 @@ class Official:
         self.seconds = {}
 
     def components(self):
-        """What the number of classes allows, with the restarts of the version that it belongs to."""
+        """What the number of classes allows, with the restarts of its version."""
         names = ["apgd-ce", "fab", "fab-t", "square"]
         names += ["apgd-dlr"] if self.classes >= 3 else []
         names += ["apgd-t"] if self.classes >= 4 else []
         return names
 
     def autoattack(self, attacks, seed, version="custom"):
-        """An official AutoAttack object with `standard`'s number of restarts; `fab` keeps the 5 of `plus`."""
+        """An official AutoAttack object with `standard`'s number of restarts; `fab` keeps the 5 of
+        `plus`.
+        """
         module = importlib.import_module("autoattack")
-        attack = module.AutoAttack(self.model, norm=self.norm, eps=self.eps, seed=seed, version=version, device="cpu",
-                                   attacks_to_run=list(attacks), verbose=False)  # fmt: skip
+        attack = module.AutoAttack(
+            self.model,
+            norm=self.norm,
+            eps=self.eps,
+            seed=seed,
+            version=version,
+            device="cpu",
+            attacks_to_run=list(attacks),
+            verbose=False,
+        )
         if version == "custom":
             attack.apgd.n_restarts = 1
-            attack.fab.n_target_classes = attack.apgd_targeted.n_target_classes = min(9, self.classes - 1)
+            attack.fab.n_target_classes = attack.apgd_targeted.n_target_classes = min(
+                9, self.classes - 1
+            )
         return attack
 
     def run(self, attack, label):
@@ -126,10 +147,18 @@ class Official:
         return flat.abs().amax(1) if self.norm == "Linf" else flat.square().sum(1).sqrt()
 
     def component(self, component, seed):
-        """One component on all examples. Returns ({"robust": ..., and what else it reached}, of one value an example)."""
+        """One component on all examples. Returns ({"robust": ..., and what else it reached}, of one
+        value an example).
+        """
         attack = self.autoattack([component], seed)
-        inner = {"apgd-ce": attack.apgd, "apgd-dlr": attack.apgd, "apgd-t": attack.apgd_targeted, "square": attack.square,
-                 "fab": attack.fab, "fab-t": attack.fab}[component]  # fmt: skip
+        inner = {
+            "apgd-ce": attack.apgd,
+            "apgd-dlr": attack.apgd,
+            "apgd-t": attack.apgd_targeted,
+            "square": attack.square,
+            "fab": attack.fab,
+            "fab-t": attack.fab,
+        }[component]
         runs, single_run = [], inner.attack_single_run
 
         def recorded(x, y, **kwargs):
@@ -139,16 +168,21 @@ class Official:
         inner.attack_single_run = recorded
         robust = self.run(attack, component)
         result = {"robust": robust}
-        # Single runs get the examples that were right and not yet fooled, in order; find them by their pixels.
+        # Single runs get the examples that were right and not yet fooled, in order; find them by
+        # their pixels.
         rows = {image.numpy().tobytes(): row for row, image in enumerate(self.x)}
-        kinds = {"square": ["margin"], "fab": ["distance"], "fab-t": ["distance"]}.get(component, ["loss", "margin"])
+        kinds = {"square": ["margin"], "fab": ["distance"], "fab-t": ["distance"]}.get(
+            component, ["loss", "margin"]
+        )
         table = {kind: np.full((len(runs), len(self.x)), np.nan, np.float32) for kind in kinds}
         for number, (x, y, found) in enumerate(runs):
             chosen = [rows[image.numpy().tobytes()] for image in x]
             with torch.no_grad():
                 if kinds == ["distance"]:
                     distance = self.distance(found, x)
-                    table["distance"][number, chosen] = torch.where(distance > 0, distance, torch.inf)
+                    table["distance"][number, chosen] = torch.where(
+                        distance > 0, distance, torch.inf
+                    )
                 else:
                     best = found[1] if component == "square" else found[0]
                     table["margin"][number, chosen] = logit_margin(self.model(best), y)
@@ -156,11 +190,15 @@ class Official:
                         table["loss"][number, chosen] = found[2]
         for kind, values in table.items():
             best = np.fmin if kind == "distance" else np.fmax
-            result[kind] = best.reduce(values, axis=0) if runs else np.full(len(self.x), np.nan, np.float32)
+            result[kind] = (
+                best.reduce(values, axis=0) if runs else np.full(len(self.x), np.nan, np.float32)
+            )
         return result
 
     def fixed_apgd(self, loss):
-        """APGD without chance: it starts at the image, and the targeted form goes for the class that is ranked second."""
+        """APGD without chance: it starts at the image, and the targeted form goes for the class
+        that is ranked second.
+        """
         base = importlib.import_module("autoattack.autopgd_base")
         logits_seen = []
 
@@ -178,23 +216,33 @@ class Official:
         if loss == "dlr-targeted":
             attack.y_target = self.logits.sort(dim=1)[1][:, -2]
             result["target"] = attack.y_target.numpy().astype(np.uint8)
-        best, robust, best_loss, _ = attack.attack_single_run(self.x.clone(), self.y, x_init=self.x.clone())
-        losses = {"dlr": getattr(attack, "dlr_loss", None), "dlr-targeted": getattr(attack, "dlr_loss_targeted", None)}
+        best, robust, best_loss, _ = attack.attack_single_run(
+            self.x.clone(), self.y, x_init=self.x.clone()
+        )
+        losses = {
+            "dlr": getattr(attack, "dlr_loss", None),
+            "dlr-targeted": getattr(attack, "dlr_loss_targeted", None),
+        }
         of = losses.get(loss) or torch.nn.CrossEntropyLoss(reduction="none")
-        trajectory = torch.stack([of(logits, self.y) for logits in logits_seen])  # the start and 100 steps
+        trajectory = torch.stack(
+            [of(logits, self.y) for logits in logits_seen]
+        )  # the start and 100 steps
         return {**result, "loss": best_loss.numpy(), "robust": robust.numpy().astype(bool),
                 "trajectory": trajectory[:, :TRAJECTORIES].numpy()}  # fmt: skip
 
     def fixed_fab(self, targets):
-        """FAB's first restart, which starts at the image. targets: ranks of the target classes, or () for untargeted.
+        """FAB's first restart, which starts at the image. targets: ranks of the target classes, or
+        () for untargeted.
 
-        float32 [len(targets) or 1, n]: distance of the nearest adversarial example; inf: none; NaN: misclassified.
-        """
+        float32 [len(targets) or 1, n]: distance of the nearest adversarial example; inf: none; NaN:
+        misclassified."""
         attack = self.autoattack(["fab"], 0).fab
         distances = []
         for target in targets or [None]:
             attack.target_class = target
-            found = attack.attack_single_run(self.x, self.y, use_rand_start=False, is_targeted=bool(targets))
+            found = attack.attack_single_run(
+                self.x, self.y, use_rand_start=False, is_targeted=bool(targets)
+            )
             distance = self.distance(found, self.x).numpy()
             distance[distance == 0] = np.inf
             distance[~self.clean.numpy()] = np.nan
@@ -209,7 +257,9 @@ def make(name, about, seeds):
         results = [official.component(component, seed) for seed in seeds]
         golden.update({f"{component}/{key}": value for key, value in results[0].items()})
         if results[1:]:
-            golden[f"{component}/robust_other_seeds"] = np.array([result["robust"] for result in results[1:]])
+            golden[f"{component}/robust_other_seeds"] = np.array(
+                [result["robust"] for result in results[1:]]
+            )
         report(name, component, official, results)
     whole = ["standard", "plus"] if official.classes == 10 else []
     for version in whole if name == "digits_robust_linf" else whole[:1]:
@@ -219,13 +269,27 @@ def make(name, about, seeds):
         if runs[1:]:
             golden[f"{version}/robust_other_seeds"] = np.array(runs[1:])
         report(name, version, official, [{"robust": robust} for robust in runs])
-    losses = ["ce", *(["dlr"] if official.classes >= 3 else []), *(["dlr-targeted"] if official.classes >= 4 else [])]
+    losses = [
+        "ce",
+        *(["dlr"] if official.classes >= 3 else []),
+        *(["dlr-targeted"] if official.classes >= 4 else []),
+    ]
     for loss, component in zip(losses, ["apgd-ce", "apgd-dlr", "apgd-t"]):
-        golden.update({f"fixed/{component}/{key}": value for key, value in official.fixed_apgd(loss).items()})
+        golden.update(
+            {f"fixed/{component}/{key}": value for key, value in official.fixed_apgd(loss).items()}
+        )
     golden["fixed/fab/distance"] = official.fixed_fab(())[0]
-    golden["fixed/fab-t/distance"] = official.fixed_fab(tuple(range(2, min(official.classes, 10) + 1)))
-    threat = {"network": golden_networks.THREATS[name][0], "norm": golden_networks.THREATS[name][1], "eps": official.eps}
-    golden["about"] = json.dumps({**threat, **about, "seeds": list(seeds), "cpu_seconds": official.seconds})
+    golden["fixed/fab-t/distance"] = official.fixed_fab(
+        tuple(range(2, min(official.classes, 10) + 1))
+    )
+    threat = {
+        "network": golden_networks.THREATS[name][0],
+        "norm": golden_networks.THREATS[name][1],
+        "eps": official.eps,
+    }
+    golden["about"] = json.dumps(
+        {**threat, **about, "seeds": list(seeds), "cpu_seconds": official.seconds}
+    )
     write(f"{name}.npz", golden)
 
 
@@ -235,13 +299,17 @@ def report(name, what, official, results):
 
 
 def make_projections(about):
-    """FAB's projections onto a hyperplane inside the box [0, 1], on random cases and on degenerate ones."""
+    """FAB's projections onto a hyperplane inside the box [0, 1], on random cases and on degenerate
+    ones.
+    """
     module = importlib.import_module("autoattack.fab_projections")
     rng = np.random.default_rng(0)
     cases, size = 56, 12
     points = rng.uniform(0, 1, (cases, size))
     normals = rng.standard_normal((cases, size))
-    inside = rng.uniform(0, 1, (cases, size))  # a point of the box through which the hyperplane goes
+    inside = rng.uniform(
+        0, 1, (cases, size)
+    )  # a point of the box through which the hyperplane goes
     points[8:16] = np.round(points[8:16])  # corners
     points[12:20, ::2] = inside[12:20, ::2]
     normals[16:24, ::3] = 0.0  # directions that do not count
@@ -257,13 +325,17 @@ def make_projections(about):
     given = {"points": points, "normals": normals, "offsets": offsets.astype(np.float32)}
     tensors = [torch.tensor(array) for array in given.values()]
     for norm in ("linf", "l2"):
-        given[norm] = getattr(module, f"projection_{norm}")(*[tensor.clone() for tensor in tensors]).numpy()
+        given[norm] = getattr(module, f"projection_{norm}")(
+            *[tensor.clone() for tensor in tensors]
+        ).numpy()
     write("fab_projections.npz", {**given, "about": json.dumps(about)})
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--official", required=True, help="path of a checkout of github.com/fra31/auto-attack")
+    parser.add_argument(
+        "--official", required=True, help="path of a checkout of github.com/fra31/auto-attack"
+    )
     parser.add_argument("--commit", default="a392200", help="the checkout's commit, to be recorded")
     parser.add_argument("--names", default=",".join(golden_networks.NAMES), help="which to make")
     options = parser.parse_args()
@@ -272,14 +344,22 @@ def main():
         parser.error(f"--official: {str(folder)!r} is no checkout of github.com/fra31/auto-attack")
     names = options.names.split(",")
     if unknown := set(names) - set(golden_networks.NAMES):
-        parser.error(f"unknown names {', '.join(sorted(unknown))}; known are {', '.join(golden_networks.NAMES)}")
+        parser.error(
+            f"unknown names {', '.join(sorted(unknown))}; known are "
+            f"{', '.join(golden_networks.NAMES)}"
+        )
     sys.path.insert(0, str(folder))
     torch.set_num_threads(1)
     digest = hashlib.sha256()
     for path in sorted((folder / "autoattack").glob("*.py")):
         digest.update(path.read_bytes())
-    about = {"official_commit": options.commit, "official_sha256": digest.hexdigest(), "torch": torch.__version__,
-             "keras": keras.__version__, "numpy": np.__version__}  # fmt: skip
+    about = {
+        "official_commit": options.commit,
+        "official_sha256": digest.hexdigest(),
+        "torch": torch.__version__,
+        "keras": keras.__version__,
+        "numpy": np.__version__,
+    }
 
     with contextlib.redirect_stderr(sys.stdout):
         for name in names:

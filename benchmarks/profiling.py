@@ -1,7 +1,7 @@
 """Where a function's time goes, by kind of operation, from the trace of TensorFlow's own profiler.
 
-Read it with one thread (--threads=1): the shares of operations that run at the same time add up to more than the clock.
-"""
+Read it with one thread (--threads=1): the shares of operations that run at the same time add up to
+more than the clock."""
 
 import collections
 import pathlib
@@ -12,9 +12,11 @@ import time
 import tensorflow as tf
 from tensorflow.tsl.profiler.protobuf import xplane_pb2
 
-# What multiplies and adds most: what two implementations of one attack share, whatever else they do.
+# What multiplies and adds most: what two implementations of one attack share, whatever else they
+# do.
 CONTRACTIONS = ("Conv", "MatMul")
-# TensorFlow's operations are NODE:KIND in the trace; ExecutorState::Process and its like are not operations.
+# TensorFlow's operations are NODE:KIND in the trace; ExecutorState::Process and its like are not
+# operations.
 _OPERATION = re.compile(r"[^:]+:\w+(#|$)")
 
 
@@ -22,12 +24,13 @@ def time_by_operation(function) -> tuple[float, dict[str, float], dict[str, int]
     """Runs the function, which should have been compiled by a run before, under the profiler.
 
     Returns:
-        (seconds on the clock, kind of operation -> seconds of its own, kind -> how often it ran). An operation that contains
-        others, such as a loop, counts for itself alone.
+        (seconds on the clock, kind of operation -> seconds of its own, kind -> how often it ran).
+        An operation that contains others, such as a loop, counts for itself alone.
     """
     with tempfile.TemporaryDirectory() as folder:
         tf.profiler.experimental.start(
-            folder, tf.profiler.experimental.ProfilerOptions(host_tracer_level=3, python_tracer_level=0)
+            folder,
+            tf.profiler.experimental.ProfilerOptions(host_tracer_level=3, python_tracer_level=0),
         )
         start = time.perf_counter()
         function()
@@ -61,12 +64,17 @@ def _add_own_times(events, metadata, seconds, count):
 
 
 def print_profile(name: str, function, shown: int = 8) -> None:
-    """Prints the function's time in convolutions and matrix products, in its other operations, and outside of them."""
+    """Prints the function's time in convolutions and matrix products, in its other operations, and
+    outside of them.
+    """
     clock, seconds, count = time_by_operation(function)
     inside = sum(seconds.values())
-    heavy = sum(value for kind, value in seconds.items() if any(part in kind for part in CONTRACTIONS))
+    heavy = sum(
+        value for kind, value in seconds.items() if any(part in kind for part in CONTRACTIONS)
+    )
     print(
-        f"{name}: {1000 * clock:.1f} ms: convolutions and matrix products {heavy / clock:.1%}, other operations "
+        f"{name}: {1000 * clock:.1f} ms: convolutions and matrix products {heavy / clock:.1%}, "
+        "other operations "
         f"{(inside - heavy) / clock:.1%}, outside of operations {1 - inside / clock:.1%}"
     )
     for kind, value in sorted(seconds.items(), key=lambda item: -item[1])[:shown]:

@@ -1,19 +1,18 @@
-"""A Keras network as a PyTorch module with the same weights, for benchmarks against PyTorch's libraries."""
+"""A Keras network as a PyTorch module with the same weights, for benchmarks against PyTorch's
+libraries.
+"""
 
 import keras
 import numpy as np
 import torch
 from keras import layers
 
-_ACTIVATIONS = {
-    "linear": torch.nn.Identity,
-    "relu": torch.nn.ReLU,
-    "silu": torch.nn.SiLU,
-}
+_ACTIVATIONS = {"linear": torch.nn.Identity, "relu": torch.nn.ReLU, "silu": torch.nn.SiLU}
 
 
 class TorchTwin(torch.nn.Module):
-    """images [batch, channels, height, width] -> logits, as the Keras model gives them to 1e-4 of the largest.
+    """images [batch, channels, height, width] -> logits, as the Keras model gives them to 1e-4 of
+    the largest.
 
     Args:
         model: a functional keras.Model of the layers of this package's networks.
@@ -27,7 +26,12 @@ class TorchTwin(torch.nn.Module):
         super().__init__()
         self.parts, self.steps = torch.nn.ModuleList(), []
         by_depth = model._nodes_by_depth
-        for node in (node for depth in sorted(by_depth, reverse=True) for node in by_depth[depth] if not node.is_input):
+        for node in (
+            node
+            for depth in sorted(by_depth, reverse=True)
+            for node in by_depth[depth]
+            if not node.is_input
+        ):
             inputs = [id(tensor) for tensor in node.input_tensors]
             self.parts.append(_module(node.operation, node.input_tensors[0].shape[1:]))
             self.steps.append((inputs, id(node.outputs[0])))
@@ -71,7 +75,9 @@ def _padding(size, kernel, stride):
 
 
 def _padded(layer, shape, kernel, make, value):
-    """make(padding) of a convolution or pooling, behind a padding of its own where that is not symmetric."""
+    """make(padding) of a convolution or pooling, behind a padding of its own where that is not
+    symmetric.
+    """
     if layer.padding == "valid":
         return make(0)
     (top, bottom), (left, right) = map(_padding, shape[:2], kernel, layer.strides)
@@ -83,14 +89,25 @@ def _padded(layer, shape, kernel, make, value):
 def _module(layer, shape):
     """The module of one layer. shape: (height, width, channels) or (features,) of its input."""
     kind = type(layer)
-    weights = {variable.name: torch.tensor(keras.ops.convert_to_numpy(variable)) for variable in layer.weights}
+    weights = {
+        variable.name: torch.tensor(keras.ops.convert_to_numpy(variable))
+        for variable in layer.weights
+    }
     if kind is layers.Conv2D:
         bias = layer.use_bias
         sizes = shape[-1], layer.filters, layer.kernel_size, layer.strides
         weights["kernel"] = weights["kernel"].permute(3, 2, 0, 1)
-        convolution = _padded(layer, shape, layer.kernel_size, lambda p: torch.nn.Conv2d(*sizes, padding=p, bias=bias), 0.0)
+        convolution = _padded(
+            layer,
+            shape,
+            layer.kernel_size,
+            lambda p: torch.nn.Conv2d(*sizes, padding=p, bias=bias),
+            0.0,
+        )
         own = convolution[-1] if isinstance(convolution, torch.nn.Sequential) else convolution
-        own.load_state_dict({"weight": weights["kernel"]} | ({"bias": weights["bias"]} if bias else {}))
+        own.load_state_dict(
+            {"weight": weights["kernel"]} | ({"bias": weights["bias"]} if bias else {})
+        )
         return torch.nn.Sequential(convolution, _ACTIVATIONS[layer.activation.__name__]())
     if kind is layers.Dense:
         dense = torch.nn.Linear(*weights["kernel"].shape)
@@ -98,12 +115,21 @@ def _module(layer, shape):
         return torch.nn.Sequential(dense, _ACTIVATIONS[layer.activation.__name__]())
     if kind is layers.BatchNormalization:
         norm = torch.nn.BatchNorm2d(shape[-1], layer.epsilon)
-        names = {"gamma": "weight", "beta": "bias", "moving_mean": "running_mean", "moving_variance": "running_var"}
-        norm.load_state_dict({names[name]: weight for name, weight in weights.items()}, strict=False)
+        names = {
+            "gamma": "weight",
+            "beta": "bias",
+            "moving_mean": "running_mean",
+            "moving_variance": "running_var",
+        }
+        norm.load_state_dict(
+            {names[name]: weight for name, weight in weights.items()}, strict=False
+        )
         return norm
     if kind is layers.MaxPooling2D:
         size = layer.pool_size
-        return _padded(layer, shape, size, lambda p: torch.nn.MaxPool2d(size, layer.strides, p), -torch.inf)
+        return _padded(
+            layer, shape, size, lambda p: torch.nn.MaxPool2d(size, layer.strides, p), -torch.inf
+        )
     if kind is layers.ZeroPadding2D:
         (top, bottom), (left, right) = layer.padding
         return torch.nn.ZeroPad2d((left, right, top, bottom))

@@ -1,10 +1,11 @@
-"""Trains the golden networks of the attacks' tests: small, and robust on some examples but not on others.
+"""Trains the golden networks of the attacks' tests: small, and robust on some examples but not on
+others.
 
     python benchmarks/train_golden_networks.py [--networks=digits_robust] [--data_dir=TFDS]
 
-Writes weights and test examples to tests/golden, which benchmarks/make_autoattack_golden.py must then attack anew. Takes
-one to two minutes, most of them for CIFAR-10, which lies prepared in the TFDS directory.
-"""
+Writes weights and test examples to tests/golden, which benchmarks/make_autoattack_golden.py must
+then attack anew. Takes one to two minutes, most of them for CIFAR-10, which lies prepared in the
+TFDS directory."""
 
 import argparse
 import dataclasses
@@ -36,12 +37,19 @@ def images_of(network, split, data_dir):
     data = rt.data.load_data("digits", split)
     classes = golden_networks.NETWORKS[network][2]
     kept = data.labels < classes
-    return dataclasses.replace(data, images=data.images[kept], labels=data.labels[kept], num_classes=classes,
-                               class_names=data.class_names[:classes])  # fmt: skip
+    return dataclasses.replace(
+        data,
+        images=data.images[kept],
+        labels=data.labels[kept],
+        num_classes=classes,
+        class_names=data.class_names[:classes],
+    )
 
 
 def test_examples(model, data, count):
-    """The first `count` images (fewer if there are not so many), of which at most one in ten is misclassified."""
+    """The first `count` images (fewer if there are not so many), of which at most one in ten is
+    misclassified.
+    """
     correct = model.predict(data.images / np.float32(255), verbose=0).argmax(1) == data.labels
     wrong = np.flatnonzero(~correct)[: count // 10]
     chosen = np.sort(np.concatenate([wrong, np.flatnonzero(correct)[: count - len(wrong)]]))
@@ -57,11 +65,19 @@ def train(network, data_dir):
     keras.utils.set_random_seed(0)
     model = build(input_shape, classes)
     if eps:
-        method = rt.AdversarialTraining(student=model, threat_model=rt.ThreatModel("linf", eps),
-                                        attack=rt.attacks.PGD(steps=3), warm_up_steps=warm_up_steps)  # fmt: skip
+        method = rt.AdversarialTraining(
+            student=model,
+            threat_model=rt.ThreatModel("linf", eps),
+            attack=rt.attacks.PGD(steps=3),
+            warm_up_steps=warm_up_steps,
+        )
     else:
         method = rt.Natural(student=model)
-    method.compile(optimizer=keras.optimizers.Adam(keras.optimizers.schedules.CosineDecay(2e-3, epochs * steps)))
+    method.compile(
+        optimizer=keras.optimizers.Adam(
+            keras.optimizers.schedules.CosineDecay(2e-3, epochs * steps)
+        )
+    )
     batches = rt.data.train_batches(data, batch_size=batch_size, seed=0)
     method.fit(batches, steps_per_epoch=steps, epochs=epochs, verbose=2)
     weights = [weight.astype(np.float16) for weight in model.get_weights()]
@@ -75,12 +91,16 @@ def train(network, data_dir):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--networks", default=",".join(TRAINING), help="comma-separated, of " + ", ".join(TRAINING))
+    parser.add_argument(
+        "--networks", default=",".join(TRAINING), help="comma-separated, of " + ", ".join(TRAINING)
+    )
     parser.add_argument("--data_dir", help="TFDS directory with CIFAR-10")
     options = parser.parse_args()
     networks = options.networks.split(",")
     if unknown := set(networks) - set(TRAINING):
-        parser.error(f"unknown networks {', '.join(sorted(unknown))}; known are {', '.join(TRAINING)}")
+        parser.error(
+            f"unknown networks {', '.join(sorted(unknown))}; known are {', '.join(TRAINING)}"
+        )
     for network in networks:
         train(network, options.data_dir)
 

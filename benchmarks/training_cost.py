@@ -1,15 +1,17 @@
-"""What a training step of each method costs beside a PGD-7 step, on the clock and in operations, in one run.
+"""What a training step of each method costs beside a PGD-7 step, on the clock and in operations, in
+one run.
 
-    python benchmarks/training_cost.py [--networks=small_cnn,wrn_10_2] [--batch_size=32] [--repeats=5] [--threads=1]
+    python benchmarks/training_cost.py [--networks=small_cnn,wrn_10_2] [--batch_size=32]
+    [--repeats=5] [--threads=1]
         [--profile]
 
-Teacher and student are of the same network and size. Every step is the one that `fit` runs (`make_train_function`), on
-images of the right shape made up from a seed; the methods take turns, and medians are printed, with the range of a turn's
-ratio to the PGD-7 turn of the same round. The operations are those that TensorFlow's profiler counts in the step's graph,
-each kind of step for itself; an attack's loop, which it does not see into, is counted as 7 input gradients. --profile
-prints instead where each step's time goes, by kind of operation.
-benchmarks/README.md has figures and says where clock and count part.
-"""
+Teacher and student are of the same network and size. Every step is the one that `fit` runs
+(`make_train_function`), on images of the right shape made up from a seed; the methods take turns,
+and medians are printed, with the range of a turn's ratio to the PGD-7 turn of the same round. The
+operations are those that TensorFlow's profiler counts in the step's graph, each kind of step for
+itself; an attack's loop, which it does not see into, is counted as 7 input gradients. --profile
+prints instead where each step's time goes, by kind of operation. benchmarks/README.md has figures
+and says where clock and count part."""
 
 import argparse
 import contextlib
@@ -58,12 +60,17 @@ def contestants(network):
     blocks = [name for name, output in endpoints(teacher).output.items() if len(output.shape) == 4]
     result = {
         "natural": methods.Natural(student=fresh()),
-        "FGSM": methods.AdversarialTraining(student=fresh(), attack=FGSM(1.25 * 8 / 255, random_start=True), **attack),
-        f"PGD-{PGD_STEPS}": methods.AdversarialTraining(student=fresh(), attack=PGD(PGD_STEPS, 2 / 255), **attack),
+        "FGSM": methods.AdversarialTraining(
+            student=fresh(), attack=FGSM(1.25 * 8 / 255, random_start=True), **attack
+        ),
+        f"PGD-{PGD_STEPS}": methods.AdversarialTraining(
+            student=fresh(), attack=PGD(PGD_STEPS, 2 / 255), **attack
+        ),
         "MixACM": methods.MixACM(student=fresh(), teacher=teacher, blocks=blocks),
         "IGAM, l2 term only": methods.IGAM(student=fresh(), lambda_adv=0.0, **game),
         "IGAM": methods.IGAM(student=fresh(), discriminator=build_discriminator(shape), **game),
-        # Appendix A's smaller discriminator, and the teacher's way back in bfloat16 where the processor gains by it.
+        # Appendix A's smaller discriminator, and the teacher's way back in bfloat16 where the
+        # processor gains by it.
         "IGAM, 8-64": methods.IGAM(
             student=fresh(),
             discriminator=build_discriminator(shape, channels=DISCRIMINATOR_CHANNELS["8-64"]),
@@ -79,12 +86,16 @@ def contestants(network):
 def counted(function, *arguments) -> float:
     """Floating point operations of a function without loops, by TensorFlow's profiler.
 
-    What no output and no assignment needs is cut away first, as it is when the function runs: a tape's graph holds the
-    gradients by weights and image alike, whichever was asked for.
-    """
+    What no output and no assignment needs is cut away first, as it is when the function runs: a
+    tape's graph holds the gradients by weights and image alike, whichever was asked for."""
     graph = tf.function(function, autograph=False).get_concrete_function(*arguments).graph
-    outputs = [output.op.name for output in graph.outputs] + [operation.name for operation in graph.control_outputs]
-    needed = {node.name for node in tf.compat.v1.graph_util.extract_sub_graph(graph.as_graph_def(), outputs).node}
+    outputs = [output.op.name for output in graph.outputs] + [
+        operation.name for operation in graph.control_outputs
+    ]
+    needed = {
+        node.name
+        for node in tf.compat.v1.graph_util.extract_sub_graph(graph.as_graph_def(), outputs).node
+    }
     options = tf.compat.v1.profiler.ProfileOptionBuilder.float_operation()
     options["output"] = "none"
     with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
@@ -98,16 +109,27 @@ def counted(function, *arguments) -> float:
 
 
 def operations(compiled, images, labels) -> dict[str, float]:
-    """Operations of a step of each method, those in bfloat16 included; IGAM's are the mean over steps with and without the
-    discriminator's update."""
+    """Operations of a step of each method, those in bfloat16 included; IGAM's are the mean over
+    steps with and without the discriminator's update."""
 
     def attack_step(x, y):
         student = compiled["natural"].student
-        return input_gradient(lambda at: (classification.cross_entropy(student(at, training=False), y), None), x)[0]
+        return input_gradient(
+            lambda at: (classification.cross_entropy(student(at, training=False), y), None), x
+        )[0]
 
-    step = {name: (lambda x, y, m=method: m.train_step((x, y))) for name, method in compiled.items()}
-    natural, gradient = counted(step["natural"], images, labels), counted(attack_step, images, labels)
-    result = {"natural": natural, "FGSM": natural + gradient, f"PGD-{PGD_STEPS}": natural + PGD_STEPS * gradient}
+    step = {
+        name: (lambda x, y, m=method: m.train_step((x, y))) for name, method in compiled.items()
+    }
+    natural, gradient = (
+        counted(step["natural"], images, labels),
+        counted(attack_step, images, labels),
+    )
+    result = {
+        "natural": natural,
+        "FGSM": natural + gradient,
+        f"PGD-{PGD_STEPS}": natural + PGD_STEPS * gradient,
+    }
     for name in ("MixACM", "IGAM, l2 term only"):
         compiled[name]._update_discriminator = False
         result[name] = counted(step[name], images, labels)
@@ -115,7 +137,9 @@ def operations(compiled, images, labels) -> dict[str, float]:
         kinds = []
         for compiled[name]._update_discriminator in (True, False):
             # tf.function keeps the graph of a function that it has seen: a new one for each kind.
-            kinds.append(counted(lambda x, y, m=compiled[name]: m.train_step((x, y)), images, labels))
+            kinds.append(
+                counted(lambda x, y, m=compiled[name]: m.train_step((x, y)), images, labels)
+            )
         result[name] = kinds[0] / DISCRIMINATOR_EVERY + kinds[1] * (1 - 1 / DISCRIMINATOR_EVERY)
     return result
 
@@ -131,11 +155,15 @@ def turns_of_steps(compiled, images, labels) -> dict:
 
     for method in compiled.values():
         method.make_train_function()  # IGAM's own chooses the kind of each step
-    return {name: functools.partial(turn, method, iter(dataset)) for name, method in compiled.items()}
+    return {
+        name: functools.partial(turn, method, iter(dataset)) for name, method in compiled.items()
+    }
 
 
 def measure(compiled, images, labels, repeats) -> dict[str, list[float]]:
-    """Seconds a step, by round; a turn is DISCRIMINATOR_EVERY steps, so that IGAM's has one update of the discriminator."""
+    """Seconds a step, by round; a turn is DISCRIMINATOR_EVERY steps, so that IGAM's has one update
+    of the discriminator.
+    """
     functions = turns_of_steps(compiled, images, labels)
     turns = {name: [] for name in functions}
     for turn in range(repeats + 1):
@@ -148,10 +176,14 @@ def measure(compiled, images, labels, repeats) -> dict[str, list[float]]:
 
 
 def with_epochs(costs: dict) -> dict:
-    """The costs, as arrays, and those of IGAM's mean step under the reference schedule, most of whose steps are natural."""
+    """The costs, as arrays, and those of IGAM's mean step under the reference schedule, most of
+    whose steps are natural.
+    """
     costs = {name: np.asarray(cost) for name, cost in costs.items()}
-    whole = {f"{name}, whole schedule": WARM_SHARE * costs["natural"] + (1 - WARM_SHARE) * costs[name]
-             for name in ("IGAM", "IGAM, 8-64")}  # fmt: skip
+    whole = {
+        f"{name}, whole schedule": WARM_SHARE * costs["natural"] + (1 - WARM_SHARE) * costs[name]
+        for name in ("IGAM", "IGAM, 8-64")
+    }
     return costs | whole
 
 
@@ -171,13 +203,20 @@ def table(network, options):
     turns = with_epochs(measure(compiled, images, labels, options.repeats))
     base = f"PGD-{PGD_STEPS}"
     seconds = {name: np.median(turn) for name, turn in turns.items()}
-    print(f"{network}, {shape[0]}x{shape[1]}x{shape[2]}, batch {options.batch_size}, {options.threads} thread(s)")
-    print(f"{'':<34} {'ms a step':>10} {'/ ' + base:>8} {'range':>13} {'GFLOP':>8} {'/ ' + base:>8} {'GFLOP/s':>8}")
+    print(
+        f"{network}, {shape[0]}x{shape[1]}x{shape[2]}, batch {options.batch_size}, "
+        f"{options.threads} thread(s)"
+    )
+    print(
+        f"{'':<34} {'ms a step':>10} {'/ ' + base:>8} {'range':>13} {'GFLOP':>8} {'/ ' + base:>8} "
+        f"{'GFLOP/s':>8}"
+    )
     for name in seconds:
         ratios = turns[name] / turns[base]
         print(
             f"{name:<34} {1000 * seconds[name]:10.1f} {seconds[name] / seconds[base]:8.3f} "
-            f"{ratios.min():.3f} - {ratios.max():.3f} {count[name] / 1e9:8.3f} {count[name] / count[base]:8.3f} "
+            f"{ratios.min():.3f} - {ratios.max():.3f} {count[name] / 1e9:8.3f} "
+            f"{count[name] / count[base]:8.3f} "
             f"{count[name] / seconds[name] / 1e9:8.1f}",
             flush=True,
         )
@@ -185,15 +224,23 @@ def table(network, options):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--networks", default="madry_mnist,wrn_10_2,wrn_10_4", help="of " + ", ".join(NETWORKS))
+    parser.add_argument(
+        "--networks", default="madry_mnist,wrn_10_2,wrn_10_4", help="of " + ", ".join(NETWORKS)
+    )
     parser.add_argument("--batch_size", type=int, default=32)
-    parser.add_argument("--repeats", type=int, default=5, help="turns after the first, of which the median counts")
+    parser.add_argument(
+        "--repeats", type=int, default=5, help="turns after the first, of which the median counts"
+    )
     parser.add_argument("--threads", type=int, default=os.cpu_count(), help="of TensorFlow")
-    parser.add_argument("--profile", action="store_true", help="print where the time goes, by kind of operation")
+    parser.add_argument(
+        "--profile", action="store_true", help="print where the time goes, by kind of operation"
+    )
     options = parser.parse_args()
     networks = options.networks.split(",")
     if unknown := set(networks) - set(NETWORKS):
-        parser.error(f"unknown networks {', '.join(sorted(unknown))}; known are {', '.join(NETWORKS)}")
+        parser.error(
+            f"unknown networks {', '.join(sorted(unknown))}; known are {', '.join(NETWORKS)}"
+        )
     for name in ("batch_size", "repeats", "threads"):
         if getattr(options, name) < 1:
             parser.error(f"--{name} must be at least 1, got {getattr(options, name)}")

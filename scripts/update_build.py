@@ -1,12 +1,13 @@
-"""Writes the file BUILD from the imports in the tree, so that nobody has to keep the Bazel targets by hand.
+"""Writes the file BUILD from the imports in the tree, so that nobody has to keep the Bazel targets
+by hand.
 
     python scripts/update_build.py [--root DIR]
 
-Targets: one py_library for each folder of the package and one for each of its top-level modules (a single library for
-all of these would depend on itself: every folder imports `errors`, and `__init__` imports every folder); one py_binary
-for each file with `if __name__ == "__main__"`; one py_test for each tests/*_test.py; one library for the rest of
-tests/. `deps` are the imports, wherever in the file they stand. tests/build_test.py checks the result on its own.
-"""
+Targets: one py_library for each folder of the package and one for each of its top-level modules (a
+single library for all of these would depend on itself: every folder imports `errors`, and
+`__init__` imports every folder); one py_binary for each file with `if __name__ == "__main__"`; one
+py_test for each tests/*_test.py; one library for the rest of tests/. `deps` are the imports,
+wherever in the file they stand. tests/build_test.py checks the result on its own."""
 
 import argparse
 import ast
@@ -23,7 +24,7 @@ TEST_SUPPORT = "test_support"
 DISTRIBUTIONS = {"PIL": "pillow", "absl": "absl_py", "sklearn": "scikit_learn"}
 
 HEADER = """\
-# Written by scripts/update_build.py; run `python scripts/update_build.py` after a change of files or imports.
+# Written by scripts/update_build.py: run it after a change of files or imports.
 load("@rules_python//python:defs.bzl", "py_binary", "py_library", "py_test")
 
 package(default_visibility = ["//visibility:public"])
@@ -32,7 +33,10 @@ package(default_visibility = ["//visibility:public"])
 
 def has_main_guard(tree: ast.Module) -> bool:
     """Whether the module has an `if __name__ == "__main__":` at its top level."""
-    return any(isinstance(node, ast.If) and ast.unparse(node.test) == "__name__ == '__main__'" for node in tree.body)
+    return any(
+        isinstance(node, ast.If) and ast.unparse(node.test) == "__name__ == '__main__'"
+        for node in tree.body
+    )
 
 
 def rule_and_name(path: Path, tree: ast.Module) -> tuple[str, str]:
@@ -49,24 +53,32 @@ def rule_and_name(path: Path, tree: ast.Module) -> tuple[str, str]:
 
 
 def module_name(path: Path) -> str:
-    """tf_robust_transfer/ops/norms.py -> tf_robust_transfer.ops.norms; a package's __init__.py -> the package."""
+    """tf_robust_transfer/ops/norms.py -> tf_robust_transfer.ops.norms; a package's __init__.py ->
+    the package.
+    """
     parts = path.with_suffix("").parts
     return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
 
 
 def imported_names(path: Path, tree: ast.Module) -> Iterator[str]:
-    """Yields the absolute dotted name of everything that the file imports: modules, and names inside modules."""
+    """Yields the absolute dotted name of everything that the file imports: modules, and names
+    inside modules.
+    """
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
-            base = path.parent.parts[: len(path.parent.parts) - node.level + 1] if node.level else ()
+            base = (
+                path.parent.parts[: len(path.parent.parts) - node.level + 1] if node.level else ()
+            )
             prefix = ".".join((*base, *filter(None, [node.module])))
             yield from (f"{prefix}.{alias.name}" for alias in node.names)
 
 
 def dependency(name: str, modules: dict[str, str]) -> str | None:
-    """The label that provides an imported name; None for the standard library. modules: module -> target."""
+    """The label that provides an imported name; None for the standard library. modules: module ->
+    target.
+    """
     module = name
     while module:
         if module in modules:
@@ -87,8 +99,13 @@ def starlark_list(values: list[str]) -> str:
 
 def build_text(root: Path) -> str:
     """The content of BUILD for the tree at root."""
-    paths = sorted(path.relative_to(root) for folder in FOLDERS for path in (root / folder).rglob("*.py"))
-    trees = {path: ast.parse((root / path).read_text(encoding="utf-8"), filename=str(path)) for path in paths}
+    paths = sorted(
+        path.relative_to(root) for folder in FOLDERS for path in (root / folder).rglob("*.py")
+    )
+    trees = {
+        path: ast.parse((root / path).read_text(encoding="utf-8"), filename=str(path))
+        for path in paths
+    }
 
     targets = collections.defaultdict(list)
     modules = {}
@@ -105,7 +122,11 @@ def build_text(root: Path) -> str:
 
     blocks = [HEADER]
     for (rule, name), sources in sorted(targets.items()):
-        labels = {dependency(imported, modules) for path in sources for imported in imported_names(path, trees[path])}
+        labels = {
+            dependency(imported, modules)
+            for path in sources
+            for imported in imported_names(path, trees[path])
+        }
         attributes = {"srcs": starlark_list([path.as_posix() for path in sources])}
         if rule == "py_binary":
             attributes["main"] = f'"{sources[0].as_posix()}"'
@@ -127,7 +148,12 @@ def build_text(root: Path) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="Writes BUILD from the imports in the tree.")
-    parser.add_argument("--root", type=Path, default=Path(__file__).resolve().parent.parent, help="of the repository")
+    parser.add_argument(
+        "--root",
+        type=Path,
+        default=Path(__file__).resolve().parent.parent,
+        help="of the repository",
+    )
     root = parser.parse_args().root
     (root / "BUILD").write_text(build_text(root), encoding="utf-8")
 

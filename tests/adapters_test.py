@@ -1,25 +1,36 @@
-"""adapters/: every adapter against its matrix, written down by hand, and its gradient against the transpose; saving."""
+"""adapters/: every adapter against its matrix, written down by hand, and its gradient against the
+transpose; saving.
+"""
 
 import keras
 import numpy as np
 import pytest
 import tensorflow as tf
 
-from tf_robust_transfer.adapters import ADAPTERS, Adapter, adapt, build_adapter, random_positions, seen_region
+from tf_robust_transfer.adapters import (
+    ADAPTERS,
+    Adapter,
+    adapt,
+    build_adapter,
+    random_positions,
+    seen_region,
+)
 from tf_robust_transfer.errors import InputError
 from tf_robust_transfer.models import build_model, endpoints
 from tf_robust_transfer.ops.gradients import input_gradient
 from tf_robust_transfer.ops.random import fold_seed
 
 
-# The oracle: each adapter's matrix, one output pixel after the other. A[output row, column, channel, input row, column,
-# channel], float64.
+# The oracle: each adapter's matrix, one output pixel after the other. A[output row, column,
+# channel, input row, column, channel], float64.
 def empty(shape, new_shape):
     return np.zeros((*new_shape, *shape))
 
 
 def hat_matrix(shape, size, half_pixel_centers=True):
-    """Bilinear: each pixel has a hat of width 2, read where the output pixel lies; beyond the last pixels they go on."""
+    """Bilinear: each pixel has a hat of width 2, read where the output pixel lies; beyond the last
+    pixels they go on.
+    """
     matrix = empty(shape, (*size, shape[2]))
 
     def hats(old, new, place):
@@ -37,7 +48,9 @@ def pool_matrix(shape, size):
     high, wide = shape[0] // size[0], shape[1] // size[1]
     for row, column, channel in np.ndindex(*matrix.shape[:3]):
         for i, j in np.ndindex(high, wide):
-            matrix[row, column, channel, row * high + i, column * wide + j, channel] = 1 / (high * wide)
+            matrix[row, column, channel, row * high + i, column * wide + j, channel] = 1 / (
+                high * wide
+            )
     return matrix
 
 
@@ -63,11 +76,15 @@ def mean_matrix(shape):
 
 
 def transposed_matrix(shape, kernel):
-    """Each input pixel adds its kernel with the upper left corner at twice its place. kernel: [3, 3, channels out, in]."""
+    """Each input pixel adds its kernel with the upper left corner at twice its place. kernel: [3,
+    3, channels out, in].
+    """
     high, wide = shape[:2]
     matrix = np.zeros((2 * high + 1, 2 * wide + 1, kernel.shape[2], *shape))
     for row, column, channel in np.ndindex(*shape):
-        matrix[2 * row : 2 * row + 3, 2 * column : 2 * column + 3, :, row, column, channel] += kernel[..., channel]
+        matrix[2 * row : 2 * row + 3, 2 * column : 2 * column + 3, :, row, column, channel] += (
+            kernel[..., channel]
+        )
     return matrix[: 2 * high, : 2 * wide]
 
 
@@ -89,12 +106,18 @@ MATRICES = {
     "resize:3x7": (COLOUR, hat_matrix(COLOUR, (3, 7))),
     "resize_tf1:12x10": (COLOUR, hat_matrix(COLOUR, (12, 10), False)),
     "resize_tf1:4x7": (COLOUR, hat_matrix(COLOUR, (4, 7), False)),
-    "channel_mean+crop:4x3": (COLOUR, product(crop_matrix(GREY, (4, 3), (1, 1)), mean_matrix(COLOUR))),
+    "channel_mean+crop:4x3": (
+        COLOUR,
+        product(crop_matrix(GREY, (4, 3), (1, 1)), mean_matrix(COLOUR)),
+    ),
     "crop:4x3+channel_mean+resize:5x5+pad:6x6": (
         COLOUR,
         product(
             pad_matrix((5, 5, 1), (6, 6), (0, 0)),
-            product(hat_matrix((4, 3, 1), (5, 5)), product(crop_matrix(GREY, (4, 3), (1, 1)), mean_matrix(COLOUR))),
+            product(
+                hat_matrix((4, 3, 1), (5, 5)),
+                product(crop_matrix(GREY, (4, 3), (1, 1)), mean_matrix(COLOUR)),
+            ),
         ),
     ),
 }
@@ -155,15 +178,23 @@ class TestResize:
         text = f"{size[0]}x{size[1]}"
         new = tf.image.resize(images, size, "bilinear", antialias=False)
         old = tf.compat.v1.image.resize_bilinear(images, size)
-        np.testing.assert_allclose(build_adapter(f"resize:{text}", (32, 32, 3))(images), new, atol=1e-5)
-        np.testing.assert_allclose(build_adapter(f"resize_tf1:{text}", (32, 32, 3))(images), old, atol=1e-5)
+        np.testing.assert_allclose(
+            build_adapter(f"resize:{text}", (32, 32, 3))(images), new, atol=1e-5
+        )
+        np.testing.assert_allclose(
+            build_adapter(f"resize_tf1:{text}", (32, 32, 3))(images), old, atol=1e-5
+        )
         assert np.abs(new - old).max() > 0.1
 
     def test_half_the_size_is_the_2x2_average_pool(self):
         images = images_like((8, 6, 3))
         pooled = build_adapter("average_pool:4x3", (8, 6, 3))(images)
-        np.testing.assert_allclose(build_adapter("resize:4x3", (8, 6, 3))(images), pooled, atol=1e-6)
-        np.testing.assert_allclose(pooled, images.reshape(4, 4, 2, 3, 2, 3).mean(axis=(2, 4)), atol=1e-6)
+        np.testing.assert_allclose(
+            build_adapter("resize:4x3", (8, 6, 3))(images), pooled, atol=1e-6
+        )
+        np.testing.assert_allclose(
+            pooled, images.reshape(4, 4, 2, 3, 2, 3).mean(axis=(2, 4)), atol=1e-6
+        )
 
 
 class TestTransposedConvolution:
@@ -180,13 +211,18 @@ class TestTransposedConvolution:
         images = images_like((5, 4, 2))
         wide = build_adapter("transposed_conv:10x8", (5, 4, 2))(images).numpy()
         np.testing.assert_allclose(wide[:, 1::2, 1::2], images, atol=1e-6)
-        np.testing.assert_allclose(wide[:, 2::2, 1::2], (images[:, 1:] + images[:, :-1]) / 2, atol=1e-6)
-        np.testing.assert_allclose(wide[:, 1::2, 2::2], (images[:, :, 1:] + images[:, :, :-1]) / 2, atol=1e-6)
+        np.testing.assert_allclose(
+            wide[:, 2::2, 1::2], (images[:, 1:] + images[:, :-1]) / 2, atol=1e-6
+        )
+        np.testing.assert_allclose(
+            wide[:, 1::2, 2::2], (images[:, :, 1:] + images[:, :, :-1]) / 2, atol=1e-6
+        )
 
 
 def bounded_matrix(shape, kernel):
-    """transposed_matrix with each row divided by the largest sum of absolute entries, if above 1, among the rows of pixels
-    that lie alike: inside the image all such rows have the same entries."""
+    """transposed_matrix with each row divided by the largest sum of absolute entries, if above 1,
+    among the rows of pixels that lie alike: inside the image all such rows have the same
+    entries."""
     matrix = transposed_matrix(shape, kernel)
     sums = np.abs(matrix).sum(axis=(3, 4, 5))
     for row, column in np.ndindex(2, 2):
@@ -216,11 +252,15 @@ class TestBoundedTransposedConvolution:
         np.testing.assert_array_equal(model(images_like(self.shape)), free(images_like(self.shape)))
 
     def test_it_starts_as_the_free_form_does(self):
-        model, free = build_adapter(self.adapter, self.shape), build_adapter("transposed_conv:8x6", self.shape)
+        model, free = (
+            build_adapter(self.adapter, self.shape),
+            build_adapter("transposed_conv:8x6", self.shape),
+        )
         for mine, theirs in zip(model.get_weights(), free.get_weights(), strict=True):
             np.testing.assert_array_equal(mine, theirs)
         np.testing.assert_array_equal(model(images_like(self.shape)), free(images_like(self.shape)))
-        # On the bound, with the free form's gradient: interpolation's entries are positive, those of other channels 0.
+        # On the bound, with the free form's gradient: interpolation's entries are positive, those
+        # of other channels 0.
         kernels = [m.trainable_variables[0] for m in (model, free)]
         gradients = []
         for adapter, kernel in zip((model, free), kernels, strict=True):
@@ -241,7 +281,9 @@ class TestBoundedTransposedConvolution:
             assert (moved <= np.abs(changes).max(axis=(1, 2, 3)) * (1 + 1e-5) + 1e-6).all()
 
     def test_the_worst_change_passes_whole(self):
-        """So that the bound is not met by damping: the signs of a row of A move that pixel by the whole eps."""
+        """So that the bound is not met by damping: the signs of a row of A move that pixel by the
+        whole eps.
+        """
         model = self.model(3, 30.0)
         matrix = matrix_of(model)[0]
         for row, column in ((2, 2), (2, 3), (3, 2), (3, 3)):
@@ -262,7 +304,9 @@ class TestBoundedTransposedConvolution:
 
         def inner(kernel, bias):
             matrix = bounded_matrix(self.shape, kernel)
-            return np.sum(vectors * (np.tensordot(images, matrix, axes=[[1, 2, 3], [3, 4, 5]]) + bias))
+            return np.sum(
+                vectors * (np.tensordot(images, matrix, axes=[[1, 2, 3], [3, 4, 5]]) + bias)
+            )
 
         for index in np.ndindex(*kernel.shape):
             step = np.zeros_like(kernel)
@@ -273,7 +317,9 @@ class TestBoundedTransposedConvolution:
 
 
 def places(padded, shape):
-    """(row, column) of the upper left corner of each image: the only pixels that are not black are its own."""
+    """(row, column) of the upper left corner of each image: the only pixels that are not black are
+    its own.
+    """
     found = []
     for image in np.asarray(padded):
         lit = image.any(axis=2)
@@ -299,7 +345,9 @@ class TestRandomPad:
             transposed = transpose_of(build_adapter(f"{kind}:7x6", self.shape), vectors)
         for i, (row, column) in enumerate(places(padded, self.shape)):
             matrix = pad_matrix(self.shape, (7, 6), (row, column))
-            np.testing.assert_array_equal(padded[i], np.tensordot(matrix, images[i], axes=3).astype(np.float32))
+            np.testing.assert_array_equal(
+                padded[i], np.tensordot(matrix, images[i], axes=3).astype(np.float32)
+            )
             expected = np.tensordot(vectors[i], matrix, axes=[[0, 1, 2], [0, 1, 2]])
             np.testing.assert_allclose(transposed[i], expected, rtol=1e-6)
 
@@ -333,7 +381,10 @@ class TestRandomPad:
         assert places(model(images), self.shape) == centre
 
     def test_within_a_compiled_function_whose_seed_changes(self):
-        model, images = build_adapter("random_pad_per_example:7x6", self.shape), images_like(self.shape) + 0.1
+        model, images = (
+            build_adapter("random_pad_per_example:7x6", self.shape),
+            images_like(self.shape) + 0.1,
+        )
 
         @tf.function
         def padded(seed):
@@ -354,7 +405,9 @@ class TestAdapt:
         teacher, images = self.teacher(), images_like(COLOUR)
         before = teacher.get_config()
         adapted = adapt(teacher, "channel_mean+crop:4x3", COLOUR)
-        np.testing.assert_array_equal(adapted(images), teacher(build_adapter("channel_mean+crop:4x3", COLOUR)(images)))
+        np.testing.assert_array_equal(
+            adapted(images), teacher(build_adapter("channel_mean+crop:4x3", COLOUR)(images))
+        )
         assert adapted.input_shape == (None, *COLOUR) and adapted.name == "small_cnn"
         assert teacher.get_config() == before
         for old, new in zip(teacher.weights, adapted.weights, strict=True):
@@ -364,16 +417,22 @@ class TestAdapt:
         teacher, images = self.teacher(), images_like(COLOUR)
         teacher.get_layer("conv1").trainable = False
         adapted = adapt(teacher, "channel_mean+crop:4x3", COLOUR)
-        assert [v.path for v in adapted.trainable_variables] == [v.path for v in teacher.trainable_variables]
+        assert [v.path for v in adapted.trainable_variables] == [
+            v.path for v in teacher.trainable_variables
+        ]
         inside = endpoints(teacher)(build_adapter("channel_mean+crop:4x3", COLOUR)(images))
         for name, found in endpoints(adapted)(images).items():
             np.testing.assert_array_equal(found, inside[name])
 
     def test_a_sequential_teacher(self):
-        teacher = keras.Sequential([keras.Input((12, 10, 3)), keras.layers.Flatten(), keras.layers.Dense(2)])
+        teacher = keras.Sequential(
+            [keras.Input((12, 10, 3)), keras.layers.Flatten(), keras.layers.Dense(2)]
+        )
         images = images_like(COLOUR)
         expected = teacher(tf.image.resize(images, (12, 10)))
-        np.testing.assert_allclose(adapt(teacher, "resize:12x10", COLOUR)(images), expected, atol=1e-5)
+        np.testing.assert_allclose(
+            adapt(teacher, "resize:12x10", COLOUR)(images), expected, atol=1e-5
+        )
 
     def test_an_adapted_teacher_is_adapted_again(self):
         teacher, images = adapt(self.teacher(), "crop:4x3", GREY), images_like((8, 8, 3))
@@ -382,13 +441,18 @@ class TestAdapt:
         np.testing.assert_allclose(again(images), expected, atol=1e-6)
         assert seen_region(again) == (slice(2, 6), slice(2, 5))
 
-    @pytest.mark.parametrize("adapter", [*MATRICES, "transposed_conv:12x10+channel_mean", "bounded_transposed_conv:12x10"])
+    @pytest.mark.parametrize(
+        "adapter",
+        [*MATRICES, "transposed_conv:12x10+channel_mean", "bounded_transposed_conv:12x10"],
+    )
     def test_it_is_saved(self, adapter, tmp_path):
         chain, images = build_adapter(adapter, COLOUR), images_like(COLOUR)
         teacher = keras.Sequential([keras.Input(chain.output_shape[1:]), keras.layers.Flatten(),
                                     keras.layers.Dense(3, name="logits")])  # fmt: skip
         adapted = adapt(teacher, adapter, COLOUR, trainable=True)
-        chain.set_weights([np.random.default_rng(i).standard_normal(w.shape) for i, w in enumerate(chain.weights)])
+        chain.set_weights(
+            [np.random.default_rng(i).standard_normal(w.shape) for i, w in enumerate(chain.weights)]
+        )
         adapted.set_weights(chain.get_weights() + teacher.get_weights())
         adapted.save(tmp_path / "model.keras")
         again = keras.saving.load_model(tmp_path / "model.keras")
@@ -403,7 +467,9 @@ SEEN = {
     **{adapter: matrix for adapter, (shape, matrix) in MATRICES.items() if shape == COLOUR},
     # Bilinear interpolation of six rows to one reads the two in the middle.
     "resize:1x5": hat_matrix(COLOUR, (1, 5)),
-    "resize:3x5+crop:1x3": product(crop_matrix((3, 5, 3), (1, 3), (1, 1)), hat_matrix(COLOUR, (3, 5))),
+    "resize:3x5+crop:1x3": product(
+        crop_matrix((3, 5, 3), (1, 3), (1, 1)), hat_matrix(COLOUR, (3, 5))
+    ),
 }
 
 
@@ -426,33 +492,61 @@ class TestErrors:
         ("adapter", "text"),
         [
             ("resise:4x4", "unknown adapter 'resise'; nearest valid names: resize"),
-            ("", "unknown adapter ''; valid names: average_pool, bounded_transposed_conv, channel_mean, crop"),
+            (
+                "",
+                "unknown adapter ''; valid names: average_pool, bounded_transposed_conv, "
+                "channel_mean, crop",
+            ),
             ("channel_mean+", "unknown adapter ''"),
             ("resize", "the adapter resize needs a size, as in resize:64x64, got 'resize'"),
             ("pad:8", "the adapter pad needs a size, as in pad:64x64, got 'pad:8'"),
             ("pad:0x8", "needs a size"),
             ("pad:8x8x3", "needs a size"),
             ("channel_mean:4x4", "the adapter channel_mean takes no size, got 'channel_mean:4x4'"),
-            ("crop:7x5", "crop takes images of at least the new size, got images of 6x5 and the size 7x5"),
-            ("pad:9x4", "pad takes images of at most the new size, got images of 6x5 and the size 9x4"),
+            (
+                "crop:7x5",
+                "crop takes images of at least the new size, got images of 6x5 and the size 7x5",
+            ),
+            (
+                "pad:9x4",
+                "pad takes images of at most the new size, got images of 6x5 and the size 9x4",
+            ),
             ("random_pad:5x5", "pad takes images of at most the new size"),
-            ("average_pool:4x5", "average_pool takes images whose size is a multiple of the new one"),
+            (
+                "average_pool:4x5",
+                "average_pool takes images whose size is a multiple of the new one",
+            ),
             ("average_pool:12x10", "average_pool takes images whose size is a multiple"),
-            ("transposed_conv:6x5", "transposed_conv doubles the size of the images, got images of 6x5 and the size 6x5"),
-            ("bounded_transposed_conv:6x5", "bounded_transposed_conv doubles the size of the images, got images of 6x5"),
+            (
+                "transposed_conv:6x5",
+                "transposed_conv doubles the size of the images, got images of 6x5 and the size "
+                "6x5",
+            ),
+            (
+                "bounded_transposed_conv:6x5",
+                "bounded_transposed_conv doubles the size of the images, got images of 6x5",
+            ),
             ("random_pad:9x9+crop:4x4", "crop before random_pad, not after it"),
         ],
     )
     def test_adapters_that_do_not_fit(self, adapter, text):
-        with pytest.raises(InputError, match="^" + text.replace("+", r"\+") if not text.startswith("needs") else text):
+        with pytest.raises(
+            InputError,
+            match="^" + text.replace("+", r"\+") if not text.startswith("needs") else text,
+        ):
             build_adapter(adapter, COLOUR)
 
     def test_a_teacher_of_another_shape(self):
-        with pytest.raises(InputError, match="'crop:4x3' makes 4x3x3 of 6x5x3 images, but the teacher takes 4x3x1"):
+        with pytest.raises(
+            InputError, match="'crop:4x3' makes 4x3x3 of 6x5x3 images, but the teacher takes 4x3x1"
+        ):
             adapt(build_model("small_cnn", (4, 3, 1), 3), "crop:4x3", COLOUR)
 
     def test_weights_that_nobody_has_trained(self):
-        with pytest.raises(InputError, match="'transposed_conv:12x10' has weights to be trained: fine-tune the teacher"):
+        with pytest.raises(
+            InputError,
+            match="'transposed_conv:12x10' has weights to be trained: fine-tune the teacher",
+        ):
             adapt(build_model("small_cnn", (12, 10, 3), 3), "transposed_conv:12x10", COLOUR)
 
     def test_a_subclassed_teacher(self):

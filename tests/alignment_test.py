@@ -1,4 +1,6 @@
-"""Alignment and linearised robustness against NumPy's closed forms and float64 finite differences, and where they show."""
+"""Alignment and linearised robustness against NumPy's closed forms and float64 finite differences,
+and where they show.
+"""
 
 import json
 import sys
@@ -33,7 +35,9 @@ def labels():
 
 
 def linear_model(seed, classes=CLASSES, bias=True):
-    model = keras.Sequential([keras.Input(SHAPE), layers.Flatten(), layers.Dense(classes, use_bias=bias)])
+    model = keras.Sequential(
+        [keras.Input(SHAPE), layers.Flatten(), layers.Dense(classes, use_bias=bias)]
+    )
     rng = np.random.default_rng(seed)
     model.set_weights([rng.normal(size=weight.shape) for weight in model.get_weights()])
     return model
@@ -41,7 +45,12 @@ def linear_model(seed, classes=CLASSES, bias=True):
 
 def curved_model(seed):
     model = keras.Sequential(
-        [keras.Input(SHAPE), layers.Flatten(), layers.Dense(7, activation="tanh"), layers.Dense(CLASSES)]
+        [
+            keras.Input(SHAPE),
+            layers.Flatten(),
+            layers.Dense(7, activation="tanh"),
+            layers.Dense(CLASSES),
+        ]
     )
     rng = np.random.default_rng(seed)
     model.set_weights([rng.normal(size=weight.shape) for weight in model.get_weights()])
@@ -50,12 +59,14 @@ def curved_model(seed):
 
 def curved_logits(model, points):
     """The same network in float64. points: [..., pixels]."""
-    kernel, bias, last_kernel, last_bias = (weight.astype(np.float64) for weight in model.get_weights())
+    kernel, bias, last_kernel, last_bias = (
+        weight.astype(np.float64) for weight in model.get_weights()
+    )
     return np.tanh(points @ kernel + bias) @ last_kernel + last_bias
 
 
 def slopes(function, point, step=1e-5):
-    """Central differences of a function of points [n, pixels] with values [n, ...]: [pixels, ...]."""
+    """Central differences of a function, [n, pixels] -> [n, ...]: [pixels, ...]."""
     moves = step * np.eye(len(point))
     return (function(point + moves) - function(point - moves)) / (2 * step)
 
@@ -77,8 +88,11 @@ def test_a_linear_model_in_closed_form(images, labels):
         logits = x @ kernel + bias
         first, second = np.argsort(-logits)[:2]
         g = kernel[:, first] - kernel[:, second]
-        distances = {j: (logits[first] - logits[j]) / np.linalg.norm(kernel[:, first] - kernel[:, j])
-                     for j in range(CLASSES) if j != first}  # fmt: skip
+        distances = {
+            j: (logits[first] - logits[j]) / np.linalg.norm(kernel[:, first] - kernel[:, j])
+            for j in range(CLASSES)
+            if j != first
+        }
         nearest_is_not_the_runner_up += min(distances, key=distances.get) != second
         alpha, rho = abs(x @ g) / np.linalg.norm(g), min(distances.values())
         np.testing.assert_allclose(found.alpha[number], alpha, rtol=1e-5)
@@ -86,13 +100,17 @@ def test_a_linear_model_in_closed_form(images, labels):
         np.testing.assert_allclose(found.rho_minus_alpha[number], rho - alpha, rtol=1e-4, atol=1e-5)
         np.testing.assert_allclose(found.gradient_norm[number], np.linalg.norm(g), rtol=1e-6)
         # What is not homogeneous in x is the bias.
-        np.testing.assert_allclose(found.constant[number], abs(bias[first] - bias[second]), rtol=1e-4, atol=1e-5)
+        np.testing.assert_allclose(
+            found.constant[number], abs(bias[first] - bias[second]), rtol=1e-4, atol=1e-5
+        )
     assert nearest_is_not_the_runner_up, "the minimum over the classes should matter here"
     assert found.cosine is None and found.l2_distance is None
 
 
 def test_rho_of_a_linear_model_is_the_distance_to_the_decision_boundary(images, labels):
-    """Along the direction in which another class is nearest, the prediction changes at rho and not before."""
+    """Along the direction in which another class is nearest, the prediction changes at rho and not
+    before.
+    """
     model = linear_model(2)
     found = rt.gradient_alignment(model, images, labels)
     kernel, bias = (weight.astype(np.float64) for weight in model.get_weights())
@@ -102,14 +120,18 @@ def test_rho_of_a_linear_model_is_the_distance_to_the_decision_boundary(images, 
         directions = (directions / np.maximum(np.linalg.norm(directions, axis=0), 1e-12)).T
         # Random directions too: no shorter way leads out.
         others = np.random.default_rng(3).normal(size=(2000, x.size))
-        directions = np.concatenate([directions, others / np.linalg.norm(others, axis=1, keepdims=True)])
+        directions = np.concatenate(
+            [directions, others / np.linalg.norm(others, axis=1, keepdims=True)]
+        )
         inside = np.argmax((x + 0.999 * rho * directions) @ kernel + bias, axis=1)
         outside = np.argmax((x + 1.001 * rho * directions) @ kernel + bias, axis=1)
         assert np.all(inside == first) and np.any(outside != first)
 
 
 def test_two_classes_without_a_bias_have_alpha_equal_to_rho(images):
-    found = rt.gradient_alignment(linear_model(4, classes=2, bias=False), images, np.zeros(COUNT, int))
+    found = rt.gradient_alignment(
+        linear_model(4, classes=2, bias=False), images, np.zeros(COUNT, int)
+    )
     np.testing.assert_allclose(found.alpha, found.rho, rtol=1e-4, atol=1e-6)
     np.testing.assert_allclose(found.constant, 0, atol=1e-5)
     summary = found.summary()
@@ -130,12 +152,19 @@ def test_a_curved_model_by_finite_differences(images, labels):
         own, theirs = (slopes(curved_cross_entropy(m, labels[number]), x) for m in (model, teacher))
         np.testing.assert_allclose(found.alpha[number], alpha, rtol=1e-4, atol=1e-6)
         np.testing.assert_allclose(found.rho[number], rho, rtol=1e-4, atol=1e-6)
-        np.testing.assert_allclose(found.constant[number], abs(margin - x @ g), rtol=1e-4, atol=1e-5)
+        np.testing.assert_allclose(
+            found.constant[number], abs(margin - x @ g), rtol=1e-4, atol=1e-5
+        )
         cosine = own @ theirs / np.linalg.norm(own) / np.linalg.norm(theirs)
-        # A gradient of 0.01, what is left of terms of a few units, has float32 errors of 1e-5 of its own length.
+        # A gradient of 0.01, what is left of terms of a few units, has float32 errors of 1e-5 of
+        # its own length.
         rounding = 5e-7 / min(np.linalg.norm(own), np.linalg.norm(theirs))
-        np.testing.assert_allclose(found.cosine[number], cosine, rtol=1e-3, atol=max(1e-6, rounding))
-        np.testing.assert_allclose(found.l2_distance[number], np.linalg.norm(own - theirs), rtol=1e-4)
+        np.testing.assert_allclose(
+            found.cosine[number], cosine, rtol=1e-3, atol=max(1e-6, rounding)
+        )
+        np.testing.assert_allclose(
+            found.l2_distance[number], np.linalg.norm(own - theirs), rtol=1e-4
+        )
     # Eq. 18 holds with each example's own constant, and with the smallest common one just so.
     assert np.all(found.rho <= found.alpha + found.constant / found.gradient_norm + 1e-6)
     common = found.summary()["smallest_constant"]
@@ -166,9 +195,15 @@ def test_a_constant_classifier_has_no_alpha(images, labels):
     model = linear_model(7)
     model.set_weights([np.zeros((24, CLASSES)), np.arange(CLASSES)])
     found = rt.gradient_alignment(model, images, labels, teacher=linear_model(2))
-    assert np.isnan(found.alpha).all() and np.isinf(found.rho).all() and np.isnan(found.cosine).all()
+    assert (
+        np.isnan(found.alpha).all() and np.isinf(found.rho).all() and np.isnan(found.cosine).all()
+    )
     summary = found.summary()
-    assert summary["alpha"] == {"mean": None, "confidence_interval_95": [None, None], "undefined": COUNT}
+    assert summary["alpha"] == {
+        "mean": None,
+        "confidence_interval_95": [None, None],
+        "undefined": COUNT,
+    }
     assert summary["rho_at_most_alpha"] is None and summary["smallest_constant"] is None
     json.dumps(summary, allow_nan=False)
 
@@ -189,7 +224,9 @@ def test_the_summary_is_mean_and_students_interval():
     summary = GradientAlignment(alpha, rho, rho - alpha, length, np.zeros(4)).summary()
     mean, error = 7 / 3, np.std([1, 2, 4], ddof=1) / np.sqrt(3)
     assert summary["rho"]["mean"] == pytest.approx(mean) and summary["rho"]["undefined"] == 1
-    np.testing.assert_allclose(summary["rho"]["confidence_interval_95"], stats.t.interval(0.95, 2, mean, error))
+    np.testing.assert_allclose(
+        summary["rho"]["confidence_interval_95"], stats.t.interval(0.95, 2, mean, error)
+    )
     assert summary["rho_at_most_alpha"] == pytest.approx(1 / 3)
     assert summary["smallest_constant"] == 3.0  # max of -1 * 1, 1 * 3 and 3 * 0.5
     assert summary["num_examples"] == 4 and "cosine" not in summary
@@ -199,12 +236,16 @@ def test_changed_weights_are_seen_without_compiling_again(images, labels):
     model, traced = linear_model(2), []
     alignment = Alignment(model, batch_size=4)
     measure = alignment._measured.python_function
-    alignment._measured = type(alignment._measured)(lambda *a: (traced.append(1), measure(*a))[1], "counted")
+    alignment._measured = type(alignment._measured)(
+        lambda *a: (traced.append(1), measure(*a))[1], "counted"
+    )
     before = alignment(images, labels).alpha
     model.set_weights(linear_model(3).get_weights())
     after = alignment(images, labels).alpha
     assert len(traced) == 1
-    np.testing.assert_allclose(after, rt.gradient_alignment(linear_model(3), images, labels).alpha, rtol=1e-6)
+    np.testing.assert_allclose(
+        after, rt.gradient_alignment(linear_model(3), images, labels).alpha, rtol=1e-6
+    )
     assert np.abs(before - after).max() > 0.01
 
 
@@ -238,15 +279,24 @@ def call(monkeypatch, capsys):
 @pytest.fixture
 def saved(tmp_path):
     """Networks for the digits, untrained, and one for other images."""
-    for seed, (name, shape) in enumerate([("student", (8, 8, 1)), ("teacher", (8, 8, 1)), ("large", (9, 9, 1))]):
+    for seed, (name, shape) in enumerate(
+        [("student", (8, 8, 1)), ("teacher", (8, 8, 1)), ("large", (9, 9, 1))]
+    ):
         keras.utils.set_random_seed(seed)
         rt.save_model(rt.build_model("small_cnn", shape, 10), tmp_path / f"{name}.keras")
     return tmp_path
 
 
 def test_evaluate_prints_and_writes_the_diagnostics(call, saved):
-    shared = (f"--model={saved}/student.keras", "--dataset=digits", "--max_examples=30", f"--output={saved}/results.json")
-    code, out, err = call(*shared, "--attacks=", "--diagnostics", f"--teacher={saved}/teacher.keras")
+    shared = (
+        f"--model={saved}/student.keras",
+        "--dataset=digits",
+        "--max_examples=30",
+        f"--output={saved}/results.json",
+    )
+    code, out, err = call(
+        *shared, "--attacks=", "--diagnostics", f"--teacher={saved}/teacher.keras"
+    )
     assert code == 0, err
     results = json.loads((saved / "results.json").read_text())
     assert list(results["accuracy"]) == ["clean"]
@@ -255,8 +305,19 @@ def test_evaluate_prints_and_writes_the_diagnostics(call, saved):
     shown = digits.images.astype(np.float32) / 255
     student, teacher = (rt.load_model(f"{saved}/{name}.keras") for name in ("student", "teacher"))
     expected = rt.gradient_alignment(student, shown, digits.labels, teacher=teacher)
-    for name in ("alpha", "rho", "rho_minus_alpha", "gradient_norm", "constant", "cosine", "l2_distance"):
-        mean, (low, high) = written["model"][name]["mean"], written["model"][name]["confidence_interval_95"]
+    for name in (
+        "alpha",
+        "rho",
+        "rho_minus_alpha",
+        "gradient_norm",
+        "constant",
+        "cosine",
+        "l2_distance",
+    ):
+        mean, (low, high) = (
+            written["model"][name]["mean"],
+            written["model"][name]["confidence_interval_95"],
+        )
         assert np.isfinite([low, mean, high]).all() and low < mean < high
         assert mean == pytest.approx(getattr(expected, name).mean(), rel=1e-4, abs=1e-6)
         of_the_model = out.split("input gradients of the teacher")[0].splitlines()
@@ -275,15 +336,29 @@ def test_evaluate_prints_and_writes_the_diagnostics(call, saved):
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        (["--diagnostics", "--teacher={saved}/large.keras"], "the teacher takes images of shape (9, 9, 1), the student"),
-        (["--teacher={saved}/teacher.keras"], "--teacher is the model that --diagnostics compares with"),
-        (["--diagnostics", "--adversarial_examples={saved}/x.npy"], "--diagnostics are of clean images"),
+        (
+            ["--diagnostics", "--teacher={saved}/large.keras"],
+            "the teacher takes images of shape (9, 9, 1), the student",
+        ),
+        (
+            ["--teacher={saved}/teacher.keras"],
+            "--teacher is the model that --diagnostics compares with",
+        ),
+        (
+            ["--diagnostics", "--adversarial_examples={saved}/x.npy"],
+            "--diagnostics are of clean images",
+        ),
         (["--diagnostics", "--teacher=/nowhere.keras"], "no model at '/nowhere.keras'"),
     ],
 )
 def test_bad_flags_give_one_line(call, saved, arguments, says):
     given = (argument.format(saved=saved) for argument in arguments)
-    code, out, err = call(f"--model={saved}/student.keras", "--dataset=digits", f"--output={saved}/results.json", *given)
+    code, out, err = call(
+        f"--model={saved}/student.keras",
+        "--dataset=digits",
+        f"--output={saved}/results.json",
+        *given,
+    )
     assert code == 2 and not out
     (line,) = (line for line in err.splitlines() if line.startswith("error:"))
     assert says in line
@@ -292,10 +367,25 @@ def test_bad_flags_give_one_line(call, saved, arguments, says):
 
 def train(folder, *arguments):
     run_training(
-        parse(TrainConfig, ["--dataset=digits", "--batch_size=64", "--train_fraction=0.2", "--epochs=2", "--optimizer=adam",
-                            "--learning_rate=0.002", "--eps=0.1", "--attacks=fgsm", "--max_examples=20",
-                            "--watch_examples=20", "--watch_attack=fgsm", f"--run_dir={folder}", *arguments])
-    )  # fmt: skip
+        parse(
+            TrainConfig,
+            [
+                "--dataset=digits",
+                "--batch_size=64",
+                "--train_fraction=0.2",
+                "--epochs=2",
+                "--optimizer=adam",
+                "--learning_rate=0.002",
+                "--eps=0.1",
+                "--attacks=fgsm",
+                "--max_examples=20",
+                "--watch_examples=20",
+                "--watch_attack=fgsm",
+                f"--run_dir={folder}",
+                *arguments,
+            ],
+        )
+    )
     return rt.load_model(str(folder))
 
 
@@ -306,27 +396,47 @@ def scalars(folder):
         for tag in accumulator.Tags()["tensors"]:
             if tag.startswith("diagnostics/"):
                 points = accumulator.Tensors(tag)
-                found[tag.partition("/")[2]] = [(p.step, float(tf.make_ndarray(p.tensor_proto))) for p in points]
+                found[tag.partition("/")[2]] = [
+                    (p.step, float(tf.make_ndarray(p.tensor_proto))) for p in points
+                ]
     return found
 
 
-@pytest.mark.parametrize("game", ["--lambda_adv=0", pytest.param("--discriminator_channels=4,8", marks=pytest.mark.slow)])
-def test_tensorboard_has_them_and_the_training_does_not_see_them(saved, tmp_path, monkeypatch, game):
+@pytest.mark.parametrize(
+    "game", ["--lambda_adv=0", pytest.param("--discriminator_channels=4,8", marks=pytest.mark.slow)]
+)
+def test_tensorboard_has_them_and_the_training_does_not_see_them(
+    saved, tmp_path, monkeypatch, game
+):
     arguments = ["--method=igam", f"--teacher={saved}/teacher.keras", game, "--noise=0.1"]
     student = train(tmp_path / "watched", *arguments)
     found = scalars(tmp_path / "watched")
-    assert set(found) == {"alpha", "rho", "rho_minus_alpha", "cosine", "l2_distance", "teacher_alpha", "teacher_rho"}
+    assert set(found) == {
+        "alpha",
+        "rho",
+        "rho_minus_alpha",
+        "cosine",
+        "l2_distance",
+        "teacher_alpha",
+        "teacher_rho",
+    }
     assert all([step for step, _ in points] == [0, 1] for points in found.values())
     digits = rt.data.load_data("digits", "test", max_examples=20)
     shown, teacher = digits.images.astype(np.float32) / 255, rt.load_model(f"{saved}/teacher.keras")
     expected = rt.gradient_alignment(student, shown, digits.labels, teacher=teacher)
     for name in ("alpha", "rho", "rho_minus_alpha", "cosine", "l2_distance"):
-        assert found[name][1][1] == pytest.approx(getattr(expected, name).mean(), rel=1e-4, abs=1e-6), name
+        assert found[name][1][1] == pytest.approx(
+            getattr(expected, name).mean(), rel=1e-4, abs=1e-6
+        ), name
     theirs = rt.gradient_alignment(teacher, shown, digits.labels)
-    assert [value for _, value in found["teacher_alpha"]] == pytest.approx([theirs.alpha.mean()] * 2, rel=1e-4)
+    assert [value for _, value in found["teacher_alpha"]] == pytest.approx(
+        [theirs.alpha.mean()] * 2, rel=1e-4
+    )
 
     monkeypatch.setattr(diagnostics.GradientDiagnostics, "on_epoch_end", lambda *_, **__: None)
-    for one, other in zip(student.get_weights(), train(tmp_path / "unwatched", *arguments).get_weights(), strict=True):
+    for one, other in zip(
+        student.get_weights(), train(tmp_path / "unwatched", *arguments).get_weights(), strict=True
+    ):
         np.testing.assert_array_equal(one, other)
     assert not scalars(tmp_path / "unwatched")
 

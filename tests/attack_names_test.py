@@ -17,7 +17,12 @@ def test_clean_is_no_attack():
 def test_fgsm_takes_one_step_of_eps_from_the_image():
     attack = parse_attack("fgsm", step_size=0.01)
     assert type(attack) is FGSM
-    assert (attack.steps, attack.step_size, attack.random_start, attack.restarts) == (1, None, False, 1)
+    assert (attack.steps, attack.step_size, attack.random_start, attack.restarts) == (
+        1,
+        None,
+        False,
+        1,
+    )
 
 
 @pytest.mark.parametrize(
@@ -34,7 +39,12 @@ def test_fgsm_takes_one_step_of_eps_from_the_image():
 def test_pgd(name, steps, restarts, loss):
     attack = parse_attack(name, step_size=0.03)
     assert type(attack) is PGD
-    assert (attack.steps, attack.restarts, attack.loss, attack.step_size) == (steps, restarts, loss, 0.03)
+    assert (attack.steps, attack.restarts, attack.loss, attack.step_size) == (
+        steps,
+        restarts,
+        loss,
+        0.03,
+    )
     # Every iterate counts in an evaluation, from a random start.
     assert attack.stop_when_fooled and attack.random_start
 
@@ -78,24 +88,53 @@ def test_ensembles_that_are_refused(name):
 
 @pytest.mark.parametrize(
     "name",
-    ["bim20x2", "mim", "apgd", "autoattack-fast",
-     "", "PGD20", "pgd", "pgd0", "pgd020", "pgd20x0", "pgd20x", "pgdx5", "pgd-20", "pgd20 ", "pgd2.5", "cw-fgsm",
-     "cwpgd20", "fgsm2", "cleverhans", "pgd２０"],
-)  # fmt: skip
+    [
+        "bim20x2",
+        "mim",
+        "apgd",
+        "autoattack-fast",
+        "",
+        "PGD20",
+        "pgd",
+        "pgd0",
+        "pgd020",
+        "pgd20x0",
+        "pgd20x",
+        "pgdx5",
+        "pgd-20",
+        "pgd20 ",
+        "pgd2.5",
+        "cw-fgsm",
+        "cwpgd20",
+        "fgsm2",
+        "cleverhans",
+        "pgd２０",
+    ],
+)
 def test_unknown_names_are_refused(name):
     with pytest.raises(InputError, match="unknown attack"):
         parse_attack(name)
 
 
-@pytest.mark.parametrize("name, nearest", [("fgms", "fgsm"), ("pdg20", "pgd20"), ("cw_pgd20", "cw-pgd20"),
-                                           ("pgd100*5", "pgd100x5"), ("Clean", "clean")])  # fmt: skip
+@pytest.mark.parametrize(
+    "name, nearest",
+    [
+        ("fgms", "fgsm"),
+        ("pdg20", "pgd20"),
+        ("cw_pgd20", "cw-pgd20"),
+        ("pgd100*5", "pgd100x5"),
+        ("Clean", "clean"),
+    ],
+)
 def test_the_message_names_the_nearest(name, nearest):
     with pytest.raises(InputError, match=rf"nearest valid names: .*\b{nearest}\b"):
         parse_attack(name)
 
 
 def test_the_message_names_the_nearest_of_cleverhans():
-    with pytest.raises(InputError, match="unknown CleverHans attack 'fast_gradient'.*fast_gradient_method"):
+    with pytest.raises(
+        InputError, match="unknown CleverHans attack 'fast_gradient'.*fast_gradient_method"
+    ):
         parse_attack("cleverhans:fast_gradient")
 
 

@@ -1,4 +1,6 @@
-"""attacks/: closed forms on linear models, steps derived in NumPy, and the ball and bounds for thousands of images."""
+"""attacks/: closed forms on linear models, steps derived in NumPy, and the ball and bounds for
+thousands of images.
+"""
 
 import functools
 import math
@@ -33,13 +35,17 @@ def smooth_model(classes, shape, seed=0, scale=2.0):
     x = keras.layers.Dense(8, activation="tanh")(keras.layers.Flatten()(images))
     model = keras.Model(images, keras.layers.Dense(classes)(x))
     rng = np.random.default_rng(seed)
-    model.set_weights([scale * rng.standard_normal(w.shape).astype(np.float32) for w in model.get_weights()])
+    model.set_weights(
+        [scale * rng.standard_normal(w.shape).astype(np.float32) for w in model.get_weights()]
+    )
     return model
 
 
 def images_and_labels(count, shape=(2, 3, 1), classes=2, seed=0, low=0.0, high=1.0):
     rng = np.random.default_rng(seed)
-    return rng.uniform(low, high, (count, *shape)).astype(np.float32), rng.integers(0, classes, count)
+    return rng.uniform(low, high, (count, *shape)).astype(np.float32), rng.integers(
+        0, classes, count
+    )
 
 
 def numpy_margin(model, images, labels):
@@ -55,7 +61,9 @@ def lengths(difference, norm):
 
 
 class TestLinearModelOptimum:
-    """Two classes: the loss rises with v = (w_other - w_y) . x, so the best example maximises v in ball and bounds."""
+    """Two classes: the loss rises with v = (w_other - w_y) . x, so the best example maximises v in
+    ball and bounds.
+    """
 
     def direction(self, kernel, labels):
         return (kernel[:, 1 - labels] - kernel[:, labels]).T.reshape(-1, 2, 3, 1)
@@ -63,11 +71,19 @@ class TestLinearModelOptimum:
     @pytest.mark.parametrize("eps", [0.05, 0.3, 1.0])
     @pytest.mark.parametrize(
         "attack",
-        [FGSM(), FGSM(random_start=True, step_size=2.5), PGD(steps=5), PGD(steps=5, loss="cw"), PGD(3, step_size=0.7)],
+        [
+            FGSM(),
+            FGSM(random_start=True, step_size=2.5),
+            PGD(steps=5),
+            PGD(steps=5, loss="cw"),
+            PGD(3, step_size=0.7),
+        ],
         ids=["fgsm", "fgsm_random", "pgd", "cw", "pgd_large_steps"],
     )
     def test_linf(self, attack, eps):
-        """Every pixel goes to the end of [max(0, x - eps), min(1, x + eps)] that the sign of v picks."""
+        """Every pixel goes to the end of [max(0, x - eps), min(1, x + eps)] that the sign of v
+        picks.
+        """
         model, kernel, _ = linear_model()
         images, labels = images_and_labels(32)
         images[0], images[1] = 0.0, 1.0
@@ -86,15 +102,20 @@ class TestLinearModelOptimum:
         best = images + eps * v / lengths(v, "l2")[:, None, None, None]
         assert best.min() > 0 and best.max() < 1
         threat = ThreatModel("l2", eps)
-        np.testing.assert_allclose(FGSM()(model, images, labels, threat_model=threat), best, atol=1e-6)
+        np.testing.assert_allclose(
+            FGSM()(model, images, labels, threat_model=threat), best, atol=1e-6
+        )
         attack = PGD(steps=60, step_size=0.2, loss=loss)
-        np.testing.assert_allclose(attack(model, images, labels, threat_model=threat, seed=3), best, atol=1e-4)
+        np.testing.assert_allclose(
+            attack(model, images, labels, threat_model=threat, seed=3), best, atol=1e-4
+        )
 
     def test_l2_cut_by_the_bounds_is_no_further_from_the_optimum_than_the_ball_alone_allows(self):
-        """The optimum of <v, d> over ||d|| <= eps, lo <= d <= hi is d = clip(t v, lo, hi) with ||d|| = eps (KKT).
+        """The optimum of <v, d> over ||d|| <= eps, lo <= d <= hi is d = clip(t v, lo, hi) with
+        ||d|| = eps (KKT).
 
-        PGD projects onto the ball and then clips to the bounds, which stays a little short of that point.
-        """
+        PGD projects onto the ball and then clips to the bounds, which stays a little short of that
+        point."""
         model, kernel, _ = linear_model()
         images, labels = images_and_labels(32)
         eps = 0.5
@@ -115,7 +136,9 @@ class TestLinearModelOptimum:
 
 
 class TestStepsByHand:
-    """PGD's iterates derived in NumPy for a linear softmax: d(-log p_y)/dx = W (p - e_y); the margin's is w_j - w_y."""
+    """PGD's iterates derived in NumPy for a linear softmax: d(-log p_y)/dx = W (p - e_y); the
+    margin's is w_j - w_y.
+    """
 
     def gradient(self, x, kernel, bias, labels, loss):
         z = x.reshape(len(x), -1) @ kernel + bias
@@ -150,7 +173,9 @@ class TestStepsByHand:
         np.testing.assert_allclose(found, current, atol=2e-6)
 
     def test_stop_when_fooled_returns_the_first_iterate_that_fools(self):
-        """Two classes, linear: each image moves by step sign(v) until the logits turn, and no further."""
+        """Two classes, linear: each image moves by step sign(v) until the logits turn, and no
+        further.
+        """
         model, kernel, bias = linear_model()
         images, labels = images_and_labels(64, low=0.3, high=0.7, seed=2)
         steps = 4
@@ -164,7 +189,9 @@ class TestStepsByHand:
                     stopped_at[i] = k
                     break
                 expected[i] = expected[i] + 0.03 * np.sign(v[i])
-        assert {-1, 0, 1, 2} <= set(stopped_at.tolist())  # some stay as they are, some move, some are never fooled
+        assert {-1, 0, 1, 2} <= set(
+            stopped_at.tolist()
+        )  # some stay as they are, some move, some are never fooled
         attack = PGD(steps, 0.03, random_start=False, stop_when_fooled=True)
         found = attack(model, images, labels, threat_model=ThreatModel("linf", 0.3)).numpy()
         np.testing.assert_allclose(found, expected, atol=1e-6)
@@ -173,11 +200,17 @@ class TestStepsByHand:
     def test_without_it_a_misclassified_image_moves_on(self):
         model, _, _ = linear_model()
         images, labels = images_and_labels(64, low=0.3, high=0.7, seed=2)
-        found = PGD(6, 0.03, random_start=False)(model, images, labels, threat_model=ThreatModel("linf", 0.3)).numpy()
+        found = PGD(6, 0.03, random_start=False)(
+            model, images, labels, threat_model=ThreatModel("linf", 0.3)
+        ).numpy()
         assert (np.abs(found - images).reshape(64, -1).max(axis=1) > 0.1).all()
 
 
-MODELS = {"grey, 2 classes": (2, (3, 2, 1)), "colour, 3 classes": (3, (2, 2, 3)), "colour, 10 classes": (10, (1, 3, 3))}
+MODELS = {
+    "grey, 2 classes": (2, (3, 2, 1)),
+    "colour, 3 classes": (3, (2, 2, 3)),
+    "colour, 10 classes": (10, (1, 3, 3)),
+}
 ATTACKS = {
     "fgsm": FGSM,
     "fgsm random": lambda: FGSM(step_size=0.3, random_start=True),
@@ -200,10 +233,13 @@ class TestBallAndBounds:
         images_seed=st.integers(0, 2**32 - 1),
         seed=st.integers(-(2**31), 2**31 - 1),
     )
-    def test_every_result_lies_in_both(self, model_name, attack_name, norm, eps, batch, images_seed, seed):
+    def test_every_result_lies_in_both(
+        self, model_name, attack_name, norm, eps, batch, images_seed, seed
+    ):
         classes, shape = MODELS[model_name]
         images, labels = images_and_labels(batch, shape, classes, images_seed)
-        # A third of the pixels at the bounds; in large batches a black, a white and an almost white image too.
+        # A third of the pixels at the bounds; in large batches a black, a white and an almost white
+        # image too.
         rng = np.random.default_rng(images_seed + 1)
         images = np.where(rng.uniform(size=images.shape) < 1 / 3, np.round(images), images)
         if batch > 3:
@@ -240,7 +276,9 @@ class TestBallAndBounds:
 
         images, labels = images_and_labels(16)
         for norm in ("linf", "l2"):
-            found = Wild()(linear_model()[0], images, labels, threat_model=ThreatModel(norm, 0.1)).numpy()
+            found = Wild()(
+                linear_model()[0], images, labels, threat_model=ThreatModel(norm, 0.1)
+            ).numpy()
             assert np.isfinite(found).all() and found.max() <= 1
             assert lengths(found - images, norm).max() <= 0.1 + 1e-6
             np.testing.assert_array_equal(found[images <= 0.5], images[images <= 0.5])
@@ -256,7 +294,12 @@ class TestBallAndBounds:
 
     def test_an_empty_batch(self):
         images, labels = images_and_labels(0)
-        assert FGSM()(linear_model()[0], images, labels, threat_model=ThreatModel()).shape == (0, 2, 3, 1)
+        assert FGSM()(linear_model()[0], images, labels, threat_model=ThreatModel()).shape == (
+            0,
+            2,
+            3,
+            1,
+        )
 
 
 class TestSeeds:
@@ -280,14 +323,19 @@ class TestSeeds:
     def test_the_random_start_of_each_image_is_its_own(self, norm):
         """Forty copies of one image and a step too small to matter: what is left is the start."""
         images, labels = np.full((40, 2, 3, 1), 0.5, np.float32), np.zeros(40, int)
-        found = PGD(1, 1e-9)(linear_model()[0], images, labels, threat_model=ThreatModel(norm, 0.3)).numpy()
+        found = PGD(1, 1e-9)(
+            linear_model()[0], images, labels, threat_model=ThreatModel(norm, 0.3)
+        ).numpy()
         assert len(np.unique(found.reshape(40, -1), axis=0)) == 40
         distances = lengths(found - images, norm)
         assert distances.min() < 0.29 and distances.max() <= 0.3 + 1e-6 and distances.std() > 0.01
 
     def test_without_a_random_start_the_seed_does_not_matter(self):
         images, labels = images_and_labels(8)
-        found = [FGSM()(linear_model()[0], images, labels, threat_model=ThreatModel(), seed=s) for s in (0, 1)]
+        found = [
+            FGSM()(linear_model()[0], images, labels, threat_model=ThreatModel(), seed=s)
+            for s in (0, 1)
+        ]
         np.testing.assert_array_equal(*found)
 
 
@@ -301,10 +349,16 @@ class TestRestarts:
         margins = np.stack([numpy_margin(model, found, labels) for found in runs])
         assert len(set(margins.argmax(axis=0).tolist())) == 4  # every restart is somebody's best
         found = attack(model, images, labels, threat_model=threat, seed=5).numpy()
-        clear = np.sort(margins, axis=0)[-1] - np.sort(margins, axis=0)[-2] > 1e-5  # no tie up to rounding
+        clear = (
+            np.sort(margins, axis=0)[-1] - np.sort(margins, axis=0)[-2] > 1e-5
+        )  # no tie up to rounding
         assert clear.sum() > 40
-        np.testing.assert_array_equal(found[clear], np.stack(runs)[margins.argmax(axis=0), np.arange(64)][clear])
-        np.testing.assert_allclose(numpy_margin(model, found, labels), margins.max(axis=0), atol=1e-5)
+        np.testing.assert_array_equal(
+            found[clear], np.stack(runs)[margins.argmax(axis=0), np.arange(64)][clear]
+        )
+        np.testing.assert_allclose(
+            numpy_margin(model, found, labels), margins.max(axis=0), atol=1e-5
+        )
 
     def test_more_restarts_never_lower_the_margin(self):
         model = smooth_model(10, (2, 2, 3))
@@ -339,7 +393,13 @@ class TestCompilation:
         before = CountedIdentity.calls
         for eps, seed in ((0.2, 0), (0, 1), (1, 2), (np.float64(0.3), 3)):
             images, labels = images_and_labels(8, seed=seed)
-            attack(model, images.astype(np.float64), labels, threat_model=ThreatModel(norm, eps), seed=seed)
+            attack(
+                model,
+                images.astype(np.float64),
+                labels,
+                threat_model=ThreatModel(norm, eps),
+                seed=seed,
+            )
         assert CountedIdentity.calls == before > 0
 
     def test_a_compiled_attack_sees_new_weights(self):
@@ -358,7 +418,9 @@ class TestCompilation:
         for seed in (0, 1, 0):
             model, _, _ = linear_model(seed=seed)
             expected = FGSM()(model, images, labels, threat_model=threat)
-            np.testing.assert_array_equal(attack(model, images, labels, threat_model=threat), expected)
+            np.testing.assert_array_equal(
+                attack(model, images, labels, threat_model=threat), expected
+            )
 
     def test_the_model_is_in_inference_mode_and_stays_as_it_was(self):
         images = keras.Input((2, 3, 1))
@@ -374,7 +436,9 @@ class TestCompilation:
         images, labels = images_and_labels(8)
         threat = ThreatModel("linf", 0.1)
         found = PGD(3)(model, images, labels, threat_model=threat).numpy()
-        np.testing.assert_allclose(found, PGD(3)(plain, images, labels, threat_model=threat), atol=1e-6)
+        np.testing.assert_allclose(
+            found, PGD(3)(plain, images, labels, threat_model=threat), atol=1e-6
+        )
         for a, b in zip(before, model.get_weights(), strict=True):
             np.testing.assert_array_equal(a, b)
 
@@ -386,7 +450,11 @@ class TestCompilation:
         def gradients():
             with tf.GradientTape() as tape:
                 adversarial = PGD(2).perturb(
-                    model, tf.constant(images), tf.constant(labels), ThreatModel("l2", 0.2), tf.constant([1, 2])
+                    model,
+                    tf.constant(images),
+                    tf.constant(labels),
+                    ThreatModel("l2", 0.2),
+                    tf.constant([1, 2]),
                 )
             found = tape.gradient(adversarial, model.trainable_variables)
             assert found == [None, None]
@@ -438,16 +506,32 @@ class TestInputErrors:
     @pytest.mark.parametrize(
         ("images", "labels", "text"),
         [
-            (np.zeros((2, 2, 3, 1), np.uint8), [0, 1], "images must be float.*got uint8; divide by 255"),
-            (np.full((2, 2, 3, 1), 255.0), [0, 1], r"images must lie in \(0.0, 1.0\), got values from 255 to 255"),
+            (
+                np.zeros((2, 2, 3, 1), np.uint8),
+                [0, 1],
+                "images must be float.*got uint8; divide by 255",
+            ),
+            (
+                np.full((2, 2, 3, 1), 255.0),
+                [0, 1],
+                r"images must lie in \(0.0, 1.0\), got values from 255 to 255",
+            ),
             (np.full((2, 2, 3, 1), -0.1), [0, 1], "got values from -0.1"),
             (np.full((2, 2, 3, 1), np.nan), [0, 1], "images must lie in"),
             (np.zeros((2, 3, 2, 1)), [0, 1], r"shape \[batch, 2, 3, 1\], got \[2, 3, 2, 1\]"),
             (np.zeros((2, 3, 1)), [0, 1], r"shape \[batch, 2, 3, 1\], got \[2, 3, 1\]"),
             (np.zeros((2, 2, 3, 3)), [0, 1], r"shape \[batch, 2, 3, 1\], got \[2, 2, 3, 3\]"),
             (np.zeros((2, 2, 3, 1)), [0, 1, 1], r"shape \[2\], one for each image, got \[3\]"),
-            (np.zeros((2, 2, 3, 1)), [[1, 0], [0, 1]], r"shape \[2\], one for each image, got \[2, 2\]"),
-            (np.zeros((2, 2, 3, 1)), [0, 2], r"labels must lie in 0\.\.1 for a model of 2 logits, got.* 2"),
+            (
+                np.zeros((2, 2, 3, 1)),
+                [[1, 0], [0, 1]],
+                r"shape \[2\], one for each image, got \[2, 2\]",
+            ),
+            (
+                np.zeros((2, 2, 3, 1)),
+                [0, 2],
+                r"labels must lie in 0\.\.1 for a model of 2 logits, got.* 2",
+            ),
             (np.zeros((2, 2, 3, 1)), [-1, 0], r"labels must lie in 0\.\.1 .*got -1"),
             (np.zeros((2, 2, 3, 1)), [0.0, 1.0], "labels must be integers"),
         ],

@@ -1,8 +1,9 @@
-"""BUILD against the tree, and the layering of the package, both read from the imports; nothing here runs the package.
+"""BUILD against the tree, and the layering of the package, both read from the imports; nothing here
+runs the package.
 
-The oracle shares no code with scripts/update_build.py: it resolves an import to a file by looking on the disk, a file
-to a target by looking in BUILD, and a third-party module to its distribution by asking importlib.metadata.
-"""
+The oracle shares no code with scripts/update_build.py: it resolves an import to a file by looking
+on the disk, a file to a target by looking in BUILD, and a third-party module to its distribution by
+asking importlib.metadata."""
 
 import ast
 import functools
@@ -20,8 +21,8 @@ ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = "tf_robust_transfer"
 HOW_TO_MEND = "\nIf the imports are as they should be, run: python scripts/update_build.py"
 
-# A row imports only from the rows above it. The mains may import everything. Top-level modules in no row (errors) may
-# be imported by everything, so they import no row themselves.
+# A row imports only from the rows above it. The mains may import everything. Top-level modules in
+# no row (errors) may be imported by everything, so they import no row themselves.
 ROWS = (
     "ops",
     "losses",
@@ -40,7 +41,9 @@ ROWS = (
 
 
 def source_files(root: Path) -> list[str]:
-    paths = [path for folder in (PACKAGE, "scripts", "tests") for path in (root / folder).rglob("*.py")]
+    paths = [
+        path for folder in (PACKAGE, "scripts", "tests") for path in (root / folder).rglob("*.py")
+    ]
     return sorted(path.relative_to(root).as_posix() for path in paths)
 
 
@@ -49,17 +52,22 @@ def parse(path: Path) -> ast.Module:
 
 
 def read_build(root: Path) -> list[dict]:
-    """The targets of BUILD, whose syntax is Python's, as dicts of their attributes; "rule" holds the rule's name."""
+    """The targets of BUILD, whose syntax is Python's, as dicts of their attributes; "rule" holds
+    the rule's name.
+    """
     calls = [node.value for node in parse(root / "BUILD").body if isinstance(node, ast.Expr)]
     return [
-        {"rule": call.func.id} | {keyword.arg: ast.literal_eval(keyword.value) for keyword in call.keywords}
+        {"rule": call.func.id}
+        | {keyword.arg: ast.literal_eval(keyword.value) for keyword in call.keywords}
         for call in calls
         if call.func.id.startswith("py_")
     ]
 
 
 def find_file(root: Path, file: str, level: int, dotted: str) -> str | None:
-    """The file in the tree that an import in `file` reaches; level: the number of leading dots. None: not ours."""
+    """The file in the tree that an import in `file` reaches; level: the number of leading dots.
+    None: not ours.
+    """
     folder = (root / file).parents[level - 1] if level else root
     bases = [folder, root / "tests"] if file.startswith("tests/") and not level else [folder]
     parts = dotted.split(".") if dotted else []
@@ -79,7 +87,10 @@ def imports(root: Path, file: str) -> tuple[set[str], set[str]]:
         if isinstance(node, ast.Import):
             found = [(0, alias.name) for alias in node.names]
         elif isinstance(node, ast.ImportFrom):
-            found = [(node.level, ".".join(filter(None, [node.module, alias.name]))) for alias in node.names]
+            found = [
+                (node.level, ".".join(filter(None, [node.module, alias.name])))
+                for alias in node.names
+            ]
         else:
             continue
         for level, dotted in found:
@@ -131,13 +142,21 @@ def layering_errors(root: Path) -> list[str]:
             if is_main(root, imported):
                 errors.append(f"{file} imports the main {imported}")
             elif other == "__init__":
-                errors.append(f"{file} imports the package itself; import the module that defines the name")
+                errors.append(
+                    f"{file} imports the package itself; import the module that defines the name"
+                )
             elif row == "__init__" or other not in ROWS:
-                continue  # __init__ gathers all names; a module outside the rows may be imported by all
+                # __init__ gathers all names; a module outside the rows may be imported by all
+                continue
             elif row not in ROWS:
-                errors.append(f"{file} is in no row, so it may import no row, yet it imports {imported}")
+                errors.append(
+                    f"{file} is in no row, so it may import no row, yet it imports {imported}"
+                )
             elif ROWS.index(other) > ROWS.index(row):
-                errors.append(f"{file} imports {imported}; {row} may import only {', '.join(ROWS[: ROWS.index(row)])}")
+                errors.append(
+                    f"{file} imports {imported}; {row} may import only "
+                    f"{', '.join(ROWS[: ROWS.index(row)])}"
+                )
     return errors
 
 
@@ -156,10 +175,14 @@ def test_deps_are_the_imports(target):
         assert not missing, f"{source} imports {missing}, which no target lists.{HOW_TO_MEND}"
         expected |= {owners[file] for file in files} | third_party_labels(modules)
     if target["rule"] == "py_test":  # run by pytest, which imports conftest.py first
-        expected |= {"@pypi//pytest"} | {owners[file] for file in ["tests/conftest.py"] if file in owners}
+        expected |= {"@pypi//pytest"} | {
+            owners[file] for file in ["tests/conftest.py"] if file in owners
+        }
     deps = target.get("deps", [])
     assert len(deps) == len(set(deps)), f"{target['name']} lists a dependency twice.{HOW_TO_MEND}"
-    assert set(deps) == expected - {f":{target['name']}"}, f"deps of {target['name']} in BUILD.{HOW_TO_MEND}"
+    assert set(deps) == expected - {f":{target['name']}"}, (
+        f"deps of {target['name']} in BUILD.{HOW_TO_MEND}"
+    )
 
 
 def test_rules_fit_the_files():
@@ -184,13 +207,22 @@ def test_third_party_imports_are_declared():
     lines = (ROOT / "requirements.txt").read_text(encoding="utf-8").splitlines()
     lines += [line for extra in project["optional-dependencies"].values() for line in extra]
     declared = {re.match(r"[\w.-]*", line)[0].replace("-", "_").lower() for line in lines}
-    used = {dep.removeprefix("@pypi//") for target in read_build(ROOT) for dep in target.get("deps", []) if "@" in dep}
+    used = {
+        dep.removeprefix("@pypi//")
+        for target in read_build(ROOT)
+        for dep in target.get("deps", [])
+        if "@" in dep
+    }
     assert not used - declared, "add these to requirements.txt, or to an extra in pyproject.toml"
 
 
 def test_every_folder_of_the_package_is_a_package():
     folders = {Path(file).parent for file in source_files(ROOT) if file.startswith(f"{PACKAGE}/")}
-    missing = [f"{folder}/__init__.py" for folder in sorted(folders) if not (ROOT / folder / "__init__.py").is_file()]
+    missing = [
+        f"{folder}/__init__.py"
+        for folder in sorted(folders)
+        if not (ROOT / folder / "__init__.py").is_file()
+    ]
     assert not missing, "setuptools installs only folders with an __init__.py"
 
 
@@ -203,7 +235,8 @@ FAKE_TREE = {
     "tf_robust_transfer/__init__.py": "from tf_robust_transfer.ops.norms import project",
     "tf_robust_transfer/errors.py": "import math",
     "tf_robust_transfer/ops/__init__.py": "",
-    "tf_robust_transfer/ops/norms.py": "import math, numpy\nfrom ..errors import InputError\nfrom . import gradients",
+    "tf_robust_transfer/ops/norms.py": "import math, numpy\nfrom ..errors import InputError\nfrom "
+    ". import gradients",
     "tf_robust_transfer/ops/gradients.py": "def f():\n    import sklearn.datasets",
     "tf_robust_transfer/train.py": """
 from absl import app
@@ -213,7 +246,8 @@ if __name__ == "__main__":
     app.run(ops)
 """,
     "tests/helpers.py": "import numpy.testing",
-    "tests/norms_test.py": "import helpers\nimport tf_robust_transfer as rt\nfrom tf_robust_transfer.ops import norms",
+    "tests/norms_test.py": "import helpers\nimport tf_robust_transfer as rt\nfrom "
+    "tf_robust_transfer.ops import norms",
 }
 
 FAKE_BUILD = """
@@ -284,7 +318,9 @@ def fake_root(tmp_path):
 
 
 def test_generator_on_a_small_tree(fake_root):
-    subprocess.run([sys.executable, ROOT / "scripts" / "update_build.py", "--root", fake_root], check=True)
+    subprocess.run(
+        [sys.executable, ROOT / "scripts" / "update_build.py", "--root", fake_root], check=True
+    )
     written = (fake_root / "BUILD").read_text(encoding="utf-8")
     assert written.split('package(default_visibility = ["//visibility:public"])\n')[1] == FAKE_BUILD
 
@@ -292,7 +328,11 @@ def test_generator_on_a_small_tree(fake_root):
 @pytest.mark.parametrize(
     ("file", "line", "error"),
     [
-        ("ops/norms.py", "from tf_robust_transfer.losses import kl", "imports tf_robust_transfer/losses/__init__.py"),
+        (
+            "ops/norms.py",
+            "from tf_robust_transfer.losses import kl",
+            "imports tf_robust_transfer/losses/__init__.py",
+        ),
         ("ops/norms.py", "def f():\n    from ..losses import kl", "ops may import only"),
         ("ops/norms.py", "from absl import flags", "only config.py and the mains"),
         ("ops/norms.py", "import tf_robust_transfer.train", "imports the main"),

@@ -1,4 +1,6 @@
-"""Keras's callbacks on a method: each finds by itself which way a logged value improves, and acts on it."""
+"""Keras's callbacks on a method: each finds by itself which way a logged value improves, and acts
+on it.
+"""
 
 import functools
 
@@ -10,20 +12,23 @@ from tests.methods_test import batch, fit, linear_model
 from tf_robust_transfer.attacks import ThreatModel
 from tf_robust_transfer.methods import METHODS, Natural
 
-# Of four validation images so many are right after each epoch. (ModelCheckpoint is tested on weights alone: Keras cannot
-# save a method as a whole, for want of its get_config.)
+# Of four validation images so many are right after each epoch. (ModelCheckpoint is tested on
+# weights alone: Keras cannot save a method as a whole, for want of its get_config.)
 RIGHT = [1, 2, 4, 4, 3, 1]
 EPOCHS = len(RIGHT)
 START_RATE = 1.0
 
 
 class Script(keras.callbacks.Callback):
-    """Gives the student weights before each validation, whose accuracy is RIGHT / 4; the loss falls as it rises."""
+    """Gives the student weights before each validation, whose accuracy is RIGHT / 4; the loss falls
+    as it rises.
+    """
 
     def on_train_batch_end(self, batch, logs=None):
         kernel, bias = self.model.student.trainable_variables
         right = RIGHT[self.epoch]
-        # Image i has the value i in every pixel: class 0 has the logit 2 (right - 1/2 - i), the others 0.
+        # Image i has the value i in every pixel: class 0 has the logit 2 (right - 1/2 - i), the
+        # others 0.
         values = np.zeros(kernel.shape)
         values[:, 0] = -2.0 / kernel.shape[0]
         kernel.assign(values)
@@ -42,14 +47,23 @@ class Rates(keras.callbacks.Callback):
         self.rates.append(float(self.model.optimizer.learning_rate))
 
 
-VALIDATION = np.tile(np.arange(4, dtype=np.float32)[:, None, None, None], (1, 2, 2, 1)), np.zeros(4, np.int64)
+VALIDATION = (
+    np.tile(np.arange(4, dtype=np.float32)[:, None, None, None], (1, 2, 2, 1)),
+    np.zeros(4, np.int64),
+)
 
 
 def scripted_fit(*callbacks):
     """(method, history) of a fit whose validation accuracies are RIGHT / 4."""
     method = Natural(student=linear_model())
     method.compile(optimizer=keras.optimizers.SGD(START_RATE))
-    history = fit(method, *batch(4), epochs=EPOCHS, validation_data=VALIDATION, callbacks=[Script(), *callbacks])
+    history = fit(
+        method,
+        *batch(4),
+        epochs=EPOCHS,
+        validation_data=VALIDATION,
+        callbacks=[Script(), *callbacks],
+    )
     return method, history
 
 
@@ -64,7 +78,9 @@ class TestOnValidationAccuracy:
         assert accuracy_of(method.student) == RIGHT[-1] / 4
 
     def test_early_stopping_keeps_the_best_weights(self):
-        stopping = keras.callbacks.EarlyStopping("val_accuracy", patience=2, restore_best_weights=True)
+        stopping = keras.callbacks.EarlyStopping(
+            "val_accuracy", patience=2, restore_best_weights=True
+        )
         method, history = scripted_fit(stopping)
         # The first epoch with 4 of 4 is the third; two more without a better one are the fifth.
         assert len(history["val_accuracy"]) == 5 and stopping.best_epoch == 2
@@ -73,23 +89,33 @@ class TestOnValidationAccuracy:
     def test_early_stopping_min_delta(self):
         stopping = keras.callbacks.EarlyStopping("val_accuracy", patience=1, min_delta=0.3)
         _, history = scripted_fit(stopping)
-        assert len(history["val_accuracy"]) == 2  # 0.5 is better than 0.25, but not by more than 0.3
+        assert (
+            len(history["val_accuracy"]) == 2
+        )  # 0.5 is better than 0.25, but not by more than 0.3
 
     def test_reduce_lr_on_plateau_lowers_the_rate_only_when_the_accuracy_stops_rising(self):
-        plateau = keras.callbacks.ReduceLROnPlateau("val_accuracy", factor=0.5, patience=1, min_delta=0.01)
+        plateau = keras.callbacks.ReduceLROnPlateau(
+            "val_accuracy", factor=0.5, patience=1, min_delta=0.01
+        )
         rates = Rates()
         scripted_fit(plateau, rates)
         assert rates.rates == [1.0, 1.0, 1.0, 0.5, 0.25, 0.125]
 
     def test_model_checkpoint_saves_at_every_better_accuracy(self, tmp_path):
         path = str(tmp_path / "{epoch}.weights.h5")
-        checkpoint = keras.callbacks.ModelCheckpoint(path, "val_accuracy", save_best_only=True, save_weights_only=True)
+        checkpoint = keras.callbacks.ModelCheckpoint(
+            path, "val_accuracy", save_best_only=True, save_weights_only=True
+        )
         scripted_fit(checkpoint)
-        assert sorted(p.name for p in tmp_path.iterdir()) == [f"{epoch}.weights.h5" for epoch in (1, 2, 3)]
+        assert sorted(p.name for p in tmp_path.iterdir()) == [
+            f"{epoch}.weights.h5" for epoch in (1, 2, 3)
+        ]
 
     def test_model_checkpoint_leaves_the_best_weights(self, tmp_path):
         path = str(tmp_path / "best.weights.h5")
-        checkpoint = keras.callbacks.ModelCheckpoint(path, "val_accuracy", save_best_only=True, save_weights_only=True)
+        checkpoint = keras.callbacks.ModelCheckpoint(
+            path, "val_accuracy", save_best_only=True, save_weights_only=True
+        )
         method, _ = scripted_fit(checkpoint)
         assert accuracy_of(method.student) == 0.25
         method.load_weights(path)
@@ -147,7 +173,9 @@ def test_every_logged_value_has_its_direction(kind):
         callback.set_model(method)
         callback._set_monitor_op()
         up = name.endswith("accuracy")
-        assert bool(callback.monitor_op(2.0, 1.0)) == up and bool(callback.monitor_op(1.0, 2.0)) != up
+        assert (
+            bool(callback.monitor_op(2.0, 1.0)) == up and bool(callback.monitor_op(1.0, 2.0)) != up
+        )
 
 
 def test_a_discriminators_accuracy_has_no_better_side():

@@ -28,7 +28,9 @@ def network(seed, channels=(3, 4)):
 
 @pytest.fixture(scope="module")
 def images():
-    found = np.random.default_rng(0).uniform(size=(130, *SHAPE)).astype(np.float32)  # more than one batch
+    found = (
+        np.random.default_rng(0).uniform(size=(130, *SHAPE)).astype(np.float32)
+    )  # more than one batch
     found[3] = 0.0  # whose maps are zero
     return found
 
@@ -48,9 +50,13 @@ def test_mean_maps_are_the_mean_of_unit_maps(images):
 
 @pytest.mark.parametrize("channels", [(3, 4), (5, 4)])
 def test_the_curves_are_the_sorted_maps(images, tmp_path, monkeypatch, channels):
-    """What is drawn, read from the figure: a panel for each block, a curve for each model, ascending."""
+    """What is drawn, read from the figure: a panel for each block, a curve for each model,
+    ascending.
+    """
     drawn, write = [], Figure.savefig
-    monkeypatch.setattr(Figure, "savefig", lambda self, *a, **k: (drawn.append(self), write(self, *a, **k)))
+    monkeypatch.setattr(
+        Figure, "savefig", lambda self, *a, **k: (drawn.append(self), write(self, *a, **k))
+    )
     models = {"natural": network(1), "teacher": network(2, channels), "student": network(3)}
     path = tmp_path / "figure.png"
     plot_channel_maps(models, images, path)
@@ -63,14 +69,24 @@ def test_the_curves_are_the_sorted_maps(images, tmp_path, monkeypatch, channels)
         for line, model in zip(panel.lines, models.values()):
             expected = mean_channel_maps(model, images)[panel.get_title()]
             np.testing.assert_allclose(line.get_ydata(), sorted(expected))
-            last = 1.0 if channels == (5, 4) and panel.get_title() == "block1" else len(expected) - 1
+            last = (
+                1.0 if channels == (5, 4) and panel.get_title() == "block1" else len(expected) - 1
+            )
             assert line.get_xdata()[-1] == last
 
 
 def test_only_blocks_that_all_models_have(images, tmp_path):
-    small = keras.Sequential([keras.Input(SHAPE), keras.layers.Conv2D(2, 1, name="block7"), keras.layers.Flatten(),
-                              keras.layers.Dense(10)])  # fmt: skip
-    with pytest.raises(InputError, match=r"no block in common: a has \['block1', 'block2'\], b has \['block7'\]"):
+    small = keras.Sequential(
+        [
+            keras.Input(SHAPE),
+            keras.layers.Conv2D(2, 1, name="block7"),
+            keras.layers.Flatten(),
+            keras.layers.Dense(10),
+        ]
+    )
+    with pytest.raises(
+        InputError, match=r"no block in common: a has \['block1', 'block2'\], b has \['block7'\]"
+    ):
         plot_channel_maps({"a": network(1), "b": small}, images, tmp_path / "x.png")
     with pytest.raises(InputError, match="at least one model"):
         plot_channel_maps({}, images, tmp_path / "x.png")
@@ -87,8 +103,22 @@ def test_the_command_draws_500_test_images_unless_told_otherwise(tmp_path, monke
         save_model(network(len(name)), tmp_path / f"{name}.keras")
         paths.append(str(tmp_path / f"{name}.keras"))
     seen = []
-    monkeypatch.setattr(visualize, "plot_channel_maps", lambda models, shown, path: seen.append((list(models), len(shown))))
+    monkeypatch.setattr(
+        visualize,
+        "plot_channel_maps",
+        lambda models, shown, path: seen.append((list(models), len(shown))),
+    )
     for arguments in ((), ("--num_images=20",)):
-        visualize.main(parse(VisualizeConfig, ["--kind=channel_maps", f"--models={','.join(paths)}", "--dataset=digits",
-                                               f"--output={tmp_path}/maps.png", *arguments]))  # fmt: skip
+        visualize.main(
+            parse(
+                VisualizeConfig,
+                [
+                    "--kind=channel_maps",
+                    f"--models={','.join(paths)}",
+                    "--dataset=digits",
+                    f"--output={tmp_path}/maps.png",
+                    *arguments,
+                ],
+            )
+        )
     assert seen == [(["natural", "teacher"], 500), (["natural", "teacher"], 20)]

@@ -1,4 +1,5 @@
-"""Activated channel maps beside the paper's default: mappings, average pooling, the student's side, features, gradients.
+"""Activated channel maps beside the paper's default: mappings, average pooling, the student's side,
+features, gradients.
 
 The default form is tested in losses_test.py.
 """
@@ -27,20 +28,29 @@ TEACHER, STUDENT = RNG.standard_normal((2, 3, 2, 5)), RNG.standard_normal((2, 3,
 
 def pooled(x, m, pooling):
     windows = WINDOWS[x.shape[-1], m]
-    return np.stack([(x[..., a:b].max if pooling == "max" else x[..., a:b].mean)(axis=-1) for a, b in windows], axis=-1)
+    return np.stack(
+        [(x[..., a:b].max if pooling == "max" else x[..., a:b].mean)(axis=-1) for a, b in windows],
+        axis=-1,
+    )
 
 
 def numpy_loss(teacher, student, reduction, mapping, normalized, transform, transform_of):
-    """Section 5.1 with one of the forms of section 5.2, in loops over examples. Returns float [batch]."""
+    """Section 5.1 with one of the forms of section 5.2, in loops over examples. Returns float
+    [batch].
+    """
     losses = []
     for examples in zip(teacher, student):
         maps = []
         for x in examples:
             flat = x.reshape(-1, x.shape[-1])
             maps.append(
-                {"maximum": flat.max(axis=0), "mean": flat.mean(axis=0), "mean_of_squares": (flat**2).mean(axis=0),
-                 "none": x}[mapping]
-            )  # fmt: skip
+                {
+                    "maximum": flat.max(axis=0),
+                    "mean": flat.mean(axis=0),
+                    "mean_of_squares": (flat**2).mean(axis=0),
+                    "none": x,
+                }[mapping]
+            )
         side = ("teacher", "student").index(transform_of)
         if maps[0].shape[-1] != maps[1].shape[-1]:
             maps[side] = pooled(maps[side], maps[1 - side].shape[-1], transform)
@@ -70,22 +80,33 @@ def test_average_pooling_has_pytorchs_windows(sizes):
         x = RNG.standard_normal(shape)
         got = channel_maps.match_channels(tf.constant(x), m, "average")
         np.testing.assert_allclose(got, pooled(x, m, "average"), rtol=1e-12)
-        np.testing.assert_array_equal(channel_maps.match_channels(tf.constant(x), m), pooled(x, m, "max"))
+        np.testing.assert_array_equal(
+            channel_maps.match_channels(tf.constant(x), m), pooled(x, m, "max")
+        )
 
 
 @pytest.mark.parametrize("pooling", channel_maps.POOLINGS)
 def test_pooling_is_pytorchs(pooling):
     torch = pytest.importorskip("torch")
-    function = {"max": torch.nn.functional.adaptive_max_pool1d, "average": torch.nn.functional.adaptive_avg_pool1d}[pooling]
+    function = {
+        "max": torch.nn.functional.adaptive_max_pool1d,
+        "average": torch.nn.functional.adaptive_avg_pool1d,
+    }[pooling]
     for n, m in ((160, 16), (640, 64), (48, 64), (100, 33), (33, 100)):
         x = RNG.standard_normal((2, n))
         got = channel_maps.match_channels(tf.constant(x), m, pooling)
-        np.testing.assert_allclose(got, function(torch.tensor(x), m).numpy(), rtol=1e-12, atol=1e-14)
+        np.testing.assert_allclose(
+            got, function(torch.tensor(x), m).numpy(), rtol=1e-12, atol=1e-14
+        )
 
 
 CASES = [
-    *itertools.product(("mean", "sum"), channel_maps.MAPPINGS, (True, False), ("max",), ("teacher",)),
-    *itertools.product(("mean",), ("maximum", "none"), (True,), ("max", "average"), ("teacher", "student")),
+    *itertools.product(
+        ("mean", "sum"), channel_maps.MAPPINGS, (True, False), ("max",), ("teacher",)
+    ),
+    *itertools.product(
+        ("mean",), ("maximum", "none"), (True,), ("max", "average"), ("teacher", "student")
+    ),
 ]
 
 
@@ -95,9 +116,14 @@ def test_loss_and_its_gradient_against_numpy(case):
 
     def loss(student):
         return channel_maps.acm_loss(
-            tf.constant(TEACHER), student, reduction, mapping=mapping, normalized=normalized, transform=transform,
+            tf.constant(TEACHER),
+            student,
+            reduction,
+            mapping=mapping,
+            normalized=normalized,
+            transform=transform,
             transform_of=transform_of,
-        )  # fmt: skip
+        )
 
     student = tf.constant(STUDENT)
     with tf.GradientTape() as tape:
@@ -111,7 +137,9 @@ def test_loss_and_its_gradient_against_numpy(case):
 
 
 def test_gradient_of_the_default_by_hand():
-    """Of mean_c (t_c - u_c)^2 with u = s / |s|, s the channels' maxima: -2/C (I - u u^T) (t - u) / |s| at each maximum."""
+    """Of mean_c (t_c - u_c)^2 with u = s / |s|, s the channels' maxima: -2/C (I - u u^T) (t - u) /
+    |s| at each maximum.
+    """
     student = np.abs(RNG.standard_normal((1, 2, 2, 5)))
     s, t = student[0].max(axis=(0, 1)), TEACHER[0].max(axis=(0, 1))
     u, t = s / np.linalg.norm(s), t / np.linalg.norm(t)
@@ -139,12 +167,16 @@ def test_a_callable_transforms_the_maps_of_one_side_where_channels_differ(transf
     def affine(channel_map):
         return channel_map @ tf.constant(kernel) + 1.0
 
-    got = channel_maps.acm_loss(tf.constant(TEACHER), tf.constant(STUDENT), transform=affine, transform_of=transform_of)
+    got = channel_maps.acm_loss(
+        tf.constant(TEACHER), tf.constant(STUDENT), transform=affine, transform_of=transform_of
+    )
     maps = {"teacher": TEACHER.max(axis=(1, 2)), "student": STUDENT.max(axis=(1, 2))}
     maps[transform_of] = maps[transform_of] @ kernel + 1.0
     units = [x / np.linalg.norm(x, axis=1, keepdims=True) for x in maps.values()]
     np.testing.assert_allclose(got, ((units[0] - units[1]) ** 2).mean(axis=1))
-    same = channel_maps.acm_loss(tf.constant(TEACHER), tf.constant(TEACHER), transform=affine, transform_of=transform_of)
+    same = channel_maps.acm_loss(
+        tf.constant(TEACHER), tf.constant(TEACHER), transform=affine, transform_of=transform_of
+    )
     np.testing.assert_array_equal(same, np.zeros(2))
 
 

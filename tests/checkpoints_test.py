@@ -1,7 +1,8 @@
-"""checkpoints/specs.py: which loader a SPEC goes to, which files it means, and the SHA-256 that is checked first.
+"""checkpoints/specs.py: which loader a SPEC goes to, which files it means, and the SHA-256 that is
+checked first.
 
-What the loaders make of the files is tested in madry_test, igam_reference_test and robustbench_test.
-"""
+What the loaders make of the files is tested in madry_test, igam_reference_test and
+robustbench_test."""
 
 import hashlib
 import pathlib
@@ -44,7 +45,9 @@ def narrow(tmp_path_factory):
     """Prefix of a cifar10_challenge checkpoint of a w8-1."""
 
     def build():
-        tf.compat.v1.set_random_seed(0)  # asked for where a training run has made TensorFlow deterministic
+        tf.compat.v1.set_random_seed(
+            0
+        )  # asked for where a training run has made TensorFlow deterministic
         return tf1_networks.wide(blocks=1, width=1, logits=(("logit", 4),))
 
     with tf1_networks.session_with_random_weights(build) as (_, session):
@@ -56,7 +59,11 @@ def recorded(monkeypatch):
     """The locations that loaders are called with, in place of loading."""
     calls = []
     for name, scheme in specs.SCHEMES.items():
-        fake = specs.Scheme(scheme.location, scheme.files, lambda location, name=name: calls.append((name, location)))
+        fake = specs.Scheme(
+            scheme.location,
+            scheme.files,
+            lambda location, name=name: calls.append((name, location)),
+        )
         monkeypatch.setitem(specs.SCHEMES, name, fake)
     return calls
 
@@ -84,7 +91,9 @@ class TestSpecs:
         rest = f"{narrow}.data-00000-of-00001", f"{narrow}.index"
         folder = pathlib.Path(narrow).parent
         for location in (narrow, folder):
-            assert [str(file) for file in specs.source_files(f"madry_cifar10:{location}")] == [*rest]
+            assert [str(file) for file in specs.source_files(f"madry_cifar10:{location}")] == [
+                *rest
+            ]
 
     @pytest.mark.parametrize("name", specs.SCHEMES)
     def test_every_scheme_gets_what_follows_its_colon(self, name, recorded):
@@ -100,7 +109,10 @@ class TestSpecs:
     def test_robustbenchs_id_and_file(self):
         """The known ids are listed; a known one without its file is told how to go on."""
         for spec in ("robustbench:Wong2020", "robustbench:Wong2020:x.pt"):
-            assert "unknown RobustBench model 'Wong2020'; known are Engstrom2019Robustness, " in error_of(spec)
+            assert (
+                "unknown RobustBench model 'Wong2020'; known are Engstrom2019Robustness, "
+                in error_of(spec)
+            )
         for spec in ("robustbench:Wong2020Fast", "robustbench:Wong2020Fast:"):
             assert error_of(spec).endswith("names no file; write robustbench:MODEL_ID:FILE.pt")
 
@@ -110,8 +122,15 @@ class TestSpecs:
             ("", "no model given"),
             ("nowhere.keras", "no model at 'nowhere.keras'"),
             ("runs/a:b", "no model at 'runs/a:b'"),
-            ("madry_minst:x", "unknown kind of model 'madry_minst'; nearest valid names: madry_mnist"),
-            ("https://x.org/a.pt", "unknown kind of model 'https'; valid names: igam, madry_cifar10, madry_mnist, robustb"),
+            (
+                "madry_minst:x",
+                "unknown kind of model 'madry_minst'; nearest valid names: madry_mnist",
+            ),
+            (
+                "https://x.org/a.pt",
+                "unknown kind of model 'https'; valid names: igam, madry_cifar10, madry_mnist, "
+                "robustb",
+            ),
             ("madry_mnist:", "'madry_mnist:' names no file; write madry_mnist:DIR_OR_PREFIX"),
             ("robustbench:", "'robustbench:' names no file; write robustbench:MODEL_ID:FILE.pt"),
         ],
@@ -125,7 +144,10 @@ class TestSha256:
     def test_of_a_keras_file_and_a_run_folder(self, saved):
         digest = sha256_of(saved)
         for spec in (saved, saved.parent):
-            assert rt.load_model(spec, sha256=digest).name == rt.load_model(spec, sha256=digest.upper()).name
+            assert (
+                rt.load_model(spec, sha256=digest).name
+                == rt.load_model(spec, sha256=digest.upper()).name
+            )
             message = error_of(spec, sha256="0" * 64)
             assert digest in message and "0" * 64 in message and str(saved) in message
 
@@ -133,7 +155,9 @@ class TestSha256:
         digest = sha256_of(f"{narrow}.data-00000-of-00001")
         for location in (narrow, pathlib.Path(narrow).parent):
             assert rt.load_model(f"madry_cifar10:{location}", sha256=digest).name == "madry_wrn_8_1"
-        assert f"SHA-256 is {digest}, expected " in error_of(f"madry_cifar10:{narrow}", sha256=sha256_of(f"{narrow}.index"))
+        assert f"SHA-256 is {digest}, expected " in error_of(
+            f"madry_cifar10:{narrow}", sha256=sha256_of(f"{narrow}.index")
+        )
 
     def test_of_a_pt_file(self, tmp_path, recorded):
         (tmp_path / "x.pt").write_bytes(b"anything")
@@ -150,16 +174,22 @@ class TestSha256:
             error_of(f"{name}:{narrow}", sha256="0" * 64)
         assert not recorded
 
-    @pytest.mark.parametrize("digest", ["", "0" * 63, "g" * 64, "0x" + "0" * 62, "sha256:" + "0" * 64])
+    @pytest.mark.parametrize(
+        "digest", ["", "0" * 63, "g" * 64, "0x" + "0" * 62, "sha256:" + "0" * 64]
+    )
     def test_a_malformed_one(self, saved, digest):
         assert "has 64 hexadecimal digits" in error_of(saved, sha256=digest)
 
     def test_no_file_to_check(self, tmp_path):
-        assert "there is no file" in error_of(f"robustbench:Wong2020Fast:{tmp_path}/x.pt", sha256="0" * 64)
+        assert "there is no file" in error_of(
+            f"robustbench:Wong2020Fast:{tmp_path}/x.pt", sha256="0" * 64
+        )
 
     def test_weights_in_several_files(self, narrow, tmp_path):
         for number in (0, 1):
-            shutil.copy(f"{narrow}.data-00000-of-00001", tmp_path / f"model.data-0000{number}-of-00002")
+            shutil.copy(
+                f"{narrow}.data-00000-of-00001", tmp_path / f"model.data-0000{number}-of-00002"
+            )
         shutil.copy(f"{narrow}.index", tmp_path / "model.index")
         assert "in several files" in error_of(f"madry_cifar10:{tmp_path}/model", sha256="0" * 64)
 

@@ -1,4 +1,4 @@
-"""What speaks up: each check on a model or run that has the fault, and silence on one that has not."""
+"""Each check speaks up on a model or run that has the fault, and is silent on another."""
 
 import keras
 import numpy as np
@@ -38,7 +38,9 @@ def network(*layers, last=(), scale=1.0, seed=0):
         x = layer(x)
     model = keras.Model(images, x)
     rng = np.random.default_rng(seed)
-    model.set_weights([rng.standard_normal(w.shape).astype(np.float32) for w in model.get_weights()])
+    model.set_weights(
+        [rng.standard_normal(w.shape).astype(np.float32) for w in model.get_weights()]
+    )
     weights = model.get_weights()
     model.set_weights([*weights[:-2], weights[-2] * scale, weights[-1] * scale])
     return model
@@ -75,18 +77,24 @@ def test_an_honest_model_is_passed_over_in_silence():
 
 @pytest.mark.parametrize("fault", ["random", "probabilities", "quantised", "logits times 1e4"])
 def test_no_masked_model_is_robust_in_silence(fault):
-    """PGD reports them robust, wholly or in part; the evaluation says what is wrong with that figure."""
+    """PGD reports them robust, wholly or in part; the evaluation says what is wrong with that
+    figure.
+    """
     make, message = FAULTS[fault]
     model = make()
     images, labels = examples(model)
     with pytest.warns(RobustnessWarning, match=message):
         result = evaluate_robustness(model, images, labels, threat_model=THREAT, attacks=["pgd3"])
     assert any(message in line for line in result.warnings)
-    assert result.to_json_dict(model="m", dataset="d", split="s")["warnings"] == list(result.warnings)
+    assert result.to_json_dict(model="m", dataset="d", split="s")["warnings"] == list(
+        result.warnings
+    )
 
 
 def test_square_beyond_the_gradient_attacks():
-    assert "square took 1.0 points" in checks.check_square({"apgd-ce": 0.6, "square": 0.59, "fab": 0.5})
+    assert "square took 1.0 points" in checks.check_square(
+        {"apgd-ce": 0.6, "square": 0.59, "fab": 0.5}
+    )
     assert checks.check_square({"apgd-ce": 0.6, "square": 0.599}) is None
     assert checks.check_square({"square": 0.5}) is None
 
@@ -95,18 +103,27 @@ def test_restarts_and_steps_that_still_gain():
     attack = PGD(100, restarts=8)
     early = np.arange(1, 50)
     assert checks.check_progress("pgd", attack, early, 1000) == []
-    # 8 restarts of 100 steps: the last quarter begins after step 600, the last tenth of a restart with its step 91.
+    # 8 restarts of 100 steps: the last quarter begins after step 600, the last tenth of a restart
+    # with its step 91.
     restarts = checks.check_progress("pgd", attack, np.concatenate([early, np.full(6, 601)]), 1000)
-    assert restarts == ["the last quarter of pgd's restarts still took 0.6 points: give it more restarts"]
+    assert restarts == [
+        "the last quarter of pgd's restarts still took 0.6 points: give it more restarts"
+    ]
     assert checks.check_progress("pgd", attack, np.concatenate([early, np.full(6, 600)]), 1000) == [
         "the last tenth of pgd's steps still took 0.6 points: give it more steps"
     ]
-    assert checks.check_progress("pgd", attack, np.concatenate([early, np.full(6, 590)]), 1000) == []
-    assert checks.check_progress("pgd", attack, np.full(50, 601), 50) == []  # too few examples to say
+    assert (
+        checks.check_progress("pgd", attack, np.concatenate([early, np.full(6, 590)]), 1000) == []
+    )
+    assert (
+        checks.check_progress("pgd", attack, np.full(50, 601), 50) == []
+    )  # too few examples to say
 
 
 def test_autoattack_below_pgd():
-    assert "4.0 points below PGD" in checks.check_autoattack({"pgd20": 0.5, "apgd-ce": 0.3, "autoattack": 0.46})
+    assert "4.0 points below PGD" in checks.check_autoattack(
+        {"pgd20": 0.5, "apgd-ce": 0.3, "autoattack": 0.46}
+    )
     assert checks.check_autoattack({"pgd20": 0.5, "autoattack": 0.48}) is None
     assert checks.check_autoattack({"pgd20": 0.5}) is None
 

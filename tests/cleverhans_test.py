@@ -1,4 +1,6 @@
-"""Native attacks against those of CleverHans 4.0 on the same weights, and the adapter that runs CleverHans itself."""
+"""Native attacks against those of CleverHans 4.0 on the same weights, and the adapter that runs
+CleverHans itself.
+"""
 
 import sys
 
@@ -24,7 +26,9 @@ def images():
 
 @pytest.fixture(scope="module")
 def model(images):
-    """Smooth, so that no ReLU flips a whole gradient over a rounding error, and all classes about equally frequent."""
+    """Smooth, so that no ReLU flips a whole gradient over a rounding error, and all classes about
+    equally frequent.
+    """
     keras.utils.set_random_seed(0)
     model = keras.Sequential(
         [
@@ -61,14 +65,24 @@ def test_fgsm_equals_cleverhans(model, images, labels, norm):
 def test_pgd_agrees_with_cleverhans(model, images, norm):
     order, eps = (np.inf, 0.02) if norm == "linf" else (2, 0.15)
     if norm == "l2":
-        # CleverHans clips a step to the bounds before it projects and again after, we only after, as Foolbox does.
-        # Where the bounds cut an l2 ball the two differ; where no pixel can reach the bounds, they may not.
+        # CleverHans clips a step to the bounds before it projects and again after, we only after,
+        # as Foolbox does. Where the bounds cut an l2 ball the two differ; where no pixel can reach
+        # the bounds, they may not.
         images = 0.35 + 0.3 * images
     labels = predictions(model, images)
     attack = PGD(10, eps / 4, random_start=False, stop_when_fooled=False)
     ours = attack(model, images, labels, threat_model=ThreatModel(norm, eps), seed=0).numpy()
     theirs = projected_gradient_descent(
-        model, images, eps, eps / 4, 10, order, clip_min=0.0, clip_max=1.0, y=labels, rand_init=False
+        model,
+        images,
+        eps,
+        eps / 4,
+        10,
+        order,
+        clip_min=0.0,
+        clip_max=1.0,
+        y=labels,
+        rand_init=False,
     ).numpy()
     # The sign of a gradient within rounding of zero may differ.
     assert np.mean(np.abs(ours - theirs) <= 1e-5) > 0.999
@@ -83,7 +97,9 @@ def test_adapter_is_cleverhans_itself(model, images, labels, norm):
     ours = CleverHans("projected_gradient_descent", steps=5)(
         model, images, labels, threat_model=ThreatModel(norm, eps), seed=0
     )
-    theirs = projected_gradient_descent(model, images, eps, eps / 2, 5, order, clip_min=0.0, clip_max=1.0, y=labels)
+    theirs = projected_gradient_descent(
+        model, images, eps, eps / 2, 5, order, clip_min=0.0, clip_max=1.0, y=labels
+    )
     np.testing.assert_allclose(ours, theirs, rtol=0, atol=1e-6)
 
 
@@ -115,7 +131,9 @@ def test_unknown_attack_names_the_known():
         CleverHans("projected_gradient")
 
 
-@pytest.mark.parametrize("options", [{"steps": 0, "step_size": 0.1}, {"step_size": 0.0}, {"steps": 2}])
+@pytest.mark.parametrize(
+    "options", [{"steps": 0, "step_size": 0.1}, {"step_size": 0.0}, {"steps": 2}]
+)
 def test_bad_steps_are_refused(options):
     with pytest.raises(InputError, match="step"):
         CleverHans("momentum_iterative_method", **options)

@@ -1,4 +1,6 @@
-"""The commands as people call them: output, exit codes, one clear line for bad input, nothing half-written."""
+"""The commands as people call them: output, exit codes, one clear line for bad input, nothing
+half-written.
+"""
 
 import json
 import os
@@ -14,7 +16,13 @@ import tf_robust_transfer as rt
 from tests import fresh_process
 from tf_robust_transfer import data, evaluate, quickstart, report, train, visualize
 from tf_robust_transfer.command import run_command
-from tf_robust_transfer.config import EvaluateConfig, QuickstartConfig, ReportConfig, TrainConfig, VisualizeConfig
+from tf_robust_transfer.config import (
+    EvaluateConfig,
+    QuickstartConfig,
+    ReportConfig,
+    TrainConfig,
+    VisualizeConfig,
+)
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 COMMANDS = {
@@ -50,7 +58,12 @@ def model(tmp_path_factory):
     network = rt.build_model("small_cnn", digits.input_shape, digits.num_classes)
     method = rt.Natural(student=network)
     method.compile(optimizer=keras.optimizers.Adam(0.003))
-    method.fit(data.train_batches(digits, batch_size=64, seed=0), steps_per_epoch=80, verbose=0, shuffle=False)
+    method.fit(
+        data.train_batches(digits, batch_size=64, seed=0),
+        steps_per_epoch=80,
+        verbose=0,
+        shuffle=False,
+    )
     path = tmp_path_factory.mktemp("models") / "natural.keras"
     rt.save_model(network, path)
     return path
@@ -58,17 +71,32 @@ def model(tmp_path_factory):
 
 def test_train_as_a_process_prints_a_table_and_progress(tmp_path):
     process = subprocess.run(
-        [sys.executable, "-m", "tf_robust_transfer.train", "--epochs=1", "--eps=0.1", "--attacks=fgsm",
-         "--max_examples=40", "--watch_examples=10", "--watch_attack=fgsm", f"--run_dir={tmp_path}/run"],
-        cwd=ROOT, capture_output=True, text=True, check=False,
-    )  # fmt: skip
+        [
+            sys.executable,
+            "-m",
+            "tf_robust_transfer.train",
+            "--epochs=1",
+            "--eps=0.1",
+            "--attacks=fgsm",
+            "--max_examples=40",
+            "--watch_examples=10",
+            "--watch_attack=fgsm",
+            f"--run_dir={tmp_path}/run",
+        ],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     assert process.returncode == 0, process.stderr[-2000:]
     assert "digits test, 40 images, linf eps 0.1" in process.stdout
     assert "images/s" in process.stderr and "cross_entropy" in process.stderr
 
 
 def test_bad_input_of_a_process_is_one_line_and_exit_code_2(tmp_path):
-    process = fresh_process.run_module("tf_robust_transfer.train", "--eps=8", f"--run_dir={tmp_path}/run")
+    process = fresh_process.run_module(
+        "tf_robust_transfer.train", "--eps=8", f"--run_dir={tmp_path}/run"
+    )
     assert process.returncode == 2
     assert "Traceback" not in process.stderr
     assert process.stderr.splitlines()[-1].startswith("error: eps is a fraction of the pixel range")
@@ -77,8 +105,15 @@ def test_bad_input_of_a_process_is_one_line_and_exit_code_2(tmp_path):
 
 def test_evaluate_writes_the_contracts_json(call, model, tmp_path):
     output = tmp_path / "results.json"
-    code, out, _ = call("evaluate", f"--model={model}", "--dataset=digits", "--attacks=fgsm,pgd20,pgd5x2", "--eps=8/255",
-                        "--max_examples=100", f"--output={output}")  # fmt: skip
+    code, out, _ = call(
+        "evaluate",
+        f"--model={model}",
+        "--dataset=digits",
+        "--attacks=fgsm,pgd20,pgd5x2",
+        "--eps=8/255",
+        "--max_examples=100",
+        f"--output={output}",
+    )
     assert code == 0
     result = json.loads(output.read_text())
     assert result["num_examples"] == 100 and result["split"] == "test"
@@ -91,22 +126,34 @@ def test_evaluate_writes_the_contracts_json(call, model, tmp_path):
 
 
 def test_an_interrupted_evaluate_goes_on(call, model, tmp_path, monkeypatch):
-    """Stopped in the last attack; what was done before stands in the state, which goes when the results are written."""
+    """Stopped in the last attack; what was done before stands in the state, which goes when the
+    results are written.
+    """
     output = tmp_path / "results.json"
-    arguments = (f"--model={model}", "--dataset=digits", "--attacks=pgd20,autoattack:apgd-ce+square", "--eps=0.1",
-                 "--max_examples=60", f"--output={output}")  # fmt: skip
+    arguments = (
+        f"--model={model}",
+        "--dataset=digits",
+        "--attacks=pgd20,autoattack:apgd-ce+square",
+        "--eps=0.1",
+        "--max_examples=60",
+        f"--output={output}",
+    )
     assert call("evaluate", *arguments)[0] == 0
     whole = json.loads(output.read_text())
     output.unlink()
     with monkeypatch.context() as patch:
-        patch.setattr(rt.attacks.Square, "start", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        patch.setattr(
+            rt.attacks.Square, "start", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt)
+        )
         code, _, err = call("evaluate", *arguments)
     assert code == 130 and "start the same command again" in err and not output.exists()
     header = json.loads(str(np.load(f"{output}.state.npz")["header"]))
     code, out, _ = call("evaluate", *arguments)
     assert code == 0 and "after square" in out
     again = json.loads(output.read_text())
-    assert again["seconds"]["pgd20"] == header["values"]["finished"]["pgd20"]["seconds"]  # it did not run again
+    assert (
+        again["seconds"]["pgd20"] == header["values"]["finished"]["pgd20"]["seconds"]
+    )  # it did not run again
     assert again["accuracy"] == whole["accuracy"] and again["components"] == whole["components"]
     assert not pathlib.Path(f"{output}.state.npz").exists()
 
@@ -114,13 +161,24 @@ def test_an_interrupted_evaluate_goes_on(call, model, tmp_path, monkeypatch):
 def test_warnings_are_lines_in_the_terminal_and_in_the_results(call, tmp_path):
     images = keras.Input((8, 8, 1))
     flat = keras.layers.Flatten()(images)
-    rt.save_model(keras.Model(images, keras.layers.Dense(10, activation="softmax")(flat)), tmp_path / "softmax.keras")
-    code, _, err = call("evaluate", f"--model={tmp_path}/softmax.keras", "--dataset=digits", "--attacks=fgsm",
-                        "--max_examples=20", f"--output={tmp_path}/results.json")  # fmt: skip
+    rt.save_model(
+        keras.Model(images, keras.layers.Dense(10, activation="softmax")(flat)),
+        tmp_path / "softmax.keras",
+    )
+    code, _, err = call(
+        "evaluate",
+        f"--model={tmp_path}/softmax.keras",
+        "--dataset=digits",
+        "--attacks=fgsm",
+        "--max_examples=20",
+        f"--output={tmp_path}/results.json",
+    )
     assert code == 0
     (line,) = (line for line in err.splitlines() if line.startswith("warning:"))
     assert "returns probabilities" in line
-    assert json.loads((tmp_path / "results.json").read_text())["warnings"] == [line.removeprefix("warning: ")]
+    assert json.loads((tmp_path / "results.json").read_text())["warnings"] == [
+        line.removeprefix("warning: ")
+    ]
 
 
 def test_robustbench_entries(call, model, tmp_path):
@@ -136,21 +194,44 @@ def test_robustbench_entries(call, model, tmp_path):
     assert code == 0 and "RobustBench wants 10,000" in err
     # The keys of RobustBench's model_info/cifar10/Linf/Hendrycks2019Using.json, in its order.
     assert list(json.loads(out)["digits/Linf/mine.json"]) == [
-        "link", "name", "authors", "additional_data", "number_forward_passes", "dataset", "venue", "architecture", "eps",
-        "clean_acc", "reported", "autoattack_acc", "unreliable",
-    ]  # fmt: skip
+        "link",
+        "name",
+        "authors",
+        "additional_data",
+        "number_forward_passes",
+        "dataset",
+        "venue",
+        "architecture",
+        "eps",
+        "clean_acc",
+        "reported",
+        "autoattack_acc",
+        "unreliable",
+    ]
     entry = json.loads(out)["digits/Linf/mine.json"]
-    assert (entry["eps"], entry["clean_acc"], entry["autoattack_acc"]) == ("8/255", "95.12", "50.00")
+    assert (entry["eps"], entry["clean_acc"], entry["autoattack_acc"]) == (
+        "8/255",
+        "95.12",
+        "50.00",
+    )
     assert entry["unreliable"] is False
 
 
 def test_saved_adversarial_examples_are_read_back_and_fool_as_much(call, model, tmp_path):
     saved = tmp_path / "adversarial.npy"
-    shared = (f"--model={model}", "--dataset=digits", "--eps=0.1", "--max_examples=100", "--attacks=fgsm")
+    shared = (
+        f"--model={model}",
+        "--dataset=digits",
+        "--eps=0.1",
+        "--max_examples=100",
+        "--attacks=fgsm",
+    )
     code, out, _ = call("evaluate", *shared, f"--save_adversarial={saved}")
     assert code == 0
     examples = np.load(saved)
-    assert examples.shape == (100, 64) and examples.dtype == np.float32, "MadryLab's form for grey images"
+    assert examples.shape == (100, 64) and examples.dtype == np.float32, (
+        "MadryLab's form for grey images"
+    )
     accuracy = next(line.split()[1] for line in out.splitlines() if line.startswith("fgsm"))
     code, again, _ = call("evaluate", *shared, f"--adversarial_examples={saved}")
     assert code == 0
@@ -161,8 +242,14 @@ def test_saved_adversarial_examples_are_read_back_and_fool_as_much(call, model, 
 
 
 def test_visualize_writes_a_png(call, model, tmp_path):
-    code, _, err = call("visualize", "--kind=input_gradients", f"--models={model},{model}", "--dataset=digits",
-                        "--num_images=2", f"--output={tmp_path}/gradients.png")  # fmt: skip
+    code, _, err = call(
+        "visualize",
+        "--kind=input_gradients",
+        f"--models={model},{model}",
+        "--dataset=digits",
+        "--num_images=2",
+        f"--output={tmp_path}/gradients.png",
+    )
     assert code == 0, err
     assert (tmp_path / "gradients.png").read_bytes().startswith(b"\x89PNG")
 
@@ -170,11 +257,20 @@ def test_visualize_writes_a_png(call, model, tmp_path):
 def test_report_prints_a_row_for_each_run(call, model, tmp_path):
     for name, eps in (("a", "0.1"), ("b", "0.1"), ("c", "0.2")):
         (tmp_path / name).mkdir()
-        call("evaluate", f"--model={model}", "--dataset=digits", "--attacks=fgsm", f"--eps={eps}", "--max_examples=50",
-             f"--output={tmp_path}/{name}/results.json")  # fmt: skip
+        call(
+            "evaluate",
+            f"--model={model}",
+            "--dataset=digits",
+            "--attacks=fgsm",
+            f"--eps={eps}",
+            "--max_examples=50",
+            f"--output={tmp_path}/{name}/results.json",
+        )
     code, out, _ = call("report", f"--runs={tmp_path}")
     assert code == 0
-    assert out.count("digits test, 50 images, linf eps 0.1;") == 1, "runs of one threat model share a table"
+    assert out.count("digits test, 50 images, linf eps 0.1;") == 1, (
+        "runs of one threat model share a table"
+    )
     assert out.count("digits test, 50 images, linf eps 0.2;") == 1
     stored = json.loads((tmp_path / "a" / "results.json").read_text())
     assert f"{100 * stored['accuracy']['fgsm']:.1f} [" in out
@@ -185,15 +281,35 @@ def test_report_prints_a_row_for_each_run(call, model, tmp_path):
     [
         ("evaluate", ["--model=/nowhere.keras"], "no model at '/nowhere.keras'"),
         ("evaluate", [], "no model given"),
-        ("evaluate", ["--model={model}", "--dataset=digits", "--attacks=autoatack"], "unknown attack 'autoatack'"),
-        ("evaluate", ["--model={model}", "--dataset=digits", "--image_size=9x9"], "images must have shape"),
-        ("evaluate", ["--model={model}", "--dataset=digits", "--split=tset"], "unknown split 'tset'"),
-        ("evaluate", ["--model={model}", "--output=/nowhere/x.json"], "cannot write '/nowhere/x.json'"),
+        (
+            "evaluate",
+            ["--model={model}", "--dataset=digits", "--attacks=autoatack"],
+            "unknown attack 'autoatack'",
+        ),
+        (
+            "evaluate",
+            ["--model={model}", "--dataset=digits", "--image_size=9x9"],
+            "images must have shape",
+        ),
+        (
+            "evaluate",
+            ["--model={model}", "--dataset=digits", "--split=tset"],
+            "unknown split 'tset'",
+        ),
+        (
+            "evaluate",
+            ["--model={model}", "--output=/nowhere/x.json"],
+            "cannot write '/nowhere/x.json'",
+        ),
         ("evaluate", ["--model={model}", "--dataset=folder:{tmp}/empty"], "empty"),
         ("evaluate", ["--model={corrupt}"], "is no .keras file: it is damaged"),
         ("evaluate", ["--model={truncated}"], "is no .keras file: it is damaged"),
         ("evaluate", ["--model={scrambled}"], "cannot be loaded"),
-        ("visualize", ["--kind=gradients"], "unknown kind of figure 'gradients'; nearest valid names: input_gradients"),
+        (
+            "visualize",
+            ["--kind=gradients"],
+            "unknown kind of figure 'gradients'; nearest valid names: input_gradients",
+        ),
         ("visualize", [], "give --models=A,B"),
         ("report", ["--runs={tmp}"], "no results*.json in"),
         ("train", ["--epoch=3"], "unknown flag --epoch; nearest valid names: epochs"),
@@ -220,7 +336,17 @@ def test_bad_input_gives_one_line_and_exit_code_2(call, model, tmp_path, command
 
 
 def test_the_public_names_of_the_contract():
-    for name in ("build_model", "load_model", "endpoints", "ThreatModel", "evaluate_robustness", "IGAM", "MixACM", "Natural",
-                 "AdversarialTraining", "FineTune"):  # fmt: skip
+    for name in (
+        "build_model",
+        "load_model",
+        "endpoints",
+        "ThreatModel",
+        "evaluate_robustness",
+        "IGAM",
+        "MixACM",
+        "Natural",
+        "AdversarialTraining",
+        "FineTune",
+    ):
         assert callable(getattr(rt, name))
     assert callable(rt.attacks.PGD) and callable(rt.attacks.FGSM)

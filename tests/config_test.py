@@ -21,19 +21,27 @@ def test_fractions_lists_sizes_and_options():
     assert read.model_options == {"stem_stride": 2, "activation": "swish"}
 
 
-@pytest.mark.parametrize("text", [
-    "activation=swish,padding=same,preprocessing=standardized,mean=[0.4914,0.4822,0.4465],std=[0.2471,0.2435,0.2616]",
-    " mean = [ .4914, 0.4822,.4465 ] ,activation=swish,padding=same,std=[0.2471,0.2435,0.2616],preprocessing=standardized",
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "text",
+    [
+        "activation=swish,padding=same,preprocessing=standardized,mean=[0.4914,0.4822,0.4465],std=[0.2471,0.2435,0.2616]",
+        " mean = [ .4914, 0.4822,.4465 ] "
+        ",activation=swish,padding=same,std=[0.2471,0.2435,0.2616],preprocessing=standardized",
+    ],
+)
 def test_options_take_lists(text, tmp_path):
     expected = {"activation": "swish", "padding": "same", "preprocessing": "standardized",
                 "mean": (0.4914, 0.4822, 0.4465), "std": (0.2471, 0.2435, 0.2616)}  # fmt: skip
     read = parse("--model=wrn_10_1", f"--model_options={text}")
     assert read.model_options == expected
-    (tmp_path / "flags.txt").write_text("".join(f"--{name}={text}\n" for name, text in config.to_text(read).items()))
+    (tmp_path / "flags.txt").write_text(
+        "".join(f"--{name}={text}\n" for name, text in config.to_text(read).items())
+    )
     assert parse(f"--flagfile={tmp_path}/flags.txt") == read
     assert parse("--model_options=").model_options == {}
-    assert parse("--model=wrn_10_1", "--model_options=mean=[1,-2.5e-3]").model_options == {"mean": (1, -2.5e-3)}
+    assert parse("--model=wrn_10_1", "--model_options=mean=[1,-2.5e-3]").model_options == {
+        "mean": (1, -2.5e-3)
+    }
 
 
 def test_flags_are_frozen():
@@ -48,17 +56,30 @@ def test_bare_and_explicit_switches():
 
 def test_a_flag_file_in_a_flag_file_and_overrides(tmp_path):
     (tmp_path / "inner.flags").write_text("# a comment\n--eps=0.1\n--epochs=3\n")
-    (tmp_path / "outer.flags").write_text(f"--flagfile={tmp_path}/inner.flags\n--epochs=4\n--nesterov\n")
+    (tmp_path / "outer.flags").write_text(
+        f"--flagfile={tmp_path}/inner.flags\n--epochs=4\n--nesterov\n"
+    )
     read = parse(f"--flagfile={tmp_path}/outer.flags", "--seed=7")
     assert (read.eps, read.epochs, read.nesterov, read.seed) == (0.1, 4, True, 7)
 
 
 def test_a_config_written_out_gives_itself_again(tmp_path):
-    read = parse("--eps=8/255", "--image_size=14x16", "--model_options=width=2", "--blocks=block1", "--nesterov",
-                 "--method=mixacm", "--learning_rate=1/3", "--augmentation=crop:2,flip", "--weight_decay_of=all")
+    read = parse(
+        "--eps=8/255",
+        "--image_size=14x16",
+        "--model_options=width=2",
+        "--blocks=block1",
+        "--nesterov",
+        "--method=mixacm",
+        "--learning_rate=1/3",
+        "--augmentation=crop:2,flip",
+        "--weight_decay_of=all",
+    )
     texts = config.to_text(read)
     assert set(texts) == {flag.name for flag in config.train_flags("mixacm")} - {"check"}
-    (tmp_path / "flags.txt").write_text("".join(f"--{name}={text}\n" for name, text in texts.items()))
+    (tmp_path / "flags.txt").write_text(
+        "".join(f"--{name}={text}\n" for name, text in texts.items())
+    )
     assert parse(f"--flagfile={tmp_path}/flags.txt") == read
 
 
@@ -74,12 +95,28 @@ def test_a_config_written_out_gives_itself_again(tmp_path):
         ("--norm=l7", "--norm: expected one of linf, l2, got 'l7'"),
         ("--image_size=14", "--image_size: expected an image size such as 28x28, got '14'"),
         ("--model_options=width", "--model_options: expected key=value"),
-        ("--model_options=mean=0.5,0.4", r"expected key=value,key=value, got .*; a list is written in brackets"),
-        *((f"--model_options={text}", "--model_options: expected each list in a pair of brackets, such as mean=")
-          for text in ("mean=[0.5,0.4", "mean=0.5,0.4]", "mean=[[0.5],[0.4]]", "mean=]0.5[")),
-        *((f"--model_options=mean={text}", "--model_options: expected a list of numbers such as .*, got '.*'")
-          for text in ("[0.5,half]", "[]", "[0.5]x", "[1e999]", "[True]")),
-        ("--weight_decay_of=biases", "unknown --weight_decay_of 'biases'; valid names: all, kernels"),
+        (
+            "--model_options=mean=0.5,0.4",
+            r"expected key=value,key=value, got .*; a list is written in brackets",
+        ),
+        *(
+            (
+                f"--model_options={text}",
+                "--model_options: expected each list in a pair of brackets, such as mean=",
+            )
+            for text in ("mean=[0.5,0.4", "mean=0.5,0.4]", "mean=[[0.5],[0.4]]", "mean=]0.5[")
+        ),
+        *(
+            (
+                f"--model_options=mean={text}",
+                "--model_options: expected a list of numbers such as .*, got '.*'",
+            )
+            for text in ("[0.5,half]", "[]", "[0.5]x", "[1e999]", "[True]")
+        ),
+        (
+            "--weight_decay_of=biases",
+            "unknown --weight_decay_of 'biases'; valid names: all, kernels",
+        ),
         ("--smoke=perhaps", "--smoke: expected true or false"),
         ("--learning_rate=0", "--learning_rate: expected a number above 0"),
         ("--flagfile=/nowhere.flags", "/nowhere.flags"),
@@ -105,7 +142,11 @@ def test_the_help_of_one_method_has_its_flags_and_defaults_alone(capsys):
     with pytest.raises(SystemExit):
         parse("--method=ard", "--help")
     shown = capsys.readouterr().out
-    assert "--alpha_kld=1.0\n" in shown and "--gamma=30.0\n" in shown and "--learning_rate=0.1\n" in shown
+    assert (
+        "--alpha_kld=1.0\n" in shown
+        and "--gamma=30.0\n" in shown
+        and "--learning_rate=0.1\n" in shown
+    )
     assert "--lambda_adv" not in shown and "--alpha_acm" not in shown
 
 

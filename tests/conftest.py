@@ -10,7 +10,8 @@ import tensorflow as tf
 # The oracles round as float32 does; a GPU from Ampere on would use TF32.
 tf.config.experimental.enable_tensor_float_32_execution(False)
 
-# Tracing makes many objects, and the collector would look through all of TensorFlow's again and again.
+# Tracing makes many objects, and the collector would look through all of TensorFlow's again and
+# again.
 gc.freeze()
 gc.set_threshold(20_000, 20, 50)
 

@@ -1,4 +1,6 @@
-"""Data in files: image folders, and TFDS data prepared without a network. Tiny-ImageNet: tiny_imagenet_test.py."""
+"""Data in files: image folders, and TFDS data prepared without a network. Tiny-ImageNet:
+tiny_imagenet_test.py.
+"""
 
 import pathlib
 
@@ -33,7 +35,9 @@ def constant(value: int, shape=(4, 6, 3)) -> np.ndarray:
 
 @pytest.fixture
 def folder(tmp_path):
-    """Classes cat and dog; train: 3 and 2 images, test: 1 each. A cat's pixels are 10.., a dog's 20..; test 100 on."""
+    """Classes cat and dog; train: 3 and 2 images, test: 1 each. A cat's pixels are 10.., a dog's
+    20..; test 100 on.
+    """
     for i in range(3):
         png(tmp_path / "train" / "cat" / f"{i}.png", constant(10 + i))
     for i in range(2):
@@ -48,8 +52,18 @@ def folder(tmp_path):
 
 def test_folder_with_splits(folder):
     train, test = (data.load_data(f"folder:{folder}", split) for split in ("train", "test"))
-    assert train.class_names == ("cat", "dog") and train.input_shape == (4, 6, 3) and train.num_classes == 2
-    assert sorted(zip(train.images[:, 0, 0, 0], train.labels)) == [(10, 0), (11, 0), (12, 0), (20, 1), (21, 1)]
+    assert (
+        train.class_names == ("cat", "dog")
+        and train.input_shape == (4, 6, 3)
+        and train.num_classes == 2
+    )
+    assert sorted(zip(train.images[:, 0, 0, 0], train.labels)) == [
+        (10, 0),
+        (11, 0),
+        (12, 0),
+        (20, 1),
+        (21, 1),
+    ]
     assert sorted(zip(test.images[:, 0, 0, 0], test.labels)) == [(110, 0), (120, 1)]
     again = data.load_data(f"folder:{folder}", "train")
     np.testing.assert_array_equal(train.images, again.images)
@@ -60,7 +74,9 @@ def test_folder_is_cut_in_two_where_it_has_no_splits(tmp_path):
         for i in range(count):
             png(tmp_path / c / f"{i:02}.png", constant(50 * "abc".index(c) + i))
     train, test = (data.load_data(f"folder:{tmp_path}", split) for split in ("train", "test"))
-    assert np.bincount(test.labels).tolist() == [2, 1, 1] and np.bincount(train.labels).tolist() == [8, 4, 1]
+    assert np.bincount(test.labels).tolist() == [2, 1, 1] and np.bincount(
+        train.labels
+    ).tolist() == [8, 4, 1]
     assert len({bytes(x) for x in np.concatenate([train.images, test.images])}) == 17
 
 
@@ -86,9 +102,14 @@ def test_folder_colours(tmp_path, folder):
     jpeg(tmp_path / "mixed" / "train" / "a" / "1.JPEG", constant(9, (4, 4, 3)))
     transparent = np.concatenate([constant(8, (4, 4, 3)), constant(0, (4, 4, 1))], 2)
     png(tmp_path / "mixed" / "train" / "a" / "2.png", transparent)
-    assert load("grey").input_shape == (4, 4, 1) and sorted(load("grey").images[:, 0, 0, 0]) == [7, 9]
+    assert load("grey").input_shape == (4, 4, 1) and sorted(load("grey").images[:, 0, 0, 0]) == [
+        7,
+        9,
+    ]
     test, train = load("mixed"), load("mixed", "train")
-    assert test.input_shape == train.input_shape == (4, 4, 3)  # grey test images too, since a training image has colour
+    assert (
+        test.input_shape == train.input_shape == (4, 4, 3)
+    )  # grey test images too, since a training image has colour
     assert (test.images == 7).all() and sorted(train.images[:, 0, 0, 1]) == [7, 8, 9]
 
 
@@ -97,7 +118,14 @@ def test_folder_sizes(folder):
     with pytest.raises(InputError, match=r"images differ in size: .*; give image_size"):
         data.load_data(f"folder:{folder}", "train")
     resized = data.load_data(f"folder:{folder}", "train", image_size=(5, 5))
-    assert resized.images.shape == (6, 5, 5, 3) and sorted(resized.images[:, 2, 2, 0]) == [10, 11, 12, 20, 21, 22]
+    assert resized.images.shape == (6, 5, 5, 3) and sorted(resized.images[:, 2, 2, 0]) == [
+        10,
+        11,
+        12,
+        20,
+        21,
+        22,
+    ]
 
 
 def test_folder_errors(tmp_path, folder):
@@ -127,7 +155,7 @@ def test_unreadable_image_is_named(folder, content):
         if content == f"cut {kind}":
             path = folder / "train" / "dog" / f"bad.{kind}"
             write(path, np.random.default_rng(0).integers(0, 256, (64, 64, 3)).astype(np.uint8))
-            path.write_bytes(path.read_bytes()[:300 if kind == "png" else 900])
+            path.write_bytes(path.read_bytes()[: 300 if kind == "png" else 900])
     if isinstance(content, bytes):
         (folder / "train" / "dog" / "bad.png").write_bytes(content)
     with pytest.raises(InputError, match=r"cannot read the image '.*/train/dog/bad\.(png|jpeg)'"):
@@ -144,19 +172,32 @@ def prepare(root: pathlib.Path, name: str, features: dict, splits: dict) -> str:
     folder.mkdir(parents=True)
     infos = []
     template = tfds.core.ShardedFileTemplate(
-        data_dir=folder, dataset_name=name, filetype_suffix="tfrecord",
-        template="{DATASET}-{SPLIT}.{FILEFORMAT}-{SHARD_X_OF_Y}")
+        data_dir=folder,
+        dataset_name=name,
+        filetype_suffix="tfrecord",
+        template="{DATASET}-{SPLIT}.{FILEFORMAT}-{SHARD_X_OF_Y}",
+    )
     for split, shards in splits.items():
         for i, shard in enumerate(shards):
             path = folder / f"{name}-{split}.tfrecord-{i:05}-of-{len(shards):05}"
             with tf.io.TFRecordWriter(str(path)) as writer:
                 for example in shard:
                     writer.write(features.serialize_example(features.encode_example(example)))
-        infos.append(tfds.core.SplitInfo(
-            name=split, shard_lengths=[len(shard) for shard in shards], num_bytes=1,
-            filename_template=template.replace(split=split)))
+        infos.append(
+            tfds.core.SplitInfo(
+                name=split,
+                shard_lengths=[len(shard) for shard in shards],
+                num_bytes=1,
+                filename_template=template.replace(split=split),
+            )
+        )
     tfds.folder_dataset.write_metadata(
-        data_dir=folder, features=features, split_infos=infos, check_data=False, supervised_keys=None)
+        data_dir=folder,
+        features=features,
+        split_infos=infos,
+        check_data=False,
+        supervised_keys=None,
+    )
     return str(root)
 
 
@@ -166,19 +207,35 @@ IMAGE, LABEL = tfds.features.Image(shape=(4, 4, 1)), tfds.features.ClassLabel(na
 def test_tfds_prepared_data_in_stored_order(tmp_path, no_network):
     example = lambda i: {"image": constant(i, (4, 4, 1)), "label": i % 2}
     shards = [[example(i) for i in range(40)], [example(i) for i in range(40, 70)]]
-    data_dir = prepare(tmp_path, "made_here", {"image": IMAGE, "label": LABEL}, {"train": shards, "test": shards[:1]})
+    data_dir = prepare(
+        tmp_path,
+        "made_here",
+        {"image": IMAGE, "label": LABEL},
+        {"train": shards, "test": shards[:1]},
+    )
     train = data.load_data("made_here", "train", data_dir=data_dir)
-    np.testing.assert_array_equal(train.images[:, 0, 0, 0], np.arange(70))  # one file after the other
+    np.testing.assert_array_equal(
+        train.images[:, 0, 0, 0], np.arange(70)
+    )  # one file after the other
     np.testing.assert_array_equal(train.labels, np.arange(70) % 2)
-    assert train.class_names == ("no", "yes") and (train.name, train.split) == ("made_here", "train")
-    few = data.load_data("made_here:1.0.0", "test", data_dir=data_dir, max_examples=3, image_size=(8, 8))
+    assert train.class_names == ("no", "yes") and (train.name, train.split) == (
+        "made_here",
+        "train",
+    )
+    few = data.load_data(
+        "made_here:1.0.0", "test", data_dir=data_dir, max_examples=3, image_size=(8, 8)
+    )
     assert few.images.shape == (3, 8, 8, 1) and few.images[:, 0, 0, 0].tolist() == [0, 1, 2]
     assert len(data.load_data("made_here", "train[:10%]", data_dir=data_dir)) == 7
     part = data.load_data("made_here", "train", data_dir=data_dir, train_fraction=0.2)
     assert np.bincount(part.labels).tolist() == [7, 7]
-    with pytest.raises(InputError, match="unknown split 'tests' of 'made_here'; valid names: test, train"):
+    with pytest.raises(
+        InputError, match="unknown split 'tests' of 'made_here'; valid names: test, train"
+    ):
         data.load_data("made_here", "tests", data_dir=data_dir)
-    with pytest.raises(InputError, match=r"could not read split 'train\[:' of 'made_here' in .*; check the split"):
+    with pytest.raises(
+        InputError, match=r"could not read split 'train\[:' of 'made_here' in .*; check the split"
+    ):
         data.load_data("made_here", "train[:", data_dir=data_dir)
 
 
@@ -186,7 +243,9 @@ def test_tfds_images_of_different_sizes(tmp_path, no_network):
     features = {"image": tfds.features.Image(shape=(None, None, 3)), "label": LABEL}
     examples = [{"image": constant(9 + i, (4 + i, 6, 3)), "label": 1} for i in range(3)]
     data_dir = prepare(tmp_path, "made_here", features, {"train": [examples]})
-    with pytest.raises(InputError, match="the images of 'made_here' differ in size: .* give image_size"):
+    with pytest.raises(
+        InputError, match="the images of 'made_here' differ in size: .* give image_size"
+    ):
         data.load_data("made_here", "train", data_dir=data_dir)
     train = data.load_data("made_here", "train", data_dir=data_dir, image_size=(5, 5))
     assert train.images.shape == (3, 5, 5, 3) and train.images[:, 2, 2, 2].tolist() == [9, 10, 11]
@@ -200,15 +259,27 @@ def test_tfds_data_that_cannot_be_used(tmp_path, no_network):
         data.load_data("made_here", "test", data_dir=data_dir)
     file = tmp_path / "made_here" / "1.0.0" / "made_here-train.tfrecord-00000-of-00001"
     file.write_bytes(file.read_bytes()[:-20])
-    with pytest.raises(InputError, match="could not read split 'train' of 'made_here' in .*; check the split, or"):
+    with pytest.raises(
+        InputError, match="could not read split 'train' of 'made_here' in .*; check the split, or"
+    ):
         data.load_data("made_here", "train", data_dir=data_dir)
-    prepare(tmp_path, "texts", {"text": tfds.features.Text(), "label": LABEL}, {"train": [[{"text": "a", "label": 1}]]})
-    with pytest.raises(InputError, match=r"'texts' has the features \['label', 'text'\]; expected an 8-bit image"):
+    prepare(
+        tmp_path,
+        "texts",
+        {"text": tfds.features.Text(), "label": LABEL},
+        {"train": [[{"text": "a", "label": 1}]]},
+    )
+    with pytest.raises(
+        InputError, match=r"'texts' has the features \['label', 'text'\]; expected an 8-bit image"
+    ):
         data.load_data("texts", "train", data_dir=data_dir)
 
 
 def test_tfds_data_that_is_not_prepared(tmp_path, monkeypatch, no_network):
-    message = r"'cifar100' is not prepared in {} \(looked for .*cifar100/[0-9.]+\) and {}; on a machine with network"
+    message = (
+        r"'cifar100' is not prepared in {} \(looked for .*cifar100/[0-9.]+\) and {}; on a "
+        r"machine with network"
+    )
     with pytest.raises(InputError, match=message.format(tmp_path, "the network was not tried")):
         data.load_data("cifar100", "train", data_dir=str(tmp_path), download=False)
 
@@ -227,7 +298,9 @@ def test_real_prepared_data(name, no_network):
     test = data.load_data(name, "test", data_dir=str(SHARED), max_examples=500)
     shape, num_classes = data.SHAPES[name]
     assert test.input_shape == shape and test.num_classes == num_classes and len(test) == 500
-    assert np.bincount(test.labels).min() > 25  # stored in random order: each class is among the first ones
+    assert (
+        np.bincount(test.labels).min() > 25
+    )  # stored in random order: each class is among the first ones
     oracle = tfds.load(name, split="test[:50]", data_dir=str(SHARED), download=False)
     for i, example in enumerate(oracle):
         np.testing.assert_array_equal(test.images[i], example["image"])

@@ -1,4 +1,6 @@
-"""Data against NumPy: loading, order and resumption of batches, augmentation, mixup, and what bad input is told."""
+"""Data against NumPy: loading, order and resumption of batches, augmentation, mixup, and what bad
+input is told.
+"""
 
 import numpy as np
 import pytest
@@ -18,7 +20,9 @@ def numbered(count, shape=(6, 5, 1), num_classes=3, split="train"):
     pixels = np.random.default_rng(0).integers(0, 256, (count, *shape)).astype(np.uint8)
     pixels[:, 0, 0, 0], pixels[:, 0, 1, 0] = np.arange(count) // 256, np.arange(count) % 256
     labels = np.arange(count, dtype=np.int32) % num_classes
-    return data.ImageData(pixels, labels, num_classes, tuple("abcdefghij"[:num_classes]), "numbered", split)
+    return data.ImageData(
+        pixels, labels, num_classes, tuple("abcdefghij"[:num_classes]), "numbered", split
+    )
 
 
 def numbers(batch):
@@ -39,7 +43,10 @@ def take(dataset, count):
 def test_started_later_is_bit_identical(start, names):
     source = numbered(34)
     whole = take(data.train_batches(source, batch_size=8, seed=5, augmentation=names), 14)
-    resumed = take(data.train_batches(source, batch_size=8, seed=5, augmentation=names, start_step=start), 14 - start)
+    resumed = take(
+        data.train_batches(source, batch_size=8, seed=5, augmentation=names, start_step=start),
+        14 - start,
+    )
     for expected, got in zip(whole[start:], resumed, strict=True):
         np.testing.assert_array_equal(got[0], expected[0])
         np.testing.assert_array_equal(got[1], expected[1])
@@ -52,7 +59,9 @@ def test_two_passes_over_one_dataset_are_equal():
 
 
 def test_huge_start_step_needs_no_replay():
-    images_, labels = next(iter(data.train_batches(numbered(20), batch_size=5, seed=0, start_step=10**12)))
+    images_, labels = next(
+        iter(data.train_batches(numbered(20), batch_size=5, seed=0, start_step=10**12))
+    )
     assert images_.shape == (5, 6, 5, 1) and labels.shape == (5,)
 
 
@@ -62,7 +71,9 @@ def test_each_epoch_sees_each_example_once_in_a_new_order(count, batch_size):
     steps = data.steps_per_epoch(source, batch_size)
     assert steps == count // batch_size
     batches = list(data.train_batches(source, batch_size=batch_size, seed=1).take(3 * steps))
-    epochs = [np.concatenate([numbers(b) for b in batches[i * steps:(i + 1) * steps]]) for i in range(3)]
+    epochs = [
+        np.concatenate([numbers(b) for b in batches[i * steps : (i + 1) * steps]]) for i in range(3)
+    ]
     for epoch in epochs:
         assert len(set(epoch)) == steps * batch_size
         if count % batch_size == 0:
@@ -77,26 +88,32 @@ def test_each_epoch_sees_each_example_once_in_a_new_order(count, batch_size):
 
 def test_order_depends_on_the_seed():
     orders = [
-        np.concatenate([numbers(b) for b in data.train_batches(numbered(64), batch_size=8, seed=seed).take(8)])
+        np.concatenate(
+            [numbers(b) for b in data.train_batches(numbered(64), batch_size=8, seed=seed).take(8)]
+        )
         for seed in (0, 0, 1)
     ]
     assert np.array_equal(orders[0], orders[1]) and not np.array_equal(orders[0], orders[2])
 
 
 def test_orders_of_different_epochs_are_uncorrelated():
-    """Place of an example in one epoch against its place in the next: rank correlation within 4 deviations of 0."""
+    """Place of an example in one epoch against its place in the next: rank correlation within 4
+    deviations of 0.
+    """
     count = 2000
     batches = data.train_batches(numbered(count, (2, 2, 1)), batch_size=count, seed=0).take(4)
     places = [np.argsort(numbers(batch)) for batch in batches]
     for i, first in enumerate(places):
-        for second in [np.arange(count), *places[i + 1:]]:
+        for second in [np.arange(count), *places[i + 1 :]]:
             assert abs(stats.spearmanr(first, second).statistic) < 4 / np.sqrt(count)
 
 
 def test_augmentation_leaves_order_and_labels():
     source = numbered(32)
     plain = take(data.train_batches(source, batch_size=8, seed=2), 5)
-    changed = take(data.train_batches(source, batch_size=8, seed=2, augmentation=("crop", "flip")), 5)
+    changed = take(
+        data.train_batches(source, batch_size=8, seed=2, augmentation=("crop", "flip")), 5
+    )
     for a, b in zip(plain, changed, strict=True):
         np.testing.assert_array_equal(a[1], b[1])
         assert not np.array_equal(a[0], b[0])
@@ -105,7 +122,10 @@ def test_augmentation_leaves_order_and_labels():
 
 def test_same_images_are_augmented_anew_in_each_step():
     source = numbered(8, (8, 8, 3))
-    first, second = (x[0] for x in take(data.train_batches(source, batch_size=8, seed=2, augmentation=("crop",)), 2))
+    first, second = (
+        x[0]
+        for x in take(data.train_batches(source, batch_size=8, seed=2, augmentation=("crop",)), 2)
+    )
     matches = [(np.abs(second - image).reshape(8, -1).max(1) == 0).any() for image in first]
     assert not all(matches)
 
@@ -123,7 +143,7 @@ def test_evaluation_keeps_order_and_the_last_partial_batch(batch_size, sizes):
     assert [len(b[1]) for b in batches] == sizes
     np.testing.assert_array_equal(np.concatenate([numbers(b) for b in batches]), np.arange(10))
     np.testing.assert_array_equal(np.concatenate([b[1] for b in batches]), source.labels)
-    np.testing.assert_array_equal(batches[0][0], source.images[:sizes[0]].astype(np.float32) / 255)
+    np.testing.assert_array_equal(batches[0][0], source.images[: sizes[0]].astype(np.float32) / 255)
 
 
 _TWO_DEVICES = """
@@ -135,10 +155,16 @@ tf.config.set_logical_device_configuration(
 strategy = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
 source = data.synthetic_data((4, 4, 1), 10, 21, seed=0)
 for dataset, sizes in (
-    (data.train_batches(source, batch_size=6, seed=0, start_step=2, augmentation=("crop",)).take(4), [[3, 3]] * 4),
+    (
+        data.train_batches(
+            source, batch_size=6, seed=0, start_step=2, augmentation=("crop",)
+        ).take(4),
+        [[3, 3]] * 4,
+    ),
     (data.eval_batches(source, batch_size=6), [[3, 3]] * 3 + [[2, 1]]),
 ):
-    for parts, whole, expected in zip(strategy.experimental_distribute_dataset(dataset), dataset, sizes, strict=True):
+    distributed = strategy.experimental_distribute_dataset(dataset)
+    for parts, whole, expected in zip(distributed, dataset, sizes, strict=True):
         for part, x in zip(parts, whole, strict=True):
             part = strategy.experimental_local_results(part)
             assert [len(y) for y in part] == expected, [len(y) for y in part]
@@ -152,18 +178,32 @@ def test_two_devices_share_each_batch_in_order():
     assert done.stdout.endswith("equal\n"), done.stderr
 
 
-@pytest.mark.parametrize("arguments, message", [
-    ({"batch_size": 21}, "batch_size 21 is larger than split 'train' of 'numbered', which holds 20"),
-    ({"batch_size": 0}, "batch_size must be at least 1, got 0"),
-    ({"start_step": -1}, "start_step must be at least 0, got -1"),
-    ({"seed": -1}, r"seed must be an integer in \[0, 2\*\*31\), got -1"),
-    ({"seed": 2**31}, "seed must be an integer"),
-    ({"augmentation": ("flop",)}, "unknown augmentation 'flop'; nearest valid names: flip"),
-    ({"augmentation": ("corp:2",)}, "unknown augmentation 'corp'; nearest valid names: crop"),
-    ({"augmentation": ("flip:2",)}, "expected augmentation 'flip' without a number, got 'flip:2'; only crop:PADDING has"),
-    *(({"augmentation": (name,)}, f"crop:PADDING with a whole number of at least 1, such as crop:2, got '{name}'")
-      for name in ("crop:", "crop:0", "crop:-1", "crop:2.5", "crop:two")),
-])
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        (
+            {"batch_size": 21},
+            "batch_size 21 is larger than split 'train' of 'numbered', which holds 20",
+        ),
+        ({"batch_size": 0}, "batch_size must be at least 1, got 0"),
+        ({"start_step": -1}, "start_step must be at least 0, got -1"),
+        ({"seed": -1}, r"seed must be an integer in \[0, 2\*\*31\), got -1"),
+        ({"seed": 2**31}, "seed must be an integer"),
+        ({"augmentation": ("flop",)}, "unknown augmentation 'flop'; nearest valid names: flip"),
+        ({"augmentation": ("corp:2",)}, "unknown augmentation 'corp'; nearest valid names: crop"),
+        (
+            {"augmentation": ("flip:2",)},
+            "expected augmentation 'flip' without a number, got 'flip:2'; only crop:PADDING has",
+        ),
+        *(
+            (
+                {"augmentation": (name,)},
+                f"crop:PADDING with a whole number of at least 1, such as crop:2, got '{name}'",
+            )
+            for name in ("crop:", "crop:0", "crop:-1", "crop:2.5", "crop:two")
+        ),
+    ],
+)
 def test_train_batches_say_what_is_wrong(arguments, message):
     with pytest.raises(InputError, match=message):
         data.train_batches(numbered(20), **{"batch_size": 4, "seed": 0, **arguments})
@@ -176,7 +216,8 @@ def test_eval_batches_say_what_is_wrong():
 
 def test_images_are_no_part_of_the_graph():
     dataset = pipeline.train_batches(numbered(2000, (16, 16, 1)), batch_size=4, seed=0)
-    graph = dataset.map(lambda x, y: x)._map_func.function.graph.as_graph_def()  # pylint: disable=protected-access
+    # pylint: disable=protected-access
+    graph = dataset.map(lambda x, y: x)._map_func.function.graph.as_graph_def()
     assert graph.ByteSize() < 10_000
 
 
@@ -193,33 +234,41 @@ def test_crop_at_each_offset(shape, given, padding):
         for_columns = np.stack([np.full(count, row), np.arange(count)]).astype(np.int32)
         got = augmentation.crop_at(tf.constant(x), for_columns, **given).numpy()
         for i in range(count):
-            np.testing.assert_array_equal(got[i], padded[i, row:row + shape[1], i:i + shape[2]])
+            np.testing.assert_array_equal(got[i], padded[i, row : row + shape[1], i : i + shape[2]])
 
 
 @pytest.mark.parametrize("given, padding", [({}, 4), ({"padding": 2}, 2)])
 def test_random_crop_takes_every_place_for_each_example(given, padding):
-    """Tells the offset from the result, by the place of one bright pixel; a chi-squared test that they are uniform."""
+    """Tells the offset from the result, by the place of one bright pixel; a chi-squared test that
+    they are uniform.
+    """
     count = 2 * padding + 1
     x = np.zeros((5000, count, count, 1), np.float32)
     x[:, padding, padding] = 1
     cropped = augmentation.random_crop(tf.constant(x), tf.constant([3, 4]), **given).numpy()
     places = np.argwhere(cropped[..., 0])
-    np.testing.assert_array_equal(places[:, 0], np.arange(5000))  # inside for every offset, in every example
+    np.testing.assert_array_equal(
+        places[:, 0], np.arange(5000)
+    )  # inside for every offset, in every example
     rows, columns = 2 * padding - places[:, 1], 2 * padding - places[:, 2]
     counts = np.histogram2d(rows, columns, bins=count, range=((0, count), (0, count)))[0]
     assert stats.chisquare(counts.ravel()).pvalue > 1e-4
 
 
 def test_the_crops_padding_is_part_of_its_name():
-    """"crop" is "crop:4", and "crop:2" is `random_crop` with padding 2 on the same random stream."""
+    """crop is crop:4; crop:2 is `random_crop` with padding 2 on the same random stream."""
     x = tf.random.stateless_uniform([64, 8, 8, 3], [0, 0])
     seed = tf.constant([1, 2], tf.int32)
-    default, two, four = (augmentation.augment(x, (name,), seed).numpy() for name in ("crop", "crop:2", "crop:4"))
+    default, two, four = (
+        augmentation.augment(x, (name,), seed).numpy() for name in ("crop", "crop:2", "crop:4")
+    )
     np.testing.assert_array_equal(default, four)
     stream = tf.random.experimental.stateless_fold_in(seed, 0, alg="philox")
     np.testing.assert_array_equal(two, augmentation.random_crop(x, stream, 2).numpy())
     assert not np.array_equal(two, four)
-    (batch, _), = take(data.train_batches(numbered(20), batch_size=5, seed=0, augmentation=("crop:2", "flip")), 1)
+    ((batch, _),) = take(
+        data.train_batches(numbered(20), batch_size=5, seed=0, augmentation=("crop:2", "flip")), 1
+    )
     assert batch.shape == (5, 6, 5, 1)
 
 
@@ -232,12 +281,19 @@ def test_random_flip():
 
 
 # RandAugment takes a minute of compiling and has a file of its own beside.
-@pytest.mark.parametrize("name", [
-    pytest.param(name, marks=[pytest.mark.slow] if name == "randaugment" else []) for name in sorted(data.AUGMENTATIONS)
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=[pytest.mark.slow] if name == "randaugment" else [])
+        for name in sorted(data.AUGMENTATIONS)
+    ],
+)
 def test_augmentations_are_pure_functions_of_the_seed(name):
     x = tf.random.stateless_uniform([64, 8, 8, 3], [0, 0])
-    a, b, c = (data.AUGMENTATIONS[name](x, tf.constant(seed, tf.int32)).numpy() for seed in ([1, 2], [1, 2], [1, 3]))
+    a, b, c = (
+        data.AUGMENTATIONS[name](x, tf.constant(seed, tf.int32)).numpy()
+        for seed in ([1, 2], [1, 2], [1, 3])
+    )
     assert np.array_equal(a, b) and not np.array_equal(a, c)
     traced = tf.function(data.AUGMENTATIONS[name])(x, tf.constant([1, 2])).numpy()
     # A graph may fuse a multiplication with an addition, which rounds once instead of twice.
@@ -257,12 +313,19 @@ def test_mixup_is_numpy_mixup(batch, partners, per_example):
     mixed_x, mixed_y = data.mixup(x, y, lam=lam)
     for i in range(batch):
         weight = lam[i] if per_example else lam
-        np.testing.assert_allclose(mixed_x[i], weight * x[i] + (1 - weight) * x[partners[i]], rtol=1e-5, atol=1e-7)
-        np.testing.assert_allclose(mixed_y[i], weight * y[i] + (1 - weight) * y[partners[i]], rtol=1e-5, atol=1e-7)
+        np.testing.assert_allclose(
+            mixed_x[i], weight * x[i] + (1 - weight) * x[partners[i]], rtol=1e-5, atol=1e-7
+        )
+        np.testing.assert_allclose(
+            mixed_y[i], weight * y[i] + (1 - weight) * y[partners[i]], rtol=1e-5, atol=1e-7
+        )
 
 
 def test_mixup_of_half_batches_is_half_of_mixup():
-    x, y = tf.random.stateless_uniform([8, 4, 4, 1], [0, 0]), tf.one_hot([0, 1, 2, 0, 1, 2, 0, 1], 3)
+    x, y = (
+        tf.random.stateless_uniform([8, 4, 4, 1], [0, 0]),
+        tf.one_hot([0, 1, 2, 0, 1, 2, 0, 1], 3),
+    )
     lam = data.mixup_weights(8, alpha=1.0, per_example=True, seed=[0, 1])
     whole = data.mixup(x, y, lam=lam)
     halves = [data.mixup(x[part], y[part], lam=lam[part]) for part in (slice(0, 4), slice(4, 8))]
@@ -272,7 +335,9 @@ def test_mixup_of_half_batches_is_half_of_mixup():
 
 def test_mixup_traces_with_an_unknown_batch_size():
     function = tf.function(
-        lambda x, y: data.mixup(x, y, lam=data.mixup_weights(tf.shape(x)[0], alpha=1.0, per_example=True, seed=[0, 1])),
+        lambda x, y: data.mixup(
+            x, y, lam=data.mixup_weights(tf.shape(x)[0], alpha=1.0, per_example=True, seed=[0, 1])
+        ),
         input_signature=[tf.TensorSpec([None, 2, 2, 1]), tf.TensorSpec([None, 3])],
     )
     for batch in (3, 4):
@@ -282,12 +347,19 @@ def test_mixup_traces_with_an_unknown_batch_size():
 
 @pytest.mark.parametrize("alpha", [0.2, 1.0, 3.0])
 def test_mixup_weights_are_beta(alpha):
-    weights = data.mixup_weights(50_000, alpha=alpha, per_example=True, seed=[7, 8]).numpy().astype(np.float64)
+    weights = (
+        data.mixup_weights(50_000, alpha=alpha, per_example=True, seed=[7, 8])
+        .numpy()
+        .astype(np.float64)
+    )
     assert weights.shape == (50_000,) and weights.min() >= 0 and weights.max() <= 1
-    # The lower half against the exact distribution: close to 1, float32 rounds to 1 where alpha is small.
+    # The lower half against the exact distribution: close to 1, float32 rounds to 1 where alpha is
+    # small.
     grid = np.linspace(0.02, 0.98, 33)
     found = np.searchsorted(np.sort(weights), grid) / len(weights)
-    np.testing.assert_allclose(found, stats.beta(alpha, alpha).cdf(grid), atol=0.011)  # 5 standard deviations
+    np.testing.assert_allclose(
+        found, stats.beta(alpha, alpha).cdf(grid), atol=0.011
+    )  # 5 standard deviations
     np.testing.assert_allclose(weights.mean(), 0.5, atol=0.01)
     np.testing.assert_allclose(weights.var(), 1 / (4 * (2 * alpha + 1)), rtol=0.03)
 
@@ -299,24 +371,48 @@ def test_mixup_weights_stay_finite_where_gammas_underflow():
 
 
 def test_mixup_weights_are_stateless_and_one_a_batch_is_a_scalar():
-    draw = lambda seed, per_example: data.mixup_weights(4, alpha=1.0, per_example=per_example, seed=seed).numpy()
-    assert draw([0, 1], False).shape == () and draw([0, 1], False) == draw([0, 1], False) != draw([0, 2], False)
+    draw = lambda seed, per_example: data.mixup_weights(
+        4, alpha=1.0, per_example=per_example, seed=seed
+    ).numpy()
+    assert draw([0, 1], False).shape == () and draw([0, 1], False) == draw([0, 1], False) != draw(
+        [0, 2], False
+    )
     np.testing.assert_array_equal(draw([0, 1], True), draw([0, 1], True))
     assert len(set(draw([0, 1], True))) == 4
 
 
 def test_mixup_weights_compile_with_xla():
-    draw = tf.function(lambda: data.mixup_weights(8, alpha=1.0, per_example=True, seed=[0, 1]), jit_compile=True)
+    draw = tf.function(
+        lambda: data.mixup_weights(8, alpha=1.0, per_example=True, seed=[0, 1]), jit_compile=True
+    )
     assert ((draw() > 0) & (draw() < 1)).numpy().all()
 
 
-@pytest.mark.parametrize("call, message", [
-    (lambda: data.mixup(tf.ones([2, 1, 1, 1]), tf.constant([0, 1]), lam=0.5), "needs float labels, got int32; use"),
-    (lambda: data.mixup(tf.ones([2, 1, 1, 1], tf.uint8), tf.ones([2, 2]), lam=0.5), "needs float images, got uint8"),
-    (lambda: data.mixup(tf.ones([2, 1, 1, 1]), tf.ones([2, 2]), lam=tf.ones([2, 1])), r"lam must be a scalar or"),
-    (lambda: data.mixup_weights(2, alpha=0.0, per_example=True, seed=[0, 1]), "alpha must be positive, got 0.0"),
-    (lambda: data.mixup_weights(2, alpha=float("nan"), per_example=True, seed=[0, 1]), "must be positive, got nan"),
-])
+@pytest.mark.parametrize(
+    "call, message",
+    [
+        (
+            lambda: data.mixup(tf.ones([2, 1, 1, 1]), tf.constant([0, 1]), lam=0.5),
+            "needs float labels, got int32; use",
+        ),
+        (
+            lambda: data.mixup(tf.ones([2, 1, 1, 1], tf.uint8), tf.ones([2, 2]), lam=0.5),
+            "needs float images, got uint8",
+        ),
+        (
+            lambda: data.mixup(tf.ones([2, 1, 1, 1]), tf.ones([2, 2]), lam=tf.ones([2, 1])),
+            r"lam must be a scalar or",
+        ),
+        (
+            lambda: data.mixup_weights(2, alpha=0.0, per_example=True, seed=[0, 1]),
+            "alpha must be positive, got 0.0",
+        ),
+        (
+            lambda: data.mixup_weights(2, alpha=float("nan"), per_example=True, seed=[0, 1]),
+            "must be positive, got nan",
+        ),
+    ],
+)
 def test_mixup_says_what_is_wrong(call, message):
     with pytest.raises(InputError, match=message):
         call()
@@ -326,7 +422,12 @@ def test_mixup_says_what_is_wrong(call, message):
 
 
 @settings(max_examples=40, deadline=None)
-@given(st.lists(st.integers(1, 30), min_size=1, max_size=6), st.floats(0.01, 1), st.floats(0.01, 1), st.integers(0, 99))
+@given(
+    st.lists(st.integers(1, 30), min_size=1, max_size=6),
+    st.floats(0.01, 1),
+    st.floats(0.01, 1),
+    st.integers(0, 99),
+)
 def test_stratified_parts_keep_shares_and_nest(counts, first, second, seed):
     labels = np.random.default_rng(0).permutation(np.repeat(np.arange(len(counts)), counts))
     small, large = (images.stratified_indices(labels, f, seed) for f in sorted((first, second)))
@@ -339,12 +440,16 @@ def test_stratified_parts_keep_shares_and_nest(counts, first, second, seed):
 
 
 def test_resize_enlarges_bilinearly():
-    """Half-pixel centres: destination x lies at (x + 0.5) * source / destination - 0.5, held at the borders."""
+    """Half-pixel centres: destination x lies at (x + 0.5) * source / destination - 0.5, held at the
+    borders.
+    """
     x = np.random.default_rng(0).integers(0, 256, (3, 4, 5, 2)).astype(np.uint8)
     got = images.resize(x, (8, 15))
 
     def along(values, size, axis):
-        place = np.clip((np.arange(size) + 0.5) * values.shape[axis] / size - 0.5, 0, values.shape[axis] - 1)
+        place = np.clip(
+            (np.arange(size) + 0.5) * values.shape[axis] / size - 0.5, 0, values.shape[axis] - 1
+        )
         low = np.floor(place).astype(int)
         high = np.minimum(low + 1, values.shape[axis] - 1)
         weight = (place - low).reshape([-1 if i == axis else 1 for i in range(4)])
@@ -369,13 +474,19 @@ def test_digits():
     from sklearn import datasets
 
     train, test = data.load_data("digits", "train"), data.load_data("digits", "test", seed=3)
-    assert (len(train), len(test)) == (1297, 500) and train.input_shape == (8, 8, 1) == data.SHAPES["digits"][0]
+    assert (len(train), len(test)) == (1297, 500) and train.input_shape == (8, 8, 1) == data.SHAPES[
+        "digits"
+    ][0]
     assert train.images.dtype == np.uint8 and train.labels.dtype == np.int32
     assert train.class_names == tuple("0123456789")
     original = datasets.load_digits()
-    key = lambda pixels, labels: sorted((bytes(p), int(y)) for p, y in zip(pixels.astype(np.uint8), labels))
+    key = lambda pixels, labels: sorted(
+        (bytes(p), int(y)) for p, y in zip(pixels.astype(np.uint8), labels)
+    )
     whole = np.concatenate([train.images, test.images])[..., 0]
-    assert key(np.round(whole / 255 * 16), np.r_[train.labels, test.labels]) == key(original.images, original.target)
+    assert key(np.round(whole / 255 * 16), np.r_[train.labels, test.labels]) == key(
+        original.images, original.target
+    )
     assert whole.max() == 255
     shares = np.bincount(test.labels) / np.bincount(original.target)
     assert np.abs(shares - 500 / 1797).max() < 0.01
@@ -397,42 +508,80 @@ def test_digits_with_fraction_size_and_limit():
 def test_synthetic_data():
     for shape, num_classes in data.SHAPES.values():
         made = data.synthetic_data(shape, num_classes, 4, seed=0)
-        assert made.images.shape == (4, *shape) and made.num_classes == num_classes == len(made.class_names)
+        assert made.images.shape == (4, *shape) and made.num_classes == num_classes == len(
+            made.class_names
+        )
     a, b, c = (data.synthetic_data((4, 4, 3), 3, 9, seed).images for seed in (0, 0, 1))
     assert np.array_equal(a, b) and not np.array_equal(a, c)
 
 
-@pytest.mark.parametrize("arguments, message", [
-    ({"train_fraction": 0.0}, r"train_fraction must be in \(0, 1\], got 0.0"),
-    ({"train_fraction": 1.5}, r"train_fraction must be in \(0, 1\], got 1.5"),
-    ({"train_fraction": float("nan")}, "train_fraction must be in"),
-    ({"max_examples": 0}, "max_examples must be at least 1, or None for all of them, got 0"),
-    ({"image_size": (0, 8)}, r"image_size must be \(height, width\), both at least 1, got \(0, 8\)"),
-    ({"seed": -3}, "seed must be an integer"),
-    ({"split": "validation"}, "unknown split 'validation' of 'digits'; valid names: test, train"),
-    ({"name": "digit"}, "unknown data set 'digit'; nearest valid names: digits"),
-    ({"name": "mnisst"}, "unknown data set 'mnisst'; nearest valid names: mnist"),
-    ({"name": "huggingface:mnist"}, "unknown data set 'huggingface:mnist'"),
-    ({"name": "../mnist"}, r"unknown data set '../mnist'; expected digits, folder:PATH"),
-    ({"name": "mnist/no_such_config"}, "unknown data set 'mnist/no_such_config': .*no_such_config not found"),
-    ({"name": "mnist", "data_dir": "/no/such/folder"}, "data_dir '/no/such/folder' is not a directory"),
-    ({"name": "tiny_imagenet", "data_dir": "/no/such/folder"}, "data_dir '/no/such/folder' is not a directory"),
-])
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        ({"train_fraction": 0.0}, r"train_fraction must be in \(0, 1\], got 0.0"),
+        ({"train_fraction": 1.5}, r"train_fraction must be in \(0, 1\], got 1.5"),
+        ({"train_fraction": float("nan")}, "train_fraction must be in"),
+        ({"max_examples": 0}, "max_examples must be at least 1, or None for all of them, got 0"),
+        (
+            {"image_size": (0, 8)},
+            r"image_size must be \(height, width\), both at least 1, got \(0, 8\)",
+        ),
+        ({"seed": -3}, "seed must be an integer"),
+        (
+            {"split": "validation"},
+            "unknown split 'validation' of 'digits'; valid names: test, train",
+        ),
+        ({"name": "digit"}, "unknown data set 'digit'; nearest valid names: digits"),
+        ({"name": "mnisst"}, "unknown data set 'mnisst'; nearest valid names: mnist"),
+        ({"name": "huggingface:mnist"}, "unknown data set 'huggingface:mnist'"),
+        ({"name": "../mnist"}, r"unknown data set '../mnist'; expected digits, folder:PATH"),
+        (
+            {"name": "mnist/no_such_config"},
+            "unknown data set 'mnist/no_such_config': .*no_such_config not found",
+        ),
+        (
+            {"name": "mnist", "data_dir": "/no/such/folder"},
+            "data_dir '/no/such/folder' is not a directory",
+        ),
+        (
+            {"name": "tiny_imagenet", "data_dir": "/no/such/folder"},
+            "data_dir '/no/such/folder' is not a directory",
+        ),
+    ],
+)
 def test_load_data_says_what_is_wrong(arguments, message):
     with pytest.raises(InputError, match=message) as caught:
         data.load_data(**{"name": "digits", "split": "train", **arguments})
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize("changes, message", [
-    ({"images": np.zeros((2, 3, 3, 1), np.float32)}, r"expected images uint8 .* got float32 \[2, 3, 3, 1\]"),
-    ({"labels": np.zeros(3, np.int32)}, r"expected labels int32 \[2\], got int32 \[3\]"),
-    ({"labels": np.array([0, -1], np.int32)}, r"expected labels in \[0, 2\), got -1..0; a split without labels"),
-    ({"class_names": ("a",)}, "expected 2 class names, got 1"),
-    ({"images": np.zeros((0, 3, 3, 1), np.uint8), "labels": np.zeros(0, np.int32)}, "holds no images"),
-])
+@pytest.mark.parametrize(
+    "changes, message",
+    [
+        (
+            {"images": np.zeros((2, 3, 3, 1), np.float32)},
+            r"expected images uint8 .* got float32 \[2, 3, 3, 1\]",
+        ),
+        ({"labels": np.zeros(3, np.int32)}, r"expected labels int32 \[2\], got int32 \[3\]"),
+        (
+            {"labels": np.array([0, -1], np.int32)},
+            r"expected labels in \[0, 2\), got -1..0; a split without labels",
+        ),
+        ({"class_names": ("a",)}, "expected 2 class names, got 1"),
+        (
+            {"images": np.zeros((0, 3, 3, 1), np.uint8), "labels": np.zeros(0, np.int32)},
+            "holds no images",
+        ),
+    ],
+)
 def test_image_data_says_what_is_wrong(changes, message):
-    arguments = {"images": np.zeros((2, 3, 3, 1), np.uint8), "labels": np.zeros(2, np.int32), "num_classes": 2,
-                 "class_names": ("a", "b"), "name": "x", "split": "test"}
+    arguments = {
+        "images": np.zeros((2, 3, 3, 1), np.uint8),
+        "labels": np.zeros(2, np.int32),
+        "num_classes": 2,
+        "class_names": ("a", "b"),
+        "name": "x",
+        "split": "test",
+    }
     with pytest.raises(InputError, match=message):
         data.ImageData(**{**arguments, **changes})

@@ -1,4 +1,6 @@
-"""evaluate_robustness against closed forms on linear models, brute force, and written-out confidence intervals."""
+"""evaluate_robustness against closed forms on linear models, brute force, and written-out
+confidence intervals.
+"""
 
 import json
 
@@ -20,7 +22,9 @@ THREAT = ThreatModel("linf", 0.1)
 
 def linear_model(kernel, bias=0.0):
     """kernel: [pixels, classes]; images of shape [pixels, 1, 1]."""
-    model = keras.Sequential([keras.Input((len(kernel), 1, 1)), layers.Flatten(), layers.Dense(kernel.shape[1])])
+    model = keras.Sequential(
+        [keras.Input((len(kernel), 1, 1)), layers.Flatten(), layers.Dense(kernel.shape[1])]
+    )
     model.layers[-1].set_weights([kernel, np.full(kernel.shape[1], bias)])
     return model
 
@@ -28,7 +32,9 @@ def linear_model(kernel, bias=0.0):
 @pytest.fixture(scope="module")
 def kernel():
     kernel = np.random.default_rng(0).normal(size=(12, 2)).astype(np.float32)
-    return kernel - kernel.mean(axis=0)  # so that the images, grey on average, fall into both classes
+    return kernel - kernel.mean(
+        axis=0
+    )  # so that the images, grey on average, fall into both classes
 
 
 @pytest.fixture(scope="module")
@@ -50,24 +56,35 @@ def labels(kernel, images):
 
 
 def robust_margin(kernel, images, labels, norm, eps):
-    """Smallest margin within the ball of a two-class linear model: w.x - eps * (the dual norm of w)."""
+    """Smallest margin within the ball of a two-class linear model: w.x - eps * (the dual norm of
+    w).
+    """
     weights = kernel[:, labels] - kernel[:, 1 - labels]
     dual = np.linalg.norm(weights, 1 if norm == "linf" else 2, axis=0)
     return np.sum(images.reshape(N, -1).T * weights, axis=0) - eps * dual
 
 
 class Scripted(Attack):
-    """Fools the model on example k in restart falls_at[k] (-1: never), knowing each example by its first pixel."""
+    """Fools the model on example k in restart falls_at[k] (-1: never), knowing each example by its
+    first pixel.
+    """
 
     def __init__(self, images, falls_at, restarts, move=0.05):
-        self.first_pixels, self.falls_at, self.restarts, self.move = images[:, 0, 0, 0], falls_at, restarts, move
+        self.first_pixels, self.falls_at, self.restarts, self.move = (
+            images[:, 0, 0, 0],
+            falls_at,
+            restarts,
+            move,
+        )
 
     def start(self, problem, images, labels, round, noise):
         example = tf.argmin(tf.abs(images[:, 0, 0, 0, None] - self.first_pixels), axis=1)
         fooled = tf.gather(tf.constant(self.falls_at, tf.int32), example) == round
         # The last pixel alone decides in the model that goes with this attack; brighter is wrong.
         move = tf.where(fooled, self.move, self.move / (10.0 * (1.0 + tf.cast(round, tf.float32))))
-        return {"found": tf.concat([images[:, :-1], images[:, -1:] + move[:, None, None, None]], axis=1)}
+        return {
+            "found": tf.concat([images[:, :-1], images[:, -1:] + move[:, None, None, None]], axis=1)
+        }
 
     def step(self, problem, images, labels, state, iteration, drawn):
         return state, images, problem.logits_of(images)
@@ -78,7 +95,9 @@ class Scripted(Attack):
 
 @pytest.fixture()
 def scripted(monkeypatch):
-    """Function (falls_at, **options) -> (model, images, labels, attack); "scripted" is then the attack's name."""
+    """Function (falls_at, **options) -> (model, images, labels, attack); "scripted" is then the
+    attack's name.
+    """
 
     def make(falls_at, **options):
         images = np.full((len(falls_at), 3, 1, 1), 0.5, np.float32)
@@ -93,7 +112,8 @@ def scripted(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    "norm, eps, attacks", [("linf", 0.03, ("fgsm", "pgd20", "cw-pgd20x2")), ("l2", 0.1, ("fgsm", "pgd20"))]
+    "norm, eps, attacks",
+    [("linf", 0.03, ("fgsm", "pgd20", "cw-pgd20x2")), ("l2", 0.1, ("fgsm", "pgd20"))],
 )
 def test_linear_model_in_closed_form(model, kernel, images, labels, norm, eps, attacks):
     margin = robust_margin(kernel, images, labels, norm, eps)
@@ -118,22 +138,37 @@ def test_linear_model_in_closed_form(model, kernel, images, labels, norm, eps, a
 @pytest.mark.parametrize("batch_size", [1, 7, 40, 41, 1000])
 def test_batch_size_changes_nothing(model, kernel, images, labels, batch_size):
     result = evaluate_robustness(
-        model, images, labels, threat_model=ThreatModel("linf", 0.03), attacks=["fgsm"], batch_size=batch_size,
+        model,
+        images,
+        labels,
+        threat_model=ThreatModel("linf", 0.03),
+        attacks=["fgsm"],
+        batch_size=batch_size,
         keep_adversarial=True,
-    )  # fmt: skip
+    )
     expected = robust_margin(kernel, images, labels, "linf", 0.03) > 0
     np.testing.assert_array_equal(result.correct["fgsm"], expected)
     weights = (kernel[:, labels] - kernel[:, 1 - labels]).T.reshape(images.shape)
     attacked = result.correct["clean"][:, None, None, None]
-    np.testing.assert_allclose(result.adversarial["fgsm"], images - 0.03 * np.sign(weights) * attacked, atol=1e-6)
+    np.testing.assert_allclose(
+        result.adversarial["fgsm"], images - 0.03 * np.sign(weights) * attacked, atol=1e-6
+    )
     assert result.worst_case is None
 
 
 def test_a_dataset_of_uneven_batches_is_the_same(model, images, labels):
     dataset = tf.data.Dataset.from_tensor_slices((images, labels)).batch(15)
     assert len(dataset) == 3
-    options = {"threat_model": THREAT, "attacks": "fgsm,pgd3", "batch_size": 16, "keep_adversarial": True}
-    one, other = evaluate_robustness(model, dataset, **options), evaluate_robustness(model, images, labels, **options)
+    options = {
+        "threat_model": THREAT,
+        "attacks": "fgsm,pgd3",
+        "batch_size": 16,
+        "keep_adversarial": True,
+    }
+    one, other = (
+        evaluate_robustness(model, dataset, **options),
+        evaluate_robustness(model, images, labels, **options),
+    )
     assert one.accuracy == other.accuracy and one.num_examples == N
     np.testing.assert_array_equal(one.adversarial["pgd3"], other.adversarial["pgd3"])
 
@@ -141,9 +176,16 @@ def test_a_dataset_of_uneven_batches_is_the_same(model, images, labels):
 def test_seeds(model, images, labels):
     def adversarial(seed):
         result = evaluate_robustness(
-            model, images, labels, threat_model=ThreatModel("l2", 0.05), attacks=["pgd1x2"], seed=seed, batch_size=16,
-            step_size=0.001, keep_adversarial=True,
-        )  # fmt: skip
+            model,
+            images,
+            labels,
+            threat_model=ThreatModel("l2", 0.05),
+            attacks=["pgd1x2"],
+            seed=seed,
+            batch_size=16,
+            step_size=0.001,
+            keep_adversarial=True,
+        )
         assert result.seed == seed
         return result.adversarial["pgd1x2"]
 
@@ -154,9 +196,15 @@ def test_seeds(model, images, labels):
 def test_batches_draw_different_noise(model, images, labels):
     same = np.repeat(images[1:2], 4, axis=0)
     result = evaluate_robustness(
-        model, same, labels[[1] * 4], threat_model=THREAT, attacks=["pgd1"], step_size=1e-4, batch_size=1,
+        model,
+        same,
+        labels[[1] * 4],
+        threat_model=THREAT,
+        attacks=["pgd1"],
+        step_size=1e-4,
+        batch_size=1,
         keep_adversarial=True,
-    )  # fmt: skip
+    )
     assert len(np.unique(result.adversarial["pgd1"].reshape(4, -1), axis=0)) == 4
 
 
@@ -165,7 +213,13 @@ def test_restarts_attack_only_what_resists(scripted):
     model, images, labels, attack = scripted(falls_at, restarts=3)
     labels[4] = 1  # misclassified from the start
     result = evaluate_robustness(
-        model, images, labels, threat_model=THREAT, attacks=["scripted"], batch_size=4, keep_adversarial=True
+        model,
+        images,
+        labels,
+        threat_model=THREAT,
+        attacks=["scripted"],
+        batch_size=4,
+        keep_adversarial=True,
     )
     # Brute force: robust is what the model gets right and no restart fools.
     expected = (labels == 0) & (np.array(falls_at) == -1)
@@ -174,14 +228,17 @@ def test_restarts_attack_only_what_resists(scripted):
 
     moved = result.adversarial["scripted"][:, -1, 0, 0] - images[:, -1, 0, 0]
     for example, restart in enumerate(falls_at):
-        # What fell keeps the image that felled it; what never fell, the one with the largest margin (the first here).
+        # What fell keeps the image that felled it; what never fell, the one with the largest margin
+        # (the first here).
         expected_move = 0.0 if example == 4 else 0.05 if restart >= 0 else 0.05 / 10
         assert moved[example] == pytest.approx(expected_move, abs=1e-6), example
 
 
 def test_nan_logits_are_wrong_and_spare_the_attack(kernel, images):
     model = linear_model(kernel * np.nan)
-    result = evaluate_robustness(model, images, np.zeros(N, int), threat_model=THREAT, attacks=["fgsm"])
+    result = evaluate_robustness(
+        model, images, np.zeros(N, int), threat_model=THREAT, attacks=["fgsm"]
+    )
     assert result.accuracy == {"clean": 0.0, "fgsm": 0.0}
 
 
@@ -199,7 +256,9 @@ def test_nan_logits_are_wrong_and_spare_the_attack(kernel, images):
 def test_confidence_intervals(right, of, low, high):
     model = linear_model(np.array([[-1.0, 1.0]]), bias=0.0)
     labels = np.array([1] * right + [0] * (of - right))
-    result = evaluate_robustness(model, np.full((of, 1, 1, 1), 0.5), labels, threat_model=THREAT, attacks=[])
+    result = evaluate_robustness(
+        model, np.full((of, 1, 1, 1), 0.5), labels, threat_model=THREAT, attacks=[]
+    )
     assert result.accuracy == {"clean": right / of}
     assert result.confidence_interval_95["clean"] == pytest.approx((low, high), abs=1e-6)
 
@@ -207,14 +266,21 @@ def test_confidence_intervals(right, of, low, high):
 def test_json_form():
     flags = np.array([True, False])
     result = RobustnessResult(
-        threat_model=ThreatModel("l2", 1), num_examples=2, seed=5, attacks=("clean", "fgsm", "pgd20"),
-        correct=dict.fromkeys(("clean", "fgsm", "pgd20"), flags), accuracy={"clean": 1.0, "fgsm": 0.5, "pgd20": 0.5},
+        threat_model=ThreatModel("l2", 1),
+        num_examples=2,
+        seed=5,
+        attacks=("clean", "fgsm", "pgd20"),
+        correct=dict.fromkeys(("clean", "fgsm", "pgd20"), flags),
+        accuracy={"clean": 1.0, "fgsm": 0.5, "pgd20": 0.5},
         confidence_interval_95={"clean": (0.1, 1.0), "fgsm": (0.0, 0.9), "pgd20": (0.0, 0.9)},
         seconds={"clean": 0.1, "fgsm": 0.2, "pgd20": 0.3},
-        components={"pgd20": {"one": 1.0, "two": 0.5}}, warnings=("odd",),
+        components={"pgd20": {"one": 1.0, "two": 0.5}},
+        warnings=("odd",),
         worst_case=result_module.WorstCase(flags, 0.5, (0.0, 0.9)),
-    )  # fmt: skip
-    written = json.loads(json.dumps(result.to_json_dict(model="runs/a/model.keras", dataset="cifar10", split="test")))
+    )
+    written = json.loads(
+        json.dumps(result.to_json_dict(model="runs/a/model.keras", dataset="cifar10", split="test"))
+    )
     versions = written.pop("versions")
     assert versions.pop("tf_robust_transfer")
     assert versions == {"tensorflow": tf.__version__, "keras": keras.__version__}
@@ -235,7 +301,9 @@ def test_json_form():
 
 
 def test_results_of_an_evaluation_are_plain_numbers(model, images, labels):
-    result = evaluate_robustness(model, images, labels, threat_model=THREAT, attacks=["fgsm"], seed=np.int64(1))
+    result = evaluate_robustness(
+        model, images, labels, threat_model=THREAT, attacks=["fgsm"], seed=np.int64(1)
+    )
     assert result.adversarial == {} and result.correct["fgsm"].dtype == bool
     written = result.to_json_dict(model="m", dataset="d", split="s")
     assert json.loads(json.dumps(written)) == written
@@ -246,12 +314,21 @@ def test_progress_goes_to_stderr(scripted, capsys):
     model, images, labels, _ = scripted([0, 1, -1, -1], restarts=2)
     for progress in (False, True):
         evaluate_robustness(
-            model, images, labels, threat_model=THREAT, attacks=["scripted"], batch_size=2, progress=progress
+            model,
+            images,
+            labels,
+            threat_model=THREAT,
+            attacks=["scripted"],
+            batch_size=2,
+            progress=progress,
         )
         out, err = capsys.readouterr()
         assert out == ""
-        # 4 examples times 2 restarts of one step, what fell being counted for the restart that it is spared.
-        assert ("scripted: 100%" in err and "8.00/8.00" in err and "robust at most 50.0%" in err) == progress
+        # 4 examples times 2 restarts of one step, what fell being counted for the restart that it
+        # is spared.
+        assert (
+            "scripted: 100%" in err and "8.00/8.00" in err and "robust at most 50.0%" in err
+        ) == progress
 
 
 @pytest.mark.parametrize(
@@ -267,14 +344,30 @@ def test_progress_goes_to_stderr(scripted, capsys):
         ({"attacks": ["pdg20"]}, "nearest valid names: pgd20"),
         ({"batch_size": 0}, "batch_size must be positive"),
         ({"seed": -1}, "seed in 0"),
-        ({"images": tf.data.Dataset.from_tensors(np.zeros((2, 12, 1, 1)))}, "takes the place of images and labels"),
-        ({"images": tf.data.Dataset.from_tensors((np.zeros((2, 12, 1, 1)), [0, 1])).repeat(), "labels": None},
-         "never ends"),
-        ({"images": tf.data.Dataset.from_tensors((np.zeros((2, 12, 1, 1)), [0, 1]))},
-         "takes the place of images and labels"),
+        (
+            {"images": tf.data.Dataset.from_tensors(np.zeros((2, 12, 1, 1)))},
+            "takes the place of images and labels",
+        ),
+        (
+            {
+                "images": tf.data.Dataset.from_tensors((np.zeros((2, 12, 1, 1)), [0, 1])).repeat(),
+                "labels": None,
+            },
+            "never ends",
+        ),
+        (
+            {"images": tf.data.Dataset.from_tensors((np.zeros((2, 12, 1, 1)), [0, 1]))},
+            "takes the place of images and labels",
+        ),
     ],
-)  # fmt: skip
+)
 def test_bad_input_says_what_was_expected(model, images, labels, change, message):
-    arguments = {"images": images, "labels": labels, "attacks": ["fgsm"], "threat_model": THREAT, **change}
+    arguments = {
+        "images": images,
+        "labels": labels,
+        "attacks": ["fgsm"],
+        "threat_model": THREAT,
+        **change,
+    }
     with pytest.raises(InputError, match=message):
         evaluate_robustness(model, **arguments)

@@ -1,4 +1,6 @@
-"""attacks/faster_copy.py: the copy is the model, in logits and input gradients, whatever its graph looks like."""
+"""attacks/faster_copy.py: the copy is the model, in logits and input gradients, whatever its graph
+looks like.
+"""
 
 import keras
 import numpy as np
@@ -22,7 +24,11 @@ NETWORKS = {
     "madry_wrn_{depth}_{width}": [("madry_wrn_8_1", (8, 8, 3), {})],
     "preact_resnet_18": [
         ("preact_resnet_18", (8, 8, 3), {"base_channels": 4}),
-        ("preact_resnet_18", (8, 8, 3), {"base_channels": 4, "activated_shortcut": False, "final_batch_norm": False}),
+        (
+            "preact_resnet_18",
+            (8, 8, 3),
+            {"base_channels": 4, "activated_shortcut": False, "final_batch_norm": False},
+        ),
     ],
     "resnet_18": [("resnet_18", (32, 32, 3), {"base_channels": 4})],
     "resnet_50": [("resnet_50", (32, 32, 3), {"base_channels": 4})],
@@ -33,7 +39,11 @@ NETWORKS = {
         ("wrn_10_1", (8, 8, 3), {"activation": "leaky_relu", "preprocessing": "centered"}),
     ],
 }
-EVERY = [pytest.param(*member, id="-".join([member[0], *map(str, member[2])])) for ms in NETWORKS.values() for member in ms]
+EVERY = [
+    pytest.param(*member, id="-".join([member[0], *map(str, member[2])]))
+    for ms in NETWORKS.values()
+    for member in ms
+]
 
 
 def randomise(model, seed=0):
@@ -45,7 +55,9 @@ def randomise(model, seed=0):
         elif variable.name in ("beta", "bias", "moving_mean"):
             variable.assign(rng.uniform(-0.5, 0.5, variable.shape))
         elif variable.name == "kernel":
-            variable.assign(rng.standard_normal(variable.shape) / np.sqrt(np.prod(variable.shape[:-1])))
+            variable.assign(
+                rng.standard_normal(variable.shape) / np.sqrt(np.prod(variable.shape[:-1]))
+            )
     return model
 
 
@@ -64,7 +76,9 @@ def compare(model, copy, tolerance=1e-4, batch=4):
     images = rng.uniform(size=(batch, *model.input_shape[1:])).astype(np.float32)
     labels = rng.integers(0, model.output_shape[-1], batch)
     expected = logits_and_gradient(lambda x: model(x, training=False), images, labels)
-    for found, right in zip(logits_and_gradient(tf.function(copy), images, labels), expected, strict=True):
+    for found, right in zip(
+        logits_and_gradient(tf.function(copy), images, labels), expected, strict=True
+    ):
         assert found.dtype == np.float32
         assert np.abs(found - right).max() <= tolerance * np.abs(right).max()
     assert np.abs(expected[1]).max() > 0
@@ -97,12 +111,20 @@ class TestEveryNetwork:
         folded, alone = kinds(copy)
         assert folded + alone == norms
         # Where a network normalises after its convolutions, nothing is left over.
-        assert alone == 0 if name.startswith(("resnet", "cifar", "small", "madry_mnist")) else folded > 0 < alone
+        assert (
+            alone == 0
+            if name.startswith(("resnet", "cifar", "small", "madry_mnist"))
+            else folded > 0 < alone
+        )
 
     @pytest.mark.parametrize("precision", ["mixed", "bfloat16"])
-    @pytest.mark.parametrize(("name", "shape", "options"), [p for p in EVERY if not p.id.startswith("resnet")])
+    @pytest.mark.parametrize(
+        ("name", "shape", "options"), [p for p in EVERY if not p.id.startswith("resnet")]
+    )
     def test_bfloat16(self, name, shape, options, precision):
-        """The gradients point the same way. Mixed logits are exact; those of eight bits agree to 2%, behind 50 layers 4."""
+        """The gradients point the same way. Mixed logits are exact; those of eight bits agree to
+        2%, behind 50 layers 4.
+        """
         model = randomise(build_model(name, shape, CLASSES, **options))
         copy = FasterCopy(model, precision=precision)
         images = np.random.default_rng(1).uniform(size=(4, *shape)).astype(np.float32)
@@ -111,8 +133,13 @@ class TestEveryNetwork:
         low_logits, low_gradient = logits_and_gradient(copy, images, labels)
         assert low_logits.dtype == low_gradient.dtype == np.float32
         error = np.abs(low_logits - logits).max() / np.abs(logits).max()
-        assert error < 1e-5 if precision == "mixed" else 1e-5 < error < (0.04 if "50" in name else 0.02)
-        # Under mixed no activation changes its sign: the largest distance seen is 5e-5, under bfloat16 0.07.
+        assert (
+            error < 1e-5
+            if precision == "mixed"
+            else 1e-5 < error < (0.04 if "50" in name else 0.02)
+        )
+        # Under mixed no activation changes its sign: the largest distance seen is 5e-5, under
+        # bfloat16 0.07.
         distance = 1 - np.corrcoef(low_gradient.ravel(), gradient.ravel())[0, 1]
         assert 1e-9 < distance < (1e-3 if precision == "mixed" else 0.2)
 
@@ -155,7 +182,9 @@ class TestGraphs:
     def test_two_batch_norms_of_one_output_are_not_folded(self):
         def build(x):
             x = layers.Conv2D(4, 3, padding="same")(x)
-            return layers.Concatenate()([layers.BatchNormalization()(x), layers.BatchNormalization()(x)])
+            return layers.Concatenate()(
+                [layers.BatchNormalization()(x), layers.BatchNormalization()(x)]
+            )
 
         model = functional(build)
         copy = FasterCopy(model)
@@ -163,7 +192,9 @@ class TestGraphs:
         compare(model, copy)
 
     def test_activation_between_is_not_folded(self):
-        model = functional(lambda x: layers.BatchNormalization()(layers.Conv2D(4, 3, activation="relu")(x)))
+        model = functional(
+            lambda x: layers.BatchNormalization()(layers.Conv2D(4, 3, activation="relu")(x))
+        )
         copy = FasterCopy(model)
         assert kinds(copy) == (0, 1)
         compare(model, copy)
@@ -171,7 +202,9 @@ class TestGraphs:
     def test_two_batch_norms_in_a_row_and_one_before_any_weights(self):
         def build(x):
             x = layers.BatchNormalization(scale=False)(x)
-            return layers.BatchNormalization(center=False)(layers.BatchNormalization()(layers.Conv2D(4, 3)(x)))
+            return layers.BatchNormalization(center=False)(
+                layers.BatchNormalization()(layers.Conv2D(4, 3)(x))
+            )
 
         model = functional(build)
         copy = FasterCopy(model)
@@ -189,7 +222,10 @@ class TestGraphs:
     def test_the_models_output_may_be_a_batch_norm_or_be_read_by_one(self):
         images = keras.Input((4, 4, 3))
         dense = layers.Dense(CLASSES)(layers.Flatten()(images))
-        for output in (layers.BatchNormalization()(dense), layers.Softmax()(layers.BatchNormalization()(dense))):
+        for output in (
+            layers.BatchNormalization()(dense),
+            layers.Softmax()(layers.BatchNormalization()(dense)),
+        ):
             model = randomise(keras.Model(images, output))
             for precision in ("float32", "mixed", "bfloat16"):
                 compare(model, FasterCopy(model, precision=precision))
@@ -205,15 +241,21 @@ class TestGraphs:
             compare(model, FasterCopy(model))
 
     def test_images_of_any_size(self):
-        model = functional(lambda x: layers.Conv2D(4, 3, strides=2, padding="same")(x), (None, None, 3))
+        model = functional(
+            lambda x: layers.Conv2D(4, 3, strides=2, padding="same")(x), (None, None, 3)
+        )
         images = np.random.default_rng(0).uniform(size=(2, 7, 8, 3)).astype(np.float32)
         np.testing.assert_allclose(FasterCopy(model)(images), model(images), rtol=1e-5, atol=1e-6)
 
     @pytest.mark.parametrize("precision", ["float32", "mixed", "bfloat16"])
     def test_nested_and_sequential_models(self, precision):
-        inside = keras.Sequential([layers.Conv2D(8, 3), layers.BatchNormalization(), layers.ReLU(), layers.Conv2D(8, 3)])
+        inside = keras.Sequential(
+            [layers.Conv2D(8, 3), layers.BatchNormalization(), layers.ReLU(), layers.Conv2D(8, 3)]
+        )
         inside.build((None, 8, 8, 3))
-        model = keras.Sequential([layers.Rescaling(2.0, -1.0), inside, layers.BatchNormalization(), layers.Flatten()])
+        model = keras.Sequential(
+            [layers.Rescaling(2.0, -1.0), inside, layers.BatchNormalization(), layers.Flatten()]
+        )
         model.add(layers.Dense(CLASSES))
         model.build((None, 8, 8, 3))
         randomise(model)
@@ -223,7 +265,9 @@ class TestGraphs:
         compare(model, copy, tolerance=1e-4 if precision == "float32" else 0.02)
 
     def test_operations_and_layers_that_are_not_known(self):
-        """A custom layer and bare operations are the model's own, in float32, with the training flag at False."""
+        """A custom layer and bare operations are the model's own, in float32, with the training
+        flag at False.
+        """
         seen = []
 
         class Doubled(layers.Layer):
@@ -244,7 +288,9 @@ class TestGraphs:
 
     def test_groups_dilation_and_functions_of_ones_own(self):
         def build(x):
-            x = layers.Conv2D(6, 3, groups=3, activation=lambda v: v**2)(layers.BatchNormalization()(x))
+            x = layers.Conv2D(6, 3, groups=3, activation=lambda v: v**2)(
+                layers.BatchNormalization()(x)
+            )
             return layers.Conv2D(4, 2, activation=lambda v: v**2)(x)
 
         model = functional(build)
@@ -284,7 +330,9 @@ class TestModelsThatAreCalledAsTheyAre:
 
     def test_mixed_precision_model(self):
         images = keras.Input((2, 2, 1))
-        model = keras.Model(images, layers.Dense(3, dtype="mixed_bfloat16")(layers.Flatten()(images)))
+        model = keras.Model(
+            images, layers.Dense(3, dtype="mixed_bfloat16")(layers.Flatten()(images))
+        )
         copy = FasterCopy(model)
         assert copy.follows_model
         assert copy(np.ones((1, 2, 2, 1), np.float32)).dtype == tf.float32
@@ -316,7 +364,9 @@ class TestTheCopy:
             assert FasterCopy(model, precision="auto").precision == expected
 
     def test_unknown_precision(self):
-        with pytest.raises(InputError, match="unknown precision 'bfloat'; nearest valid names: bfloat16"):
+        with pytest.raises(
+            InputError, match="unknown precision 'bfloat'; nearest valid names: bfloat16"
+        ):
             FasterCopy(build_model("small_cnn", (8, 8, 1), CLASSES), precision="bfloat")
 
     @pytest.mark.parametrize(
@@ -332,7 +382,9 @@ class TestTheCopy:
             ("avx512f", "1", [(9, 0), (7, 0)], False),
         ],
     )
-    def test_bfloat16_is_told_from_the_device(self, flags, onednn, gpus, expected, monkeypatch, tmp_path):
+    def test_bfloat16_is_told_from_the_device(
+        self, flags, onednn, gpus, expected, monkeypatch, tmp_path
+    ):
         description = tmp_path / "cpuinfo"
         if flags is not None:
             description.write_text(f"processor : 0\nflags\t: {flags}\n")

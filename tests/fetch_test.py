@@ -1,4 +1,6 @@
-"""scripts/fetch_madry.py against a server on loopback: resuming, pages that are no archive, wrong hashes, bad archives."""
+"""scripts/fetch_madry.py against a server on loopback: resuming, pages that are no archive, wrong
+hashes, bad archives.
+"""
 
 import contextlib
 import hashlib
@@ -32,7 +34,9 @@ GOOD = zipped(FILES)
 
 
 class Server(http.server.ThreadingHTTPServer):
-    """Serves `content`. `ranges`: what was asked for, by request. `breaks`: how many bytes to send, by request."""
+    """Serves `content`. `ranges`: what was asked for, by request. `breaks`: how many bytes to send,
+    by request.
+    """
 
     content, status, honours_ranges, shift = GOOD, 200, True, 0
 
@@ -51,7 +55,10 @@ class Handler(http.server.BaseHTTPRequestHandler):
         status, more = server.status, {}
         if asked and server.honours_ranges and status == 200:
             start = int(re.fullmatch(r"bytes=(\d+)-", asked)[1])
-            status, more = 206, {"Content-Range": f"bytes {start + server.shift}-{whole - 1}/{whole}"}
+            status, more = (
+                206,
+                {"Content-Range": f"bytes {start + server.shift}-{whole - 1}/{whole}"},
+            )
             if start >= whole:
                 status, more = 416, {"Content-Range": f"bytes */{whole}"}
         body = server.content[start:]
@@ -82,13 +89,20 @@ def output_dir(tmp_path):
 
 
 def run(server, output_dir, *more, model="natural"):
-    arguments = ["--dataset=mnist", f"--model={model}", f"--output_dir={output_dir}", f"--url={server.url}"]
+    arguments = [
+        "--dataset=mnist",
+        f"--model={model}",
+        f"--output_dir={output_dir}",
+        f"--url={server.url}",
+    ]
     return fetch_madry.main([*arguments, *more])
 
 
 def assert_whole(output_dir, name="mnist_natural"):
     assert [path.name for path in output_dir.iterdir()] == [name]
-    found = {f"models/secret/{path.name}": path.read_bytes() for path in (output_dir / name).iterdir()}
+    found = {
+        f"models/secret/{path.name}": path.read_bytes() for path in (output_dir / name).iterdir()
+    }
     assert found == FILES
 
 
@@ -191,7 +205,12 @@ def test_an_error_of_the_server(server, output_dir, capsys):
 
 
 def test_no_server(server, output_dir, capsys):
-    arguments = ["--dataset=mnist", "--model=natural", f"--output_dir={output_dir}", "--url=http://127.0.0.1:1/x.zip"]
+    arguments = [
+        "--dataset=mnist",
+        "--model=natural",
+        f"--output_dir={output_dir}",
+        "--url=http://127.0.0.1:1/x.zip",
+    ]
     assert_refused(fetch_madry.main(arguments), capsys, "cannot be downloaded", "0 bytes are here")
     assert not output_dir.exists()
 
@@ -207,9 +226,15 @@ BAD_ARCHIVES = {
     "traversal by backslash": (zipped(FILES | {"..\\evil": b"x"}), "leads out"),
     "absolute": (zipped(FILES | {"/tmp/evil": b"x"}), "'/tmp/evil'"),
     "drive": (zipped(FILES | {"C:/evil": b"x"}), "'C:/evil'"),
-    "link": (zipped(FILES | {link("models/secret/checkpoint-1.index"): b"/etc/passwd"}), "checkpoint-1.index"),
+    "link": (
+        zipped(FILES | {link("models/secret/checkpoint-1.index"): b"/etc/passwd"}),
+        "checkpoint-1.index",
+    ),
     "no checkpoint": (zipped({"readme.txt": b"x"}), "0 folders with a checkpoint"),
-    "two checkpoints": (zipped(FILES | {"models/natural/checkpoint-1.index": b"x"}), "2 folders with a checkpoint"),
+    "two checkpoints": (
+        zipped(FILES | {"models/natural/checkpoint-1.index": b"x"}),
+        "2 folders with a checkpoint",
+    ),
     "cut": (GOOD[:-30], "damaged"),
     "flipped": (GOOD.replace(bytes(range(256)), bytes(256), 1), "damaged"),
     "flipped deflate": (
@@ -241,8 +266,14 @@ def test_a_model_that_is_there_already_stays(server, output_dir, capsys):
         ([], "--dataset, --model, --output_dir"),
         (["--dataset=svhn", "--model=secret", "--output_dir=x"], "svhn"),
         (["--dataset=mnist", "--model=robust", "--output_dir=x"], "adv_trained"),
-        (["--dataset=mnist", "--model=secret", "--output_dir=x", "--sha256=abc"], "64 hexadecimal digits, got 'abc'"),
-        (["--dataset=mnist", "--model=secret", "--output_dir=x", "--url=file:///etc/passwd"], "file:///etc/passwd"),
+        (
+            ["--dataset=mnist", "--model=secret", "--output_dir=x", "--sha256=abc"],
+            "64 hexadecimal digits, got 'abc'",
+        ),
+        (
+            ["--dataset=mnist", "--model=secret", "--output_dir=x", "--url=file:///etc/passwd"],
+            "file:///etc/passwd",
+        ),
     ],
 )
 def test_bad_command_lines(arguments, said, capsys, tmp_path, monkeypatch):
@@ -258,7 +289,9 @@ def test_output_dir_is_a_file(server, tmp_path, capsys):
 
 
 def test_every_model_of_both_challenges_has_an_address():
-    assert set(fetch_madry.MODELS) == {(d, m) for d in ("mnist", "cifar10") for m in ("natural", "adv_trained", "secret")}
+    assert set(fetch_madry.MODELS) == {
+        (d, m) for d in ("mnist", "cifar10") for m in ("natural", "adv_trained", "secret")
+    }
     for (_, model), (url, sha256) in fetch_madry.MODELS.items():
         assert url.startswith("https://") and f"/{model}.zip" in url
         assert (sha256 is not None) == (model == "secret")

@@ -1,4 +1,5 @@
-"""Every flag file of our own rows: it parses, says what it is, and trains two steps of its real network (most with -m slow).
+"""Every flag file of our own rows: it parses, says what it is, and trains two steps of its real
+network (most with -m slow).
 
 Those of the papers' rows are in paper_flags_test.py.
 """
@@ -22,7 +23,8 @@ ROWS = sorted(
 
 
 def rows():
-    """Rows whose method and family of networks others before them have are slow: they differ in data and numbers.
+    """Rows whose method and family of networks others before them have are slow: they differ in
+    data and numbers.
 
     Adapters are all in igam_adapters_test.py.
     """
@@ -40,7 +42,11 @@ def test_a_flag_file_trains_two_steps(path, tmp_path):
     config = parse(TrainConfig, [f"--flagfile={path}", "--smoke", f"--run_dir={tmp_path}/run"])
     folder = run_training(config)
     assert folder.model.exists() and folder.results.exists()
-    assert (folder.checkpoints / "checkpoint").read_text().startswith('model_checkpoint_path: "ckpt-2"')
+    assert (
+        (folder.checkpoints / "checkpoint")
+        .read_text()
+        .startswith('model_checkpoint_path: "ckpt-2"')
+    )
 
 
 @pytest.mark.parametrize("path", ROWS, ids=lambda path: str(path.relative_to(ROOT / "flags")))

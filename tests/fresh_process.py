@@ -1,7 +1,8 @@
-"""Python code in a process of its own, for what has to be done before TensorFlow starts, or to a process that dies.
+"""Python code in a process of its own, for what has to be done before TensorFlow starts, or to a
+process that dies.
 
-Forked from a server that has imported TensorFlow and not used it: the import, by far the slowest part, is paid once.
-"""
+Forked from a server that has imported TensorFlow and not used it: the import, by far the slowest
+part, is paid once."""
 
 import multiprocessing
 import os
@@ -15,7 +16,9 @@ _context.set_forkserver_preload(["tf_robust_transfer.training", "tests.fresh_pro
 
 
 def run(code: str, *arguments) -> subprocess.CompletedProcess:
-    """Runs the code as `python -c CODE ARGUMENTS` would, here and without a GPU; what it prints is in the result."""
+    """Runs the code as `python -c CODE ARGUMENTS` would, here and without a GPU; what it prints is
+    in the result.
+    """
     arguments = [str(argument) for argument in arguments]
     with tempfile.TemporaryDirectory() as folder:
         paths = [Path(folder) / name for name in ("stdout", "stderr")]
@@ -25,7 +28,9 @@ def run(code: str, *arguments) -> subprocess.CompletedProcess:
         if process.is_alive():
             process.kill()
             raise TimeoutError("still running after 600 seconds")
-        return subprocess.CompletedProcess(arguments, process.exitcode, *(path.read_text() for path in paths))
+        return subprocess.CompletedProcess(
+            arguments, process.exitcode, *(path.read_text() for path in paths)
+        )
 
 
 def run_module(module: str, *arguments) -> subprocess.CompletedProcess:

@@ -1,4 +1,6 @@
-"""BIM, MIM, CW-l2 and SPSA: against CleverHans on the same weights, closed forms on linear models, and NumPy."""
+"""BIM, MIM, CW-l2 and SPSA: against CleverHans on the same weights, closed forms on linear models,
+and NumPy.
+"""
 
 import functools
 
@@ -39,7 +41,9 @@ def linear_model(classes=2, shape=(3, 4, 1), seed=0):
 
 @functools.cache
 def smooth_model(shape=(8, 8, 2), classes=4):
-    """Smooth, so that no ReLU flips a gradient over a rounding error, and all classes about equally frequent."""
+    """Smooth, so that no ReLU flips a gradient over a rounding error, and all classes about equally
+    frequent.
+    """
     keras.utils.set_random_seed(0)
     images = keras.Input(shape)
     x = keras.layers.Conv2D(6, 3, strides=2, padding="same", activation="tanh")(images)
@@ -69,32 +73,55 @@ class TestCleverHans:
         assert np.mean(np.abs(ours - theirs) <= 1e-5) > 0.999
         assert np.abs(ours - images).max() > 0.01
 
-    # l2 where no pixel can reach the bounds: there CleverHans's PGD clips a step before it projects too.
-    @pytest.mark.parametrize(("norm", "order", "eps", "low"), [("linf", np.inf, 0.1, 0.0), ("l2", 2, 0.3, 0.4)])
+    # l2 where no pixel can reach the bounds: there CleverHans's PGD clips a step before it projects
+    # too.
+    @pytest.mark.parametrize(
+        ("norm", "order", "eps", "low"), [("linf", np.inf, 0.1, 0.0), ("l2", 2, 0.3, 0.4)]
+    )
     def test_bim(self, norm, order, eps, low):
         model, images = smooth_model(), inputs(64, low=low, high=1 - low)
         labels, threat = predicted(model, images), ThreatModel(norm, eps)
-        theirs = basic_iterative_method(model, images, eps, eps / 4, 7, order, 0.0, 1.0, labels, sanity_checks=False)
+        theirs = basic_iterative_method(
+            model, images, eps, eps / 4, 7, order, 0.0, 1.0, labels, sanity_checks=False
+        )
         self.compare(BIM(7, eps / 4)(model, images, labels, threat_model=threat), theirs, images)
-        theirs = basic_iterative_method(model, images, eps, eps / 7, 7, order, 0.0, 1.0, labels, sanity_checks=False)
+        theirs = basic_iterative_method(
+            model, images, eps, eps / 7, 7, order, 0.0, 1.0, labels, sanity_checks=False
+        )
         self.compare(BIM(7)(model, images, labels, threat_model=threat), theirs, images)
 
     @pytest.mark.parametrize("decay", [0.0, 0.5, 1.0])
-    @pytest.mark.parametrize(("norm", "order", "eps", "low"), [("linf", np.inf, 0.1, 0.0), ("l2", 2, 0.3, 0.4)])
+    @pytest.mark.parametrize(
+        ("norm", "order", "eps", "low"), [("linf", np.inf, 0.1, 0.0), ("l2", 2, 0.3, 0.4)]
+    )
     def test_mim(self, norm, order, eps, low, decay):
         model, images = smooth_model(), inputs(64, low=low, high=1 - low)
         labels = predicted(model, images)
         theirs = momentum_iterative_method(
-            model, images, eps, eps / 4, 9, order, 0.0, 1.0, labels, decay_factor=decay, sanity_checks=False
+            model,
+            images,
+            eps,
+            eps / 4,
+            9,
+            order,
+            0.0,
+            1.0,
+            labels,
+            decay_factor=decay,
+            sanity_checks=False,
         )
-        ours = MIM(9, eps / 4, decay=decay)(model, images, labels, threat_model=ThreatModel(norm, eps))
+        ours = MIM(9, eps / 4, decay=decay)(
+            model, images, labels, threat_model=ThreatModel(norm, eps)
+        )
         self.compare(ours, theirs, images)
         if decay:
             plain = BIM(9, eps / 4)(model, images, labels, threat_model=ThreatModel(norm, eps))
             assert np.abs(ours - plain).max() > 1e-4  # the momentum matters here
 
     def test_steps_of_eps_over_their_number_reach_the_corner(self):
-        """On two linear classes no sign turns, so that every pixel ends eps away, in or against the kernel's direction."""
+        """On two linear classes no sign turns, so that every pixel ends eps away, in or against the
+        kernel's direction.
+        """
         model, kernel, _ = linear_model()
         images = inputs(16, (3, 4, 1), low=0.4, high=0.6)
         labels = predicted(model, images)
@@ -118,14 +145,19 @@ def test_adam_is_that_of_keras():
     state = adam_start(tf.zeros([2, 2, 3, 1]))
     for step in range(6):
         if step == 3:
-            state = {name: tf.concat([moment[:1], 0 * moment[1:]], axis=0) for name, moment in state.items()}
+            state = {
+                name: tf.concat([moment[:1], 0 * moment[1:]], axis=0)
+                for name, moment in state.items()
+            }
         direction, state = adam_step(gradients[step], state, tf.constant([step, step % 3]))
         np.testing.assert_allclose(direction, expected[step], atol=1e-5)
 
 
 class TestCarliniWagner:
     def linear(self, classes):
-        """(model, images, labels, distance to the nearest plane between the label's class and another)."""
+        """(model, images, labels, distance to the nearest plane between the label's class and
+        another).
+        """
         model, kernel, bias = linear_model(classes, seed=1)
         images = inputs(40, (3, 4, 1), seed=2, low=0.35, high=0.65)
         labels = predicted(model, images)
@@ -139,10 +171,11 @@ class TestCarliniWagner:
 
     @pytest.mark.parametrize("classes", [2, 5])
     def test_the_smallest_perturbation_of_a_linear_model(self, classes):
-        """The distance to a plane, |gap| / |w_y - w_j|, the bounds being out of reach; here within 3%.
+        """The distance to a plane, |gap| / |w_y - w_j|, the bounds being out of reach; here within
+        3%.
 
-        Of several planes the margin leads to that of the smallest gap, which is not always the nearest.
-        """
+        Of several planes the margin leads to that of the smallest gap, which is not always the
+        nearest."""
         model, images, labels, distances = self.linear(classes)
         assert distances.max() < 0.35
         attack = CarliniWagnerL2(300, 8, learning_rate=0.01, stop_when_fooled=False)
@@ -173,7 +206,9 @@ class TestCarliniWagner:
         assert margins.min() >= 0.5 - 1e-4 and np.median(margins) < 0.55
 
     def test_the_constants_are_searched_as_by_the_authors(self):
-        """Four lanes that succeed at constants of at least 0.5, 3, 0.01 and never: the authors' rule as a loop."""
+        """Four lanes that succeed at constants of at least 0.5, 3, 0.01 and never: the authors'
+        rule as a loop.
+        """
         needed = np.array([0.5, 3.0, 0.01, np.inf])
         tried = []
         for limit in needed:
@@ -202,12 +237,18 @@ class TestCarliniWagner:
 
 class TestSPSA:
     def test_the_estimate_is_unbiased(self):
-        """Linear margin v x: one pair gives (v s) s, with mean v and variance |v|^2 - v_i^2 in pixel i."""
+        """Linear margin v x: one pair gives (v s) s, with mean v and variance |v|^2 - v_i^2 in
+        pixel i.
+        """
         model, kernel, _ = linear_model()
         v, lanes, pairs = kernel[:, 1] - kernel[:, 0], 2000, 4
-        signs = np.where(np.random.default_rng(0).uniform(size=(lanes, pairs, 3, 4, 1)) < 0.5, -1, 1).astype(np.float32)
+        signs = np.where(
+            np.random.default_rng(0).uniform(size=(lanes, pairs, 3, 4, 1)) < 0.5, -1, 1
+        ).astype(np.float32)
         problem, images = Problem(model, None, None), tf.constant(inputs(lanes, (3, 4, 1)))
-        found = SPSA(samples=2 * pairs)._estimate(problem, images, tf.zeros(lanes, tf.int32), tf.constant(signs))
+        found = SPSA(samples=2 * pairs)._estimate(
+            problem, images, tf.zeros(lanes, tf.int32), tf.constant(signs)
+        )
         found = found.numpy().reshape(lanes, -1)
         flat = signs.reshape(lanes, pairs, -1)
         np.testing.assert_allclose(found, ((flat @ v)[..., None] * flat).mean(axis=1), atol=2e-3)
@@ -215,7 +256,9 @@ class TestSPSA:
         assert np.abs((found.mean(axis=0) - v) / spread).max() < 4
 
     def test_signs_are_even_and_new_at_every_step_and_in_every_lane(self):
-        """Seen through the images that the model is asked about: +-delta around the current one, in mirrored pairs."""
+        """Seen through the images that the model is asked about: +-delta around the current one, in
+        mirrored pairs.
+        """
         seen = []
 
         def logits_of(x):
@@ -223,7 +266,9 @@ class TestSPSA:
             return tf.reduce_sum(x, axis=[1, 2])
 
         attack, images = SPSA(2, 64, delta=0.25), tf.fill([6, 4, 4, 2], 0.5)
-        problem = Problem(logits_of, ThreatModel("linf", 0.0), 0.0)  # a ball of one point: the current image stays
+        problem = Problem(
+            logits_of, ThreatModel("linf", 0.0), 0.0
+        )  # a ball of one point: the current image stays
 
         class Noise:
             def uniform(self, shape, stream):
@@ -231,14 +276,18 @@ class TestSPSA:
 
         state = attack.start(problem, images, tf.zeros(6, tf.int32), None, Noise())
         for i in range(2):
-            state = attack.step(problem, images, tf.zeros(6, tf.int32), state, tf.fill([6], i), ())[0]
+            state = attack.step(problem, images, tf.zeros(6, tf.int32), state, tf.fill([6], i), ())[
+                0
+            ]
         tried = [x.reshape(6, 64, -1) - 0.5 for x in seen if len(x) == 6 * 64]
         assert len(tried) == 2
         both = np.stack(tried)
         assert set(np.unique(both)) == {-0.25, 0.25}
         np.testing.assert_array_equal(both[:, :, :32], -both[:, :, 32:])
         assert len(np.unique(both.reshape(-1, 32), axis=0)) > 0.99 * both[..., 0].size
-        assert scipy.stats.binomtest(int((both[:, :, :32] > 0).sum()), 2 * 6 * 32 * 32).pvalue > 1e-3
+        assert (
+            scipy.stats.binomtest(int((both[:, :, :32] > 0).sum()), 2 * 6 * 32 * 32).pvalue > 1e-3
+        )
 
     def test_it_finds_the_corner_of_a_linear_model(self):
         model, kernel, _ = linear_model()
@@ -247,7 +296,9 @@ class TestSPSA:
         v = (kernel[:, 1 - labels] - kernel[:, labels]).T.reshape(images.shape)
         best = np.where(v > 0, np.minimum(1, images + 0.1), np.maximum(0, images - 0.1))
         attack, threat = SPSA(60, 128), ThreatModel("linf", 0.1)
-        perturb = tf.function(lambda x, y: attack.perturb(model, x, y, threat, tf.constant([1, 2])), autograph=False)
+        perturb = tf.function(
+            lambda x, y: attack.perturb(model, x, y, threat, tf.constant([1, 2])), autograph=False
+        )
         found = perturb(tf.constant(images), tf.constant(labels)).numpy()
         assert np.abs(v).min() > 0.01
         clear = np.abs(v) > 0.3
@@ -285,7 +336,12 @@ ATTACKS = {
     "mim l2": (lambda: MIM(3), "l2"),
     "mim linf": (lambda: MIM(3, stop_when_fooled=True), "linf"),
     "cw": (lambda: CarliniWagnerL2(3, 2, first_constant=5.0), "l2"),
-    "cw smallest": (lambda: CarliniWagnerL2(6, 2, first_constant=50.0, learning_rate=0.1, stop_when_fooled=False), "l2"),
+    "cw smallest": (
+        lambda: CarliniWagnerL2(
+            6, 2, first_constant=50.0, learning_rate=0.1, stop_when_fooled=False
+        ),
+        "l2",
+    ),
     "spsa": (lambda: SPSA(2, 6), "linf"),
 }
 cached_attack = functools.cache(lambda name: ATTACKS[name][0]())
@@ -306,8 +362,12 @@ class TestBallAndBounds:
         labels[2:3] = (labels[2:3] + 1) % classes
         images[1:2] = np.round(images[1:2])
         attack = cached_attack(name)
-        found = attack(model, images, labels, threat_model=ThreatModel(norm, eps), seed=seed).numpy()
-        assert found.shape == images.shape and found.dtype == np.float32 and np.isfinite(found).all()
+        found = attack(
+            model, images, labels, threat_model=ThreatModel(norm, eps), seed=seed
+        ).numpy()
+        assert (
+            found.shape == images.shape and found.dtype == np.float32 and np.isfinite(found).all()
+        )
         assert found.min() >= 0 and found.max() <= 1
         assert lengths(found.astype(np.float64) - images, norm).max() <= eps * (1 + 1e-6) + 1e-6
         if attack.stop_when_fooled:
@@ -318,7 +378,9 @@ class TestBallAndBounds:
         shape = (6, 6, 1)
         model, images = smooth_model(shape, 2), inputs(8, shape, low=-0.5, high=0.5)
         threat = ThreatModel(ATTACKS[name][1], 0.5, bounds=(-0.5, 0.5))
-        found = cached_attack(name)(model, images, predicted(model, images), threat_model=threat).numpy()
+        found = cached_attack(name)(
+            model, images, predicted(model, images), threat_model=threat
+        ).numpy()
         assert found.min() >= -0.5 and found.max() <= 0.5 and np.abs(found - images).max() > 1e-3
 
 
@@ -340,7 +402,9 @@ class TestInputErrors:
         with pytest.raises(InputError, match=text):
             make()
 
-    @pytest.mark.parametrize(("attack", "norm"), [(CarliniWagnerL2(2, 1), "linf"), (SPSA(1, 2), "l2")])
+    @pytest.mark.parametrize(
+        ("attack", "norm"), [(CarliniWagnerL2(2, 1), "linf"), (SPSA(1, 2), "l2")]
+    )
     def test_the_other_norm(self, attack, norm):
         model, images = smooth_model(), inputs(2)
         with pytest.raises(InputError, match=f"attack, got norm '{norm}'") as caught:
@@ -349,7 +413,9 @@ class TestInputErrors:
 
 
 class TestDivergenceFromTheCleanPrediction:
-    """PGD(loss="kl"), for training: KL(p(x) || p(x + delta)) of a linear model, against central differences in float64."""
+    """PGD(loss="kl"), for training: KL(p(x) || p(x + delta)) of a linear model, against central
+    differences in float64.
+    """
 
     def case(self):
         rng = np.random.default_rng(0)
@@ -358,7 +424,10 @@ class TestDivergenceFromTheCleanPrediction:
         return kernel, x, y, lambda images: tf.reshape(images, [-1, 4]) @ kernel
 
     def divergence(self, kernel, x, moved):
-        clean, other = (scipy.special.log_softmax(i.reshape(5, 4).astype(np.float64) @ kernel, axis=1) for i in (x, moved))
+        clean, other = (
+            scipy.special.log_softmax(i.reshape(5, 4).astype(np.float64) @ kernel, axis=1)
+            for i in (x, moved)
+        )
         return (np.exp(clean) * (clean - other)).sum(axis=1)
 
     def test_its_gradient(self):
@@ -371,17 +440,28 @@ class TestDivergenceFromTheCleanPrediction:
             sides = [at.astype(np.float64) for _ in range(2)]
             sides[0][index] += step
             sides[1][index] -= step
-            expected[index] = (self.divergence(kernel, x, sides[0]) - self.divergence(kernel, x, sides[1]))[index[0]]
+            expected[index] = (
+                self.divergence(kernel, x, sides[0]) - self.divergence(kernel, x, sides[1])
+            )[index[0]]
         np.testing.assert_allclose(found, expected / (2 * step), rtol=1e-3, atol=1e-5)
 
     def test_a_step_in_training_raises_it_and_needs_no_label(self):
         kernel, x, y, logits_of = self.case()
         runs = []
         for labels in (y, (y + 1) % 3):
-            arguments = tf.constant(x), tf.constant(labels), ThreatModel("linf", 0.1), tf.constant([1, 2])
+            arguments = (
+                tf.constant(x),
+                tf.constant(labels),
+                ThreatModel("linf", 0.1),
+                tf.constant([1, 2]),
+            )
             runs.append(PGD(10, loss="kl").perturb(logits_of, *arguments).numpy())
         np.testing.assert_array_equal(*runs)
-        start = PGD(1, 1e-9, loss="kl").perturb(logits_of, tf.constant(x), tf.constant(y), *arguments[2:]).numpy()
+        start = (
+            PGD(1, 1e-9, loss="kl")
+            .perturb(logits_of, tf.constant(x), tf.constant(y), *arguments[2:])
+            .numpy()
+        )
         assert (self.divergence(kernel, x, runs[0]) > self.divergence(kernel, x, start)).all()
         assert np.abs(runs[0] - x).max() <= 0.1 + 1e-6
 

@@ -1,8 +1,8 @@
 """The golden networks: small trained networks with what the official AutoAttack finds on them.
 
-tests/golden/README.md says what is in the files; benchmarks/train_golden_networks.py and make_autoattack_golden.py
-wrote them. Names are `<network>_<norm>`, such as "digits_robust_linf"; `NAMES` lists them.
-"""
+tests/golden/README.md says what is in the files; benchmarks/train_golden_networks.py and
+make_autoattack_golden.py wrote them. Names are `<network>_<norm>`, such as "digits_robust_linf";
+`NAMES` lists them."""
 
 import json
 import pathlib
@@ -18,7 +18,9 @@ FOLDER = pathlib.Path(__file__).resolve().parent / "golden"
 
 
 def colour_network(input_shape, num_classes) -> keras.Model:
-    """Three 4x4 convolutions with stride 2 and batch norm (16, 32, 32 channels), dense 100. 77,974 weights."""
+    """Three 4x4 convolutions with stride 2 and batch norm (16, 32, 32 channels), dense 100. 77,974
+    weights.
+    """
     images = x = keras.Input(input_shape)
     for filters in (16, 32, 32):
         x = layers.Conv2D(filters, 4, strides=2, padding="same", use_bias=False)(x)
@@ -41,7 +43,8 @@ NETWORKS = {
     "cifar10_robust": (colour_network, (32, 32, 3), 10),
 }
 
-# Name: (network, norm, eps). Each eps leaves a good part of the examples robust and a good part not.
+# Name: (network, norm, eps). Each eps leaves a good part of the examples robust and a good part
+# not.
 THREATS = {
     "digits_robust_linf": ("digits_robust", "linf", 0.15),
     "digits_robust_l2": ("digits_robust", "l2", 0.6),
@@ -61,14 +64,20 @@ def load_network(network: str):
         network: a name in NETWORKS.
 
     Returns:
-        (functional keras.Model, images float32 [batch, height, width, channels] in [0, 1] -> logits [batch, classes];
-        images float32 [n, height, width, channels] in [0, 1]; labels int32 [n]).
+        (functional keras.Model, images float32 [batch, height, width, channels] in [0, 1] -> logits
+        [batch, classes]; images float32 [n, height, width, channels] in [0, 1]; labels int32 [n]).
     """
     build, input_shape, num_classes = NETWORKS[network]
     model = build(input_shape, num_classes)
     with np.load(FOLDER / f"{network}.npz") as stored:
-        model.set_weights([stored[f"weight{i}"].astype(np.float32) for i in range(len(model.weights))])
-        return model, stored["images"].astype(np.float32) / np.float32(255), stored["labels"].astype(np.int32)
+        model.set_weights(
+            [stored[f"weight{i}"].astype(np.float32) for i in range(len(model.weights))]
+        )
+        return (
+            model,
+            stored["images"].astype(np.float32) / np.float32(255),
+            stored["labels"].astype(np.int32),
+        )
 
 
 def load(name: str):
@@ -86,11 +95,13 @@ def load(name: str):
     with np.load(FOLDER / f"{name}.npz") as stored:
         golden = {key: stored[key] for key in stored.files}
     golden["about"] = json.loads(str(golden["about"]))
-    assert golden["about"]["eps"] == eps and len(golden["clean"]) == len(labels), f"{name}: files of two makes"
+    assert golden["about"]["eps"] == eps and len(golden["clean"]) == len(labels), (
+        f"{name}: files of two makes"
+    )
     return model, images, labels, ThreatModel(norm, eps), golden
 
 
 def load_projections() -> dict:
-    """The golden projections of FAB onto a hyperplane inside the box: see tests/golden/README.md."""
+    """FAB's golden projections onto a hyperplane inside the box: see tests/golden/README.md."""
     with np.load(FOLDER / "fab_projections.npz") as stored:
         return {key: stored[key] for key in stored.files}

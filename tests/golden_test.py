@@ -1,4 +1,6 @@
-"""The golden files are whole and fit the Keras networks (tests/golden/README.md); the attacks' own tests build on them."""
+"""The golden files are whole and fit the Keras networks (tests/golden/README.md); the attacks' own
+tests build on them.
+"""
 
 import numpy as np
 import pytest
@@ -18,19 +20,25 @@ def test_clean_flags_are_the_official_ones(name):
 
 @pytest.mark.parametrize("name", golden_networks.NAMES)
 def test_clean_losses_are_the_official_ones(name):
-    """The trajectories start at the image, so that their first row is the loss of the clean image."""
+    """The trajectories start at the image: their first row is the loss of the clean image."""
     model, images, labels, _, golden = golden_networks.load(name)
     expected = golden["fixed/apgd-ce/trajectory"][0]
     logits = model(images[: len(expected)], training=False).numpy().astype(np.float64)
     logits -= logits.max(1, keepdims=True)
-    found = np.log(np.exp(logits).sum(1)) - logits[np.arange(len(expected)), labels[: len(expected)]]
+    found = (
+        np.log(np.exp(logits).sum(1)) - logits[np.arange(len(expected)), labels[: len(expected)]]
+    )
     np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("name", golden_networks.NAMES)
 def test_flags_are_informative_and_consistent(name):
     *_, threat_model, golden = golden_networks.load(name)
-    robust = {key.split("/")[0]: golden[key] for key in golden if key.endswith("/robust") and "fixed" not in key}
+    robust = {
+        key.split("/")[0]: golden[key]
+        for key in golden
+        if key.endswith("/robust") and "fixed" not in key
+    }
     assert set(robust) & set(COMPONENTS) >= {"apgd-ce", "fab", "fab-t", "square"}
     for flags in robust.values():
         assert not (flags & ~golden["clean"]).any() and 0.1 < flags.mean() < 0.9

@@ -1,4 +1,6 @@
-"""IGAM and fine-tuning through adapters: the teacher's gradient, the crop, and the trained convolution, against NumPy."""
+"""IGAM and fine-tuning through adapters: the teacher's gradient, the crop, and the trained
+convolution, against NumPy.
+"""
 
 import keras
 import numpy as np
@@ -19,7 +21,9 @@ SHAPE, CLASSES = (5, 6, 2), 3
 
 
 def linear_model(seed, shape=SHAPE, classes=CLASSES):
-    model = keras.Sequential([keras.Input(shape), keras.layers.Flatten(), keras.layers.Dense(classes, name="logits")])
+    model = keras.Sequential(
+        [keras.Input(shape), keras.layers.Flatten(), keras.layers.Dense(classes, name="logits")]
+    )
     rng = np.random.default_rng(seed)
     model.set_weights([rng.standard_normal(w.shape) for w in model.get_weights()])
     return keras.Model(model.inputs[0], model.outputs[0], name="linear")
@@ -29,7 +33,9 @@ def linear_discriminator(shape):
     gradients = keras.Input(shape)
     score = keras.layers.Reshape(())(keras.layers.Dense(1)(keras.layers.Flatten()(gradients)))
     model = keras.Model(gradients, score)
-    model.set_weights([np.random.default_rng(9).standard_normal(w.shape) for w in model.get_weights()])
+    model.set_weights(
+        [np.random.default_rng(9).standard_normal(w.shape) for w in model.get_weights()]
+    )
     return model
 
 
@@ -46,7 +52,9 @@ def terms_of(method, images, labels):
 
 
 def matrix_of(adapter, kernel_and_bias=()):
-    """(A, b) flattened: [inputs, outputs]; tests/adapters_test.py has compared it with the one written by hand."""
+    """(A, b) flattened: [inputs, outputs]; tests/adapters_test.py has compared it with the one
+    written by hand.
+    """
     model = build_adapter(adapter, SHAPE)
     model.set_weights(kernel_and_bias)
     black = model(np.zeros((1, *SHAPE), np.float32)).numpy().astype(float).ravel()
@@ -56,7 +64,9 @@ def matrix_of(adapter, kernel_and_bias=()):
 
 
 def gradients_by_hand(model, images, labels, matrix=None, offset=0.0):
-    """d cross-entropy / d image of softmax((x A + b) W + c): A W (p - e_y), float64 [batch, *SHAPE]."""
+    """d cross-entropy / d image of softmax((x A + b) W + c): A W (p - e_y), float64 [batch,
+    *SHAPE].
+    """
     weights, constants = (w.astype(np.float64) for w in model.get_weights()[-2:])
     flat = images.reshape(len(images), -1).astype(np.float64)
     matrix = np.eye(flat.shape[1]) if matrix is None else matrix
@@ -78,11 +88,22 @@ ADAPTERS = {
 @pytest.mark.parametrize("region", ["whole", "seen"])
 @pytest.mark.parametrize("adapter", ADAPTERS)
 def test_both_terms_by_hand(adapter, region):
-    """Eq. 17: the teacher's gradient at the student's image. Section 4.3.2: the discriminator sees what the crop leaves."""
+    """Eq. 17: the teacher's gradient at the student's image. Section 4.3.2: the discriminator sees
+    what the crop leaves.
+    """
     (rows, columns), (x, y) = ADAPTERS[adapter], batch()
-    student, teacher = linear_model(1), linear_model(2, build_adapter(adapter, SHAPE).output_shape[1:])
+    student, teacher = (
+        linear_model(1),
+        linear_model(2, build_adapter(adapter, SHAPE).output_shape[1:]),
+    )
     discriminator = linear_discriminator((rows.stop - rows.start, columns.stop - columns.start, 2))
-    method = IGAM(student=student, teacher=teacher, adapter=adapter, discriminator=discriminator, difference_region=region)
+    method = IGAM(
+        student=student,
+        teacher=teacher,
+        adapter=adapter,
+        discriminator=discriminator,
+        difference_region=region,
+    )
     terms = terms_of(method, x, y)
 
     js, jt = gradients_by_hand(student, x, y), gradients_by_hand(teacher, x, y, *matrix_of(adapter))
@@ -109,13 +130,17 @@ def test_both_terms_by_hand(adapter, region):
 def test_a_teacher_with_its_adapter_inside_needs_no_flag():
     (x, y), teacher = batch(), linear_model(2, (4, 3, 2))
     given = IGAM(student=linear_model(1), teacher=teacher, adapter="crop:4x3", lambda_adv=0.0)
-    inside = IGAM(student=linear_model(1), teacher=adapt(teacher, "crop:4x3", SHAPE), lambda_adv=0.0)
+    inside = IGAM(
+        student=linear_model(1), teacher=adapt(teacher, "crop:4x3", SHAPE), lambda_adv=0.0
+    )
     assert terms_of(given, x, y) == terms_of(inside, x, y)
     assert teacher.trainable and not inside.teacher.trainable
 
 
 def test_the_default_discriminator_is_of_the_crops_size():
-    method = IGAM(student=linear_model(1), teacher=linear_model(2, (3, 4, 1)), adapter="channel_mean+crop:3x4")
+    method = IGAM(
+        student=linear_model(1), teacher=linear_model(2, (3, 4, 1)), adapter="channel_mean+crop:3x4"
+    )
     assert method.discriminator.input_shape == (None, 3, 4, 2)
     before, discriminator = method.teacher.get_weights(), method.discriminator.get_weights()
     x, y = batch()
@@ -133,11 +158,19 @@ def test_random_places_change_with_the_step_and_repeat_with_the_seed(kind):
     x, y = batch(8)
 
     def differences(seed):
-        method = IGAM(student=linear_model(1), teacher=linear_model(2, (9, 9, 2)), adapter=f"{kind}:9x9", lambda_adv=0.0,
-                      seed=seed)  # fmt: skip
+        method = IGAM(
+            student=linear_model(1),
+            teacher=linear_model(2, (9, 9, 2)),
+            adapter=f"{kind}:9x9",
+            lambda_adv=0.0,
+            seed=seed,
+        )
         method.compile(optimizer=keras.optimizers.SGD(0.0))
-        # The student never moves: what changes from step to step is the places alone. An epoch has one step.
-        return method.fit(x, y, batch_size=8, epochs=3, shuffle=False, verbose=0).history["difference"]
+        # The student never moves: what changes from step to step is the places alone. An epoch has
+        # one step.
+        return method.fit(x, y, batch_size=8, epochs=3, shuffle=False, verbose=0).history[
+            "difference"
+        ]
 
     first = differences(1)
     assert len(set(np.round(first, 3))) == 3
@@ -147,17 +180,28 @@ def test_random_places_change_with_the_step_and_repeat_with_the_seed(kind):
 
 class TestFineTune:
     def test_a_step_of_the_transposed_convolution_against_finite_differences(self):
-        """z = relu(D u) W + c on u = convolution(x): kernel, bias, W and c move down their gradients, D does not."""
+        """z = relu(D u) W + c on u = convolution(x): kernel, bias, W and c move down their
+        gradients, D does not.
+        """
         (x, y), rng = batch(), np.random.default_rng(0)
         inside = keras.Input((10, 12, 2))
         body = keras.layers.Dense(4, activation="relu", name="body")(keras.layers.Flatten()(inside))
         teacher = keras.Model(inside, keras.layers.Dense(7, name="old")(body))
         teacher.set_weights([0.2 * rng.standard_normal(w.shape) for w in teacher.get_weights()])
-        method = FineTune(teacher=teacher, num_classes=CLASSES, adapter="transposed_conv:10x12", input_shape=SHAPE,
-                          weight_decay=0.1)  # fmt: skip
+        method = FineTune(
+            teacher=teacher,
+            num_classes=CLASSES,
+            adapter="transposed_conv:10x12",
+            input_shape=SHAPE,
+            weight_decay=0.1,
+        )
         student = method.student
         assert [v.path.split("/", 1)[0] for v in student.trainable_variables] == [
-            "adapter1_transposed_conv", "adapter1_transposed_conv", "logits", "logits"]  # fmt: skip
+            "adapter1_transposed_conv",
+            "adapter1_transposed_conv",
+            "logits",
+            "logits",
+        ]
         student.set_weights([w + 0.1 * rng.standard_normal(w.shape) for w in student.get_weights()])
         before = [w.astype(np.float64) for w in student.get_weights()]
         method.compile(optimizer=keras.optimizers.SGD(0.5))
@@ -185,12 +229,18 @@ class TestFineTune:
                     moved = [w.copy() for w in before]
                     moved[i][index] += sign * 1e-6
                     sides.append(loss(moved))
-                np.testing.assert_allclose((old - new)[index] / 0.5, (sides[0] - sides[1]) / 2e-6, rtol=1e-3, atol=1e-5)
+                np.testing.assert_allclose(
+                    (old - new)[index] / 0.5, (sides[0] - sides[1]) / 2e-6, rtol=1e-3, atol=1e-5
+                )
 
     def test_the_result_is_saved_and_frozen_whole_as_a_teacher(self, tmp_path):
         x, y = batch()
-        tuned = FineTune(teacher=linear_model(2, (10, 12, 2), 7), num_classes=CLASSES, adapter="transposed_conv:10x12",
-                         input_shape=SHAPE)  # fmt: skip
+        tuned = FineTune(
+            teacher=linear_model(2, (10, 12, 2), 7),
+            num_classes=CLASSES,
+            adapter="transposed_conv:10x12",
+            input_shape=SHAPE,
+        )
         tuned.compile(optimizer=keras.optimizers.SGD(0.1))
         tuned.fit(x, y, verbose=0)
         tuned.student.save(tmp_path / "teacher.keras")
@@ -199,21 +249,33 @@ class TestFineTune:
         method = IGAM(student=linear_model(1), teacher=teacher, lambda_adv=0.0)
         terms = terms_of(method, x, y)
         jt = gradients_by_hand(teacher, x, y, *matrix_of("transposed_conv:10x12", before[:2]))
-        difference = ((gradients_by_hand(method.student, x, y) - jt) ** 2).sum(axis=(1, 2, 3)).mean()
+        difference = (
+            ((gradients_by_hand(method.student, x, y) - jt) ** 2).sum(axis=(1, 2, 3)).mean()
+        )
         np.testing.assert_allclose(terms["difference"], difference, rtol=1e-4)
         method.fit(x, y, epochs=2, verbose=0)
         for old, new in zip(before, teacher.get_weights(), strict=True):
             np.testing.assert_array_equal(old, new)
 
-    def test_the_bounded_convolution_holds_its_bound_through_wild_steps_and_as_a_frozen_teacher(self, tmp_path):
+    def test_the_bounded_convolution_holds_its_bound_through_wild_steps_and_as_a_frozen_teacher(
+        self, tmp_path
+    ):
         (x, y), bounded = batch(), "bounded_transposed_conv:10x12"
-        tuned = FineTune(teacher=linear_model(2, (10, 12, 2), 7), num_classes=CLASSES, adapter=bounded, input_shape=SHAPE)
+        tuned = FineTune(
+            teacher=linear_model(2, (10, 12, 2), 7),
+            num_classes=CLASSES,
+            adapter=bounded,
+            input_shape=SHAPE,
+        )
         start = tuned.student.get_weights()[:2]
         tuned.compile(optimizer=keras.optimizers.SGD(1.0))
         tuned.fit(x, y, batch_size=5, epochs=4, verbose=0)
         trained = tuned.student.get_weights()[:2]
         kernel_alone = [trained[0], 0 * trained[1]]  # a large bias would round the matrix's entries
-        rows = [np.abs(matrix_of(name, kernel_alone)[0]).sum(axis=0) for name in ("transposed_conv:10x12", bounded)]
+        rows = [
+            np.abs(matrix_of(name, kernel_alone)[0]).sum(axis=0)
+            for name in ("transposed_conv:10x12", bounded)
+        ]
         assert rows[0].max() > 1.5
         np.testing.assert_allclose(rows[1].max(), 1.0, rtol=1e-5)
         assert all((a != b).any() for a, b in zip(start, trained, strict=True))
@@ -222,8 +284,11 @@ class TestFineTune:
         before = teacher.get_weights()
         method = IGAM(student=linear_model(1), teacher=teacher, lambda_adv=0.0)
         jt = gradients_by_hand(teacher, x, y, *matrix_of(bounded, trained))
-        difference = ((gradients_by_hand(method.student, x, y) - jt) ** 2).sum(axis=(1, 2, 3)).mean()
-        # After the wild steps the teacher's gradients are so large that float32 leaves three digits.
+        difference = (
+            ((gradients_by_hand(method.student, x, y) - jt) ** 2).sum(axis=(1, 2, 3)).mean()
+        )
+        # After the wild steps the teacher's gradients are so large that float32 leaves three
+        # digits.
         np.testing.assert_allclose(terms_of(method, x, y)["difference"], difference, rtol=2e-3)
         method.fit(x, y, epochs=2, verbose=0)
         for old, new in zip(before, teacher.get_weights(), strict=True):
@@ -231,19 +296,32 @@ class TestFineTune:
 
     def test_a_fixed_adapter_on_a_batch_norm_teacher(self):
         teacher = build_model("small_cnn", (9, 9, 2), 4, batch_norm=True)
-        method = FineTune(teacher=teacher, num_classes=CLASSES, adapter="random_pad:9x9", input_shape=SHAPE)
-        assert [v.path for v in method.student.trainable_variables] == ["logits/kernel", "logits/bias"]
+        method = FineTune(
+            teacher=teacher, num_classes=CLASSES, adapter="random_pad:9x9", input_shape=SHAPE
+        )
+        assert [v.path for v in method.student.trainable_variables] == [
+            "logits/kernel",
+            "logits/bias",
+        ]
         before = method.student.get_weights()
         method.compile(optimizer=keras.optimizers.SGD(0.1))
         method.fit(*batch(), verbose=0)
-        moved = [(old != new).any() for old, new in zip(before, method.student.get_weights(), strict=True)]
+        moved = [
+            (old != new).any()
+            for old, new in zip(before, method.student.get_weights(), strict=True)
+        ]
         assert moved == [False] * (len(before) - 2) + [True, True]
 
     def test_random_places_change_with_the_step(self):
         x, y = batch()
-        method = FineTune(teacher=linear_model(2, (9, 9, 2)), num_classes=CLASSES, adapter="random_pad:9x9",
-                          input_shape=SHAPE)  # fmt: skip
-        # Of a linear model without a body the features are the padded pixels, and so the losses differ with the place.
+        method = FineTune(
+            teacher=linear_model(2, (9, 9, 2)),
+            num_classes=CLASSES,
+            adapter="random_pad:9x9",
+            input_shape=SHAPE,
+        )
+        # Of a linear model without a body the features are the padded pixels, and so the losses
+        # differ with the place.
         method.compile(optimizer=keras.optimizers.SGD(0.0))
         losses = method.fit(x, y, batch_size=5, epochs=4, shuffle=False, verbose=0).history["loss"]
         assert len(set(np.round(losses, 5))) > 2
@@ -251,13 +329,26 @@ class TestFineTune:
 
 class TestErrors:
     def test_untrained_weights_in_igam(self):
-        with pytest.raises(InputError, match="has weights to be trained: fine-tune the teacher with it"):
-            IGAM(student=linear_model(1), teacher=linear_model(2, (10, 12, 2)), adapter="transposed_conv:10x12")
+        with pytest.raises(
+            InputError, match="has weights to be trained: fine-tune the teacher with it"
+        ):
+            IGAM(
+                student=linear_model(1),
+                teacher=linear_model(2, (10, 12, 2)),
+                adapter="transposed_conv:10x12",
+            )
 
     def test_a_discriminator_of_the_whole_image(self):
-        with pytest.raises(InputError, match=r"takes gradients of shape \(5, 6, 2\), but the teacher sees \(4, 3, 2\)"):
-            IGAM(student=linear_model(1), teacher=linear_model(2, (4, 3, 2)), adapter="crop:4x3",
-                 discriminator=build_discriminator(SHAPE))  # fmt: skip
+        with pytest.raises(
+            InputError,
+            match=r"takes gradients of shape \(5, 6, 2\), but the teacher sees \(4, 3, 2\)",
+        ):
+            IGAM(
+                student=linear_model(1),
+                teacher=linear_model(2, (4, 3, 2)),
+                adapter="crop:4x3",
+                discriminator=build_discriminator(SHAPE),
+            )
 
     def test_difference_region(self):
         with pytest.raises(InputError, match="unknown difference_region 'crop'; .*seen"):
@@ -276,8 +367,16 @@ class TestFlags:
         return folder / "teacher.keras"
 
     def write(self, folder, name, *lines):
-        shared = ("--dataset=digits", "--batch_size=4", "--train_steps=2", "--train_fraction=1/50", "--attacks=fgsm",
-                  "--max_examples=4", "--watch_examples=4", "--watch_attack=fgsm")  # fmt: skip
+        shared = (
+            "--dataset=digits",
+            "--batch_size=4",
+            "--train_steps=2",
+            "--train_fraction=1/50",
+            "--attacks=fgsm",
+            "--max_examples=4",
+            "--watch_examples=4",
+            "--watch_attack=fgsm",
+        )
         (folder / f"{name}.flags").write_text("\n".join((*shared, *lines)))
         return folder / f"{name}.flags"
 
@@ -287,10 +386,24 @@ class TestFlags:
 
     def test_a_chain_whose_fine_tuned_teacher_brings_its_adapter(self, tmp_path):
         teacher = self.teacher(tmp_path)
-        tuned = self.write(tmp_path, "tuned", "--method=finetune", "--image_size=16x16", f"--teacher={teacher}",
-                           "--adapter=crop:12x14+resize:8x8", "--optimizer=adam")  # fmt: skip
-        igam = self.write(tmp_path, "igam", "--method=igam", "--image_size=16x16", f"--teacher=flagfile:{tuned}",
-                          "--discriminator_channels=4", "--optimizer=adam")  # fmt: skip
+        tuned = self.write(
+            tmp_path,
+            "tuned",
+            "--method=finetune",
+            "--image_size=16x16",
+            f"--teacher={teacher}",
+            "--adapter=crop:12x14+resize:8x8",
+            "--optimizer=adam",
+        )
+        igam = self.write(
+            tmp_path,
+            "igam",
+            "--method=igam",
+            "--image_size=16x16",
+            f"--teacher=flagfile:{tuned}",
+            "--discriminator_channels=4",
+            "--optimizer=adam",
+        )
         folder = self.run(igam)
         assert folder.finished and folder.figure.exists()
         names = [layer.name for layer in load_model(str(tmp_path / "runs/tuned")).layers]
@@ -299,19 +412,40 @@ class TestFlags:
 
     def test_an_adapter_of_the_students_run(self, tmp_path, caplog):
         teacher = self.teacher(tmp_path)
-        igam = self.write(tmp_path, "igam", "--method=igam", "--image_size=4x4", f"--teacher={teacher}",
-                          "--adapter=random_pad:8x8", "--discriminator_channels=4", "--difference_region=seen")  # fmt: skip
+        igam = self.write(
+            tmp_path,
+            "igam",
+            "--method=igam",
+            "--image_size=4x4",
+            f"--teacher={teacher}",
+            "--adapter=random_pad:8x8",
+            "--discriminator_channels=4",
+            "--difference_region=seen",
+        )
         assert self.run(igam, "--smoke").finished
-        with pytest.raises(InputError, match="teacher takes images .* put an input transform before the teacher"):
-            self.run(igam, "--smoke", "--method=distillation", "--adapter=crop:2x2", f"--run_dir={tmp_path}/other/igam")
+        with pytest.raises(
+            InputError, match="teacher takes images .* put an input transform before the teacher"
+        ):
+            self.run(
+                igam,
+                "--smoke",
+                "--method=distillation",
+                "--adapter=crop:2x2",
+                f"--run_dir={tmp_path}/other/igam",
+            )
         assert "--adapter has no effect on method distillation" in caplog.messages
 
     def test_a_fine_tuned_teacher_of_another_shape_is_told_of_adapters(self, tmp_path):
         teacher = self.teacher(tmp_path)
-        tuned = self.write(tmp_path, "tuned", "--method=finetune", "--image_size=4x4", f"--teacher={teacher}")
+        tuned = self.write(
+            tmp_path, "tuned", "--method=finetune", "--image_size=4x4", f"--teacher={teacher}"
+        )
         with pytest.raises(InputError, match="--mixed_precision=bfloat16 is for students"):
             self.run(tuned, "--smoke", "--mixed_precision=bfloat16")
-        with pytest.raises(InputError, match=r"takes images of shape \(8, 8, 1\), .* \(4, 4, 1\); map them \(--adapter\)"):
+        with pytest.raises(
+            InputError,
+            match=r"takes images of shape \(8, 8, 1\), .* \(4, 4, 1\); map them \(--adapter\)",
+        ):
             self.run(tuned, "--smoke")
 
 
@@ -334,11 +468,22 @@ def network(seed, shape):
 
 def tuned():
     keras.utils.set_random_seed(0)
-    return FineTune(teacher=network(2, (8, 8, 1)), num_classes=3, adapter="transposed_conv:8x8", input_shape=(4, 4, 1))
+    return FineTune(
+        teacher=network(2, (8, 8, 1)),
+        num_classes=3,
+        adapter="transposed_conv:8x8",
+        input_shape=(4, 4, 1),
+    )
 
 
 def padded(kind):
-    return IGAM(student=network(1, (4, 4, 1)), teacher=network(2, (9, 9, 1)), adapter=f"{kind}:9x9", lambda_adv=0.0, seed=4)
+    return IGAM(
+        student=network(1, (4, 4, 1)),
+        teacher=network(2, (9, 9, 1)),
+        adapter=f"{kind}:9x9",
+        lambda_adv=0.0,
+        seed=4,
+    )
 
 
 rng = np.random.default_rng(0)

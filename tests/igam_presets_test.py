@@ -1,5 +1,6 @@
-"""IGAM's presets: the terms that paper and reference code add, written out in float64, and the flags; Theorem 6.1."""
-
+"""IGAM's presets: the terms that paper and reference code add, written out in float64, and the
+flags; Theorem 6.1.
+"""
 
 import keras
 import numpy as np
@@ -59,16 +60,23 @@ def numeric_gradient(function, at, step):
 @pytest.fixture
 def case():
     rng = np.random.default_rng(7)
-    images, labels = rng.uniform(0, 1, (COUNT, *SHAPE)).astype(np.float32), rng.integers(0, CLASSES, COUNT)
+    images, labels = (
+        rng.uniform(0, 1, (COUNT, *SHAPE)).astype(np.float32),
+        rng.integers(0, CLASSES, COUNT),
+    )
     return network(1), network(2), network(3, outputs=1), images, labels
 
 
 def terms_of(case, preset, **weights):
     student, teacher, discriminator, images, labels = case
-    method = IGAM(student=student, teacher=teacher, discriminator=discriminator, **weights, **PRESETS[preset])
+    method = IGAM(
+        student=student, teacher=teacher, discriminator=discriminator, **weights, **PRESETS[preset]
+    )
     method.compile(keras.optimizers.SGD(0.1))
     _, terms = method.loss_terms(tf.constant(images), tf.constant(labels))
-    return {name: weight * float(value) for name, (weight, value) in terms.items() if name not in SHOWN}
+    return {
+        name: weight * float(value) for name, (weight, value) in terms.items() if name not in SHOWN
+    }
 
 
 def normalised(gradients):
@@ -78,12 +86,15 @@ def normalised(gradients):
 
 
 def test_the_reference_codes_loss(case):
-    """CE - beta disc_xent + gamma sum (J_s - J_t)^2: J is d p_y / d pixel in 0-255, both networks on batch statistics, and
-    disc_xent is the mean two-way cross-entropy over both models' gradients in one batch, label 0 student, 1 teacher."""
+    """CE - beta disc_xent + gamma sum (J_s - J_t)^2: J is d p_y / d pixel in 0-255, both networks
+    on batch statistics, and disc_xent is the mean two-way cross-entropy over both models' gradients
+    in one batch, label 0 student, 1 teacher."""
     student, teacher, discriminator, images, y = case
     pixels = images.astype(np.float64) * 255
     j_s, j_t = (
-        numeric_gradient(lambda p, m=model: np.exp(true_class(logits_of(m, p / 255), y)).sum(), pixels, step=1e-3)
+        numeric_gradient(
+            lambda p, m=model: np.exp(true_class(logits_of(m, p / 255), y)).sum(), pixels, step=1e-3
+        )
         for model in (student, teacher)
     )
     score = logits_of(discriminator, normalised(np.concatenate([j_s, j_t])))[:, 0]
@@ -101,13 +112,18 @@ def test_the_reference_codes_loss(case):
 
 
 def test_the_papers_loss(case):
-    """CE + lambda_adv L_adv + lambda_diff L_diff (Eq. 14), J the gradient of the cross-entropy by [0, 1] pixels, with a
-    teacher of frozen parameters; L_diff the mean over the examples."""
+    """CE + lambda_adv L_adv + lambda_diff L_diff (Eq. 14), J the gradient of the cross-entropy by
+    [0, 1] pixels, with a teacher of frozen parameters; L_diff the mean over the examples."""
     student, teacher, discriminator, images, y = case
     pixels = images.astype(np.float64)
     j_s = numeric_gradient(lambda p: -true_class(logits_of(student, p), y).sum(), pixels, step=1e-5)
-    j_t = numeric_gradient(lambda p: -true_class(logits_of(teacher, p, False), y).sum(), pixels, step=1e-5)
-    f_s, f_t = np.split(scipy.special.expit(logits_of(discriminator, normalised(np.concatenate([j_s, j_t])))[:, 0]), 2)
+    j_t = numeric_gradient(
+        lambda p: -true_class(logits_of(teacher, p, False), y).sum(), pixels, step=1e-5
+    )
+    f_s, f_t = np.split(
+        scipy.special.expit(logits_of(discriminator, normalised(np.concatenate([j_s, j_t])))[:, 0]),
+        2,
+    )
     expected = {
         "cross_entropy": -true_class(logits_of(student, pixels), y).mean(),
         "adversarial": LAMBDA_ADV * (np.log(f_t).mean() + np.log(1 - f_s).mean()),
@@ -129,11 +145,21 @@ class TestTheorem61:
     """L_adv is least, -log 4, where J_s = J_t (section 6 and the proof in Appendix B)."""
 
     def trained(self, case, student):
-        """Eq. 10 at each of 150 steps of the discriminator alone, both networks on batch statistics."""
+        """Eq. 10 at each of 150 steps of the discriminator alone, both networks on batch
+        statistics.
+        """
         _, teacher, discriminator, images, labels = case
         options = PRESETS["reference_code"] | {"discriminator_every": 1}
-        method = IGAM(student=student, teacher=teacher, discriminator=discriminator, lambda_diff=0.0, **options)
-        method.compile(keras.optimizers.SGD(0.0), discriminator_optimizer=keras.optimizers.Adam(0.05))
+        method = IGAM(
+            student=student,
+            teacher=teacher,
+            discriminator=discriminator,
+            lambda_diff=0.0,
+            **options,
+        )
+        method.compile(
+            keras.optimizers.SGD(0.0), discriminator_optimizer=keras.optimizers.Adam(0.05)
+        )
         values = []
         for _ in range(150):
             method.reset_metrics()
@@ -160,10 +186,14 @@ class TestTheorem61:
         ids=["some", "equal", "zeros", "disjoint"],
     )
     def test_the_optimal_discriminator_of_discrete_densities(self, teacher, student):
-        """Eqs. 19 and 20: ten gradients of each, of four values. f* = p_t / (p_t + p_s), whose logit is log(p_t / p_s)."""
+        """Eqs. 19 and 20: ten gradients of each, of four values. f* = p_t / (p_t + p_s), whose
+        logit is log(p_t / p_s).
+        """
         p_t, p_s = np.array(teacher) / 10, np.array(student) / 10
         with np.errstate(divide="ignore", invalid="ignore"):
-            scores = np.clip(np.nan_to_num(np.log(p_t) - np.log(p_s)), -60, 60)  # 0 / 0: a value that neither has
+            scores = np.clip(
+                np.nan_to_num(np.log(p_t) - np.log(p_s)), -60, 60
+            )  # 0 / 0: a value that neither has
 
         def value(scores):
             drawn = [tf.constant(np.repeat(scores, counts)) for counts in (teacher, student)]
@@ -188,9 +218,15 @@ class TestFlag:
         assert read == config.to_text(parse()) | given | {"preset": preset}
 
     def test_flags_given_explicitly_win_wherever_they_stand(self, tmp_path):
-        (tmp_path / "row.flags").write_text("--pixel_range=1\n--preset=reference_code\n--difference_reduction=mean\n")
+        (tmp_path / "row.flags").write_text(
+            "--pixel_range=1\n--preset=reference_code\n--difference_reduction=mean\n"
+        )
         read = parse(f"--flagfile={tmp_path}/row.flags", "--teacher_batch_norm=moving")
-        assert (read.pixel_range, read.difference_reduction, read.teacher_batch_norm) == (1.0, "mean", "moving")
+        assert (read.pixel_range, read.difference_reduction, read.teacher_batch_norm) == (
+            1.0,
+            "mean",
+            "moving",
+        )
         assert (read.gradient_of, read.discriminator_every) == ("probability", 5)
         assert parse("--preset=paper", "--preset=reference_code").gradient_of == "probability"
 
@@ -203,22 +239,40 @@ class TestFlag:
         with pytest.raises(InputError, match="unknown --preset 'code'; "):
             parse("--preset=code")
         # Told as a flag without effect, like any other that the method does not have.
-        assert [flag.name for flag in parse("--preset=paper", "--method=natural").ignored] == ["preset"]
+        assert [flag.name for flag in parse("--preset=paper", "--method=natural").ignored] == [
+            "preset"
+        ]
 
     @pytest.mark.parametrize(("method", "kind"), [("igam", IGAM), ("igam_mixacm", IGAMMixACM)])
     def test_it_reaches_the_method(self, method, kind):
         images = data.synthetic_data((8, 8, 1), CLASSES, 8, 0)
-        read = parse(f"--method={method}", "--preset=reference_code", "--adversarial_form=non_saturating",
-                     "--discriminator_batch_norm=separate", "--blocks=block1")  # fmt: skip
+        read = parse(
+            f"--method={method}",
+            "--preset=reference_code",
+            "--adversarial_form=non_saturating",
+            "--discriminator_batch_norm=separate",
+            "--blocks=block1",
+        )
         teacher = build.build_model("small_cnn", (8, 8, 1), CLASSES, batch_norm=True)
-        built = build.compiled_method(read, images=images, teacher=teacher, steps_per_epoch=2, total_steps=2)
-        assert type(built) is kind and built.options.pixel_range == 255 and built.matched_teacher is not built.teacher
-        assert (built.options.adversarial_form, built.options.discriminator_batch_norm) == ("non_saturating", "separate")
+        built = build.compiled_method(
+            read, images=images, teacher=teacher, steps_per_epoch=2, total_steps=2
+        )
+        assert (
+            type(built) is kind
+            and built.options.pixel_range == 255
+            and built.matched_teacher is not built.teacher
+        )
+        assert (built.options.adversarial_form, built.options.discriminator_batch_norm) == (
+            "non_saturating",
+            "separate",
+        )
 
 
 @pytest.mark.parametrize(("layers", "trained"), [("logits", 2), ("all", 12)])
 def test_the_flag_finetune_layers(layers, trained):
-    """small_cnn with batch norm: two of each of two convolutions, two batch norms, the dense layer, the new layer."""
+    """small_cnn with batch norm: two of each of two convolutions, two batch norms, the dense layer,
+    the new layer.
+    """
     images = data.synthetic_data((8, 8, 1), CLASSES, 8, 0)
     teacher = build.build_model("small_cnn", (8, 8, 1), 5, batch_norm=True)
     read = config.parse(config.TrainConfig, ["--method=finetune", f"--finetune_layers={layers}"])

@@ -1,4 +1,6 @@
-"""Figure 7: the values on the plane against NumPy, its directions and ball, the figure, and the command."""
+"""Figure 7: the values on the plane against NumPy, its directions and ball, the figure, and the
+command.
+"""
 
 import keras
 import numpy as np
@@ -21,7 +23,12 @@ LABELS = np.array([3, 7])
 def network(seed):
     """Dense, tanh, dense: NumPy finds its logits and its gradient in float64."""
     model = keras.Sequential(
-        [keras.Input(SHAPE), layers.Flatten(), layers.Dense(9, activation="tanh"), layers.Dense(CLASSES)]
+        [
+            keras.Input(SHAPE),
+            layers.Flatten(),
+            layers.Dense(9, activation="tanh"),
+            layers.Dense(CLASSES),
+        ]
     )
     rng = np.random.default_rng(seed)
     model.set_weights([rng.normal(size=weight.shape, scale=0.5) for weight in model.get_weights()])
@@ -29,7 +36,9 @@ def network(seed):
 
 
 def logits_of(model, points):
-    kernel, bias, last_kernel, last_bias = (weight.astype(np.float64) for weight in model.get_weights())
+    kernel, bias, last_kernel, last_bias = (
+        weight.astype(np.float64) for weight in model.get_weights()
+    )
     return np.tanh(points.reshape(len(points), -1) @ kernel + bias) @ last_kernel + last_bias
 
 
@@ -41,7 +50,9 @@ def losses_of(model, points, label):
 def gradient_of(model, image, label):
     """Central differences, [height, width, channels]."""
     moves = 1e-5 * np.eye(image.size).reshape(-1, *SHAPE)
-    return ((losses_of(model, image + moves, label) - losses_of(model, image - moves, label)) / 2e-5).reshape(SHAPE)
+    return (
+        (losses_of(model, image + moves, label) - losses_of(model, image - moves, label)) / 2e-5
+    ).reshape(SHAPE)
 
 
 @pytest.fixture(scope="module")
@@ -61,11 +72,16 @@ def test_values_are_the_models_at_the_points_of_the_plane(images, norm, points):
             for j, a in enumerate(landscape.coordinates):
                 point = (image + a * landscape.adversarial + b * landscape.random)[None]
                 expected = losses_of(model, point, label)[0]
-                np.testing.assert_allclose(landscape.cross_entropy[i, j], expected, rtol=1e-4, atol=1e-5)
+                np.testing.assert_allclose(
+                    landscape.cross_entropy[i, j], expected, rtol=1e-4, atol=1e-5
+                )
                 assert landscape.predicted[i, j] == logits_of(model, point).argmax()
         middle = points // 2
         np.testing.assert_allclose(
-            landscape.cross_entropy[middle, middle], losses_of(model, image[None], label)[0], rtol=1e-4, atol=1e-5
+            landscape.cross_entropy[middle, middle],
+            losses_of(model, image[None], label)[0],
+            rtol=1e-4,
+            atol=1e-5,
         )
 
 
@@ -76,7 +92,9 @@ def test_the_adversarial_direction_is_that_of_the_gradient(images):
     for image, label, box, ball in zip(images.astype(np.float64), LABELS, boxes, balls):
         gradient = gradient_of(model, image, label)
         np.testing.assert_array_equal(box.adversarial, np.sign(gradient))
-        np.testing.assert_allclose(ball.adversarial, gradient / np.linalg.norm(gradient), rtol=1e-3, atol=1e-5)
+        np.testing.assert_allclose(
+            ball.adversarial, gradient / np.linalg.norm(gradient), rtol=1e-3, atol=1e-5
+        )
         assert set(np.unique(box.random)) == {-1, 1}
         np.testing.assert_allclose(np.linalg.norm(ball.random), 1, rtol=1e-5)
         np.testing.assert_allclose(np.vdot(ball.random, ball.adversarial), 0, atol=1e-6)
@@ -84,7 +102,9 @@ def test_the_adversarial_direction_is_that_of_the_gradient(images):
 
 
 def test_the_random_direction_is_the_seeds_alone(images):
-    first, second = (loss_landscapes(network(n), images, LABELS, extent=0.1, points=3) for n in (1, 2))
+    first, second = (
+        loss_landscapes(network(n), images, LABELS, extent=0.1, points=3) for n in (1, 2)
+    )
     for one, other in zip(first, second):
         np.testing.assert_array_equal(one.random, other.random)
     assert np.any(first[0].random != first[1].random), "each image has its own"
@@ -96,18 +116,25 @@ def test_the_random_direction_is_the_seeds_alone(images):
 def drawn(monkeypatch):
     """The figures that are written."""
     figures, write = [], Figure.savefig
-    monkeypatch.setattr(Figure, "savefig", lambda self, *a, **k: (figures.append(self), write(self, *a, **k)))
+    monkeypatch.setattr(
+        Figure, "savefig", lambda self, *a, **k: (figures.append(self), write(self, *a, **k))
+    )
     return figures
 
 
 @pytest.mark.parametrize("norm", ["linf", "l2"])
 def test_the_figure(images, tmp_path, drawn, norm):
-    models, path = {"natural": network(1), "igam": network(2), "c": network(3)}, tmp_path / "new" / "figure.png"
+    models, path = (
+        {"natural": network(1), "igam": network(2), "c": network(3)},
+        tmp_path / "new" / "figure.png",
+    )
     plot_loss_landscapes(models, images, LABELS, path, threat_model=ThreatModel(norm, 0.2))
     assert [p.name for p in path.parent.iterdir()] == ["figure.png"], "no temporary file may stay"
     assert mpimage.imread(path)[..., :3].std() > 0.1
     (figure,) = drawn
-    panels = np.array(figure.axes[:12]).reshape(3, 4)  # a row for each model, two panels for each image
+    panels = np.array(figure.axes[:12]).reshape(
+        3, 4
+    )  # a row for each model, two panels for each image
     limits = set()
     for row, (title, model) in zip(panels, models.items()):
         assert row[0].get_ylabel().startswith(title)
@@ -121,17 +148,28 @@ def test_the_figure(images, tmp_path, drawn, norm):
             assert len(colours) == len(np.unique(landscape.predicted))
             for axis in (regions, losses):
                 a, b = axis.lines[0].get_data()
-                edge = a[:, None] * landscape.adversarial.ravel() + b[:, None] * landscape.random.ravel()
+                edge = (
+                    a[:, None] * landscape.adversarial.ravel()
+                    + b[:, None] * landscape.random.ravel()
+                )
                 lengths = np.linalg.norm(edge, np.inf if norm == "linf" else 2, axis=1)
                 np.testing.assert_allclose(lengths, 0.2, rtol=1e-5)
                 if norm == "linf":  # the middles of the edges too: the ball is a diamond
                     middles = np.abs((edge[1:] + edge[:-1]) / 2).max(axis=1)
                     np.testing.assert_allclose(middles, 0.2, rtol=1e-5)
     assert len(limits) == 1, "one scale for all"
-    assert "correct class #3" in panels[0, 0].get_title() and "correct class #7" in panels[0, 2].get_title()
+    assert (
+        "correct class #3" in panels[0, 0].get_title()
+        and "correct class #7" in panels[0, 2].get_title()
+    )
     shown = {text.get_text() for text in figure.legends[0].get_texts()}
-    everything = [loss_landscapes(m, images, LABELS, extent=0.6, norm=norm) for m in models.values()]
-    assert shown == {f"#{name}" for name in np.unique([[part.predicted for part in found] for found in everything])}
+    everything = [
+        loss_landscapes(m, images, LABELS, extent=0.6, norm=norm) for m in models.values()
+    ]
+    assert shown == {
+        f"#{name}"
+        for name in np.unique([[part.predicted for part in found] for found in everything])
+    }
 
 
 def test_bad_input_says_what_was_expected(images, tmp_path):
@@ -139,26 +177,47 @@ def test_bad_input_says_what_was_expected(images, tmp_path):
     with pytest.raises(InputError, match="at least one model"):
         plot_loss_landscapes({}, images, LABELS, tmp_path / "a.png", threat_model=ball)
     with pytest.raises(InputError, match=r"end the name in .png"):
-        plot_loss_landscapes({"model": model}, images, LABELS, tmp_path / "a.xyz", threat_model=ball)
+        plot_loss_landscapes(
+            {"model": model}, images, LABELS, tmp_path / "a.xyz", threat_model=ball
+        )
     with pytest.raises(InputError, match="an extent above 0 and at least 2 points, got 0.0"):
-        plot_loss_landscapes({"model": model}, images, LABELS, tmp_path / "a.png", threat_model=ThreatModel("linf", 0.0))
+        plot_loss_landscapes(
+            {"model": model},
+            images,
+            LABELS,
+            tmp_path / "a.png",
+            threat_model=ThreatModel("linf", 0.0),
+        )
     with pytest.raises(InputError, match="images must have shape"):
-        plot_loss_landscapes({"model": model}, images[:, 1:], LABELS, tmp_path / "a.png", threat_model=ball)
+        plot_loss_landscapes(
+            {"model": model}, images[:, 1:], LABELS, tmp_path / "a.png", threat_model=ball
+        )
     broken = network(1)
     broken.set_weights([np.full_like(weight, np.nan) for weight in broken.get_weights()])
     with pytest.raises(InputError, match="NaN or infinite logits"):
-        plot_loss_landscapes({"model": broken}, images, LABELS, tmp_path / "a.png", threat_model=ball)
+        plot_loss_landscapes(
+            {"model": broken}, images, LABELS, tmp_path / "a.png", threat_model=ball
+        )
     assert not list(tmp_path.iterdir())
 
 
 def test_the_command(tmp_path, drawn):
     for seed, name in enumerate(("natural", "student")):
         save_model(network(seed), tmp_path / f"{name}.keras")
-    shared = ["--kind=loss_landscape", f"--models={tmp_path}/natural.keras,{tmp_path}/student.keras", "--dataset=digits",
-              "--eps=0.1", f"--output={tmp_path}/figure.png"]  # fmt: skip
+    shared = [
+        "--kind=loss_landscape",
+        f"--models={tmp_path}/natural.keras,{tmp_path}/student.keras",
+        "--dataset=digits",
+        "--eps=0.1",
+        f"--output={tmp_path}/figure.png",
+    ]
     visualize.main(parse(VisualizeConfig, shared))
-    visualize.main(parse(VisualizeConfig, [*shared, "--num_images=1", "--landscape_extent=0.25", "--norm=l2"]))
-    assert [len(figure.axes) for figure in drawn] == [2 * 4 + 1, 2 * 2 + 1], "two images unless told otherwise"
+    visualize.main(
+        parse(VisualizeConfig, [*shared, "--num_images=1", "--landscape_extent=0.25", "--norm=l2"])
+    )
+    assert [len(figure.axes) for figure in drawn] == [2 * 4 + 1, 2 * 2 + 1], (
+        "two images unless told otherwise"
+    )
     assert drawn[1].axes[0].get_xlim() == pytest.approx((-0.25, 0.25), abs=1e-6)
     with pytest.raises(InputError, match="eps is a fraction of the pixel range"):
         visualize.main(parse(VisualizeConfig, [*shared, "--eps=8"]))

@@ -1,4 +1,6 @@
-"""MadryLab's networks and checkpoints against TensorFlow 1 graphs, and every kind of checkpoint that cannot be read."""
+"""MadryLab's networks and checkpoints against TensorFlow 1 graphs, and every kind of checkpoint
+that cannot be read.
+"""
 
 import pathlib
 import shutil
@@ -53,7 +55,7 @@ def save_wide(folder, images, **options):
 
 @pytest.fixture(scope="module")
 def narrow(tmp_path_factory):
-    """(prefix, images in [0, 1], {endpoint: value}) of a w14-2 with 7 classes: two blocks a group."""
+    """(prefix, images, {endpoint: value}) of a w14-2 with 7 classes: two blocks a group."""
     images = pixels((32, 32, 3))
     options = {"blocks": 2, "width": 2, "logits": (("logit", 7),)}
     prefix, expected = save_wide(tmp_path_factory.mktemp("narrow"), images, **options)
@@ -64,7 +66,14 @@ class TestAgainstTensorFlow1:
     def test_mnist(self, mnist):
         prefix, images, expected = mnist
         names = set(tf.train.load_checkpoint(prefix).get_variable_to_shape_map())
-        assert {"Variable", "Variable_7", "Variable/Adam", "Variable_7/Adam_1", "beta1_power", "global_step"} < names
+        assert {
+            "Variable",
+            "Variable_7",
+            "Variable/Adam",
+            "Variable_7/Adam_1",
+            "beta1_power",
+            "global_step",
+        } < names
         model = load_madry_mnist(prefix)
         assert model.input_shape == (None, 28, 28, 1)
         np.testing.assert_allclose(model(images, training=False), expected, rtol=0, atol=1e-4)
@@ -72,7 +81,11 @@ class TestAgainstTensorFlow1:
     def test_narrow_wide_resnet_with_every_endpoint(self, narrow):
         prefix, images, expected = narrow
         names = set(tf.train.load_checkpoint(prefix).get_variable_to_shape_map())
-        assert {"unit_2_1/sub2/BatchNorm/gamma/Momentum", "global_step", "logit/DW/Momentum"} < names
+        assert {
+            "unit_2_1/sub2/BatchNorm/gamma/Momentum",
+            "global_step",
+            "logit/DW/Momentum",
+        } < names
         model = load_madry_cifar10(prefix)
         assert model.name == "madry_wrn_14_2"
         found = endpoints(model)(images, training=False)
@@ -100,7 +113,9 @@ class TestAgainstTensorFlow1:
         model = load_madry_cifar10(narrow[0])
         model.save(tmp_path / "model.keras")
         again = keras.saving.load_model(tmp_path / "model.keras")
-        np.testing.assert_array_equal(again(narrow[1], training=False), model(narrow[1], training=False))
+        np.testing.assert_array_equal(
+            again(narrow[1], training=False), model(narrow[1], training=False)
+        )
 
 
 class TestNetworks:
@@ -109,7 +124,10 @@ class TestNetworks:
     def test_endpoints_are_what_the_docstring_says(self, name, size):
         options = {"depth": 14, "width": 2} if name == "igam_student" else {}
         h, w = size[:2]
-        found = {key: value.shape for key, value in endpoints(build_model(name, size, 5, **options)).output.items()}
+        found = {
+            key: value.shape
+            for key, value in endpoints(build_model(name, size, 5, **options)).output.items()
+        }
         assert found == {
             "block1": (None, h, w, 16),
             "block2": (None, h, w, 32),
@@ -120,7 +138,9 @@ class TestNetworks:
 
     @staticmethod
     def trainable_count(depth, width, classes):
-        """Two 3x3 convolutions a block, two numbers for each channel of a batch norm, the dense layer."""
+        """Two 3x3 convolutions a block, two numbers for each channel of a batch norm, the dense
+        layer.
+        """
         total, channels = 27 * 16, 16
         for target in (16 * width, 32 * width, 64 * width):
             for _ in range((depth - 2) // 6):
@@ -130,7 +150,9 @@ class TestNetworks:
 
     def test_parameter_counts(self):
         model = build_model("madry_wrn_14_2", (8, 8, 3), 10)
-        assert sum(np.prod(v.shape) for v in model.trainable_variables) == self.trainable_count(14, 2, 10)
+        assert sum(np.prod(v.shape) for v in model.trainable_variables) == self.trainable_count(
+            14, 2, 10
+        )
         assert self.trainable_count(32, 10, 10) == 45_901_914
 
     def test_the_students_input_is_its_own(self):
@@ -168,7 +190,9 @@ class TestNetworks:
             model.save(tmp_path / "model.keras")
             again = keras.saving.load_model(tmp_path / "model.keras")
             images = pixels((8, 8, 3)) / 255
-            np.testing.assert_array_equal(again(images, training=False), model(images, training=False))
+            np.testing.assert_array_equal(
+                again(images, training=False), model(images, training=False)
+            )
 
 
 class TestPaths:
@@ -183,7 +207,13 @@ class TestPaths:
 
     def test_every_way_to_name_a_checkpoint(self, copy):
         expected = str(copy / "checkpoint-100")
-        names = ("", "checkpoint", "checkpoint-100", "checkpoint-100.index", "checkpoint-100.data-00000-of-00001")
+        names = (
+            "",
+            "checkpoint",
+            "checkpoint-100",
+            "checkpoint-100.index",
+            "checkpoint-100.data-00000-of-00001",
+        )
         for name in (*names, "checkpoint-100.meta"):
             assert tf1.find_prefix(str(copy / name)) == expected
         (copy / "checkpoint").unlink()
@@ -194,7 +224,9 @@ class TestPaths:
         ]
 
     def test_a_state_file_from_another_machine(self, narrow, copy):
-        (copy / "checkpoint").write_text('model_checkpoint_path: "/data/theirs/models/secret/checkpoint-100"\n')
+        (copy / "checkpoint").write_text(
+            'model_checkpoint_path: "/data/theirs/models/secret/checkpoint-100"\n'
+        )
         self.assert_reads(narrow, copy)
 
     def test_the_state_file_decides_and_its_own_folder_comes_first(self, narrow, copy):
@@ -272,21 +304,31 @@ class TestBadInput:
         name, shape, other = self.VARIABLES[load]
         changed = arrays[load] | {name: np.zeros(other, np.float32)}
         prefix = tf1_networks.save_arrays(tmp_path / "model", changed)
-        assert_one_line(load, prefix, f"1 of another shape or type ({name} {other} float32 instead of {shape})")
+        assert_one_line(
+            load, prefix, f"1 of another shape or type ({name} {other} float32 instead of {shape})"
+        )
 
     @pytest.mark.parametrize("load", LOADERS)
     def test_wrong_type(self, load, arrays, tmp_path):
         name, shape, _ = self.VARIABLES[load]
-        prefix = tf1_networks.save_arrays(tmp_path / "model", arrays[load] | {name: np.zeros(shape, np.int32)})
+        prefix = tf1_networks.save_arrays(
+            tmp_path / "model", arrays[load] | {name: np.zeros(shape, np.int32)}
+        )
         assert_one_line(load, prefix, f"{name} {shape} int32")
 
     def test_each_is_no_checkpoint_of_the_other(self, mnist, narrow):
-        message = assert_one_line(load_madry_cifar10, mnist[0], "w32-10", "missing", "8 not expected (Variable,")
+        message = assert_one_line(
+            load_madry_cifar10, mnist[0], "w32-10", "missing", "8 not expected (Variable,"
+        )
         assert len(message) < 600
-        assert_one_line(load_madry_mnist, narrow[0], "8 missing (Variable, Variable_1, Variable_2, ...)")
+        assert_one_line(
+            load_madry_mnist, narrow[0], "8 missing (Variable, Variable_1, Variable_2, ...)"
+        )
 
     @pytest.mark.parametrize("load", LOADERS)
-    @pytest.mark.parametrize("damage", ["truncated", "empty", "flipped", "absent", "no index", "bad index"])
+    @pytest.mark.parametrize(
+        "damage", ["truncated", "empty", "flipped", "absent", "no index", "bad index"]
+    )
     def test_damaged_files(self, load, damage, arrays, tmp_path):
         prefix = tf1_networks.save_arrays(tmp_path / "model", arrays[load])
         data, index = (pathlib.Path(f"{prefix}.{end}") for end in ("data-00000-of-00001", "index"))

@@ -1,4 +1,6 @@
-"""methods/: one `fit` step against steps derived in NumPy, schedules, frozen teachers, two devices against one."""
+"""methods/: one `fit` step against steps derived in NumPy, schedules, frozen teachers, two devices
+against one.
+"""
 
 import keras
 import numpy as np
@@ -10,7 +12,15 @@ from tests import fresh_process
 from tf_robust_transfer.attacks import FGSM, PGD, ThreatModel
 from tf_robust_transfer.data.mixup import mixup_weights
 from tf_robust_transfer.errors import InputError
-from tf_robust_transfer.methods import IGAM, METHODS, AdversarialTraining, Distillation, FineTune, MixACM, Natural
+from tf_robust_transfer.methods import (
+    IGAM,
+    METHODS,
+    AdversarialTraining,
+    Distillation,
+    FineTune,
+    MixACM,
+    Natural,
+)
 from tf_robust_transfer.models import build_discriminator, build_model, endpoints
 
 SHAPE, CLASSES = (2, 2, 1), 3
@@ -46,7 +56,9 @@ def weights64(model):
 def fit(method, images, labels, batch_size=None, epochs=1, **kwargs):
     """One fit in the given order; a single step by default. Returns the history."""
     size = batch_size or len(images)
-    return method.fit(images, labels, batch_size=size, epochs=epochs, shuffle=False, verbose=0, **kwargs).history
+    return method.fit(
+        images, labels, batch_size=size, epochs=epochs, shuffle=False, verbose=0, **kwargs
+    ).history
 
 
 def compiled(method, **kwargs):
@@ -71,10 +83,14 @@ def numeric_gradients(loss, weights, step=1e-6):
 
 
 def assert_step(before, after, gradients, learning_rate=LEARNING_RATE, rtol=1e-4):
-    """after = before - learning_rate * gradients, with an error that is small beside the step itself."""
+    """after = before - learning_rate * gradients, with an error that is small beside the step
+    itself.
+    """
     for old, new, gradient in zip(before, after, gradients, strict=True):
         scale = max(np.abs(gradient).max(), 1e-2)
-        np.testing.assert_allclose((old - new) / learning_rate, gradient, rtol=rtol, atol=rtol * scale)
+        np.testing.assert_allclose(
+            (old - new) / learning_rate, gradient, rtol=rtol, atol=rtol * scale
+        )
 
 
 def log_softmax(z):
@@ -103,14 +119,18 @@ class TestNatural:
         decay = 0.5 * (w**2).sum()
         np.testing.assert_allclose(history["cross_entropy"], cross_entropy(w, b, x, y), rtol=1e-5)
         np.testing.assert_allclose(history["weight_decay"], decay, rtol=1e-5)
-        np.testing.assert_allclose(history["loss"], cross_entropy(w, b, x, y) + 0.3 * decay, rtol=1e-5)
+        np.testing.assert_allclose(
+            history["loss"], cross_entropy(w, b, x, y) + 0.3 * decay, rtol=1e-5
+        )
         correct = (x.reshape(6, -1) @ w + b).argmax(axis=1) == y
         np.testing.assert_allclose(history["accuracy"], correct.mean(), rtol=1e-6)
 
     @pytest.mark.parametrize("clip", [0.01, 100.0])
     @pytest.mark.parametrize("precision", ["float32", "float16"])
     def test_the_gradient_is_clipped_to_its_global_norm(self, clip, precision):
-        """g min(1, clip / |g|) over all variables, weight decay included; float16's scale is taken out before."""
+        """g min(1, clip / |g|) over all variables, weight decay included; float16's scale is taken
+        out before.
+        """
         student, (x, y) = linear_model(), batch()
         w, b = weights64(student)
         method = Natural(student=student, weight_decay=0.3, gradient_clip_norm=clip)
@@ -125,14 +145,18 @@ class TestNatural:
         assert 0.01 < norm < 100
         share = min(1.0, clip / norm)
         for old, new, gradient in zip((w, b), weights64(student), (kernel, bias), strict=True):
-            np.testing.assert_allclose((old - new) / LEARNING_RATE, share * gradient, rtol=1e-3, atol=1e-3 * share)
+            np.testing.assert_allclose(
+                (old - new) / LEARNING_RATE, share * gradient, rtol=1e-3, atol=1e-3 * share
+            )
         np.testing.assert_allclose(history["gradient_norm"], norm, rtol=1e-5)
 
     def test_a_step_that_float16_skips_clips_nothing_and_is_no_loss_that_is_not_finite(self):
         student, (x, y) = linear_model(), batch()
         before = student.get_weights()
         method = Natural(student=student, gradient_clip_norm=1.0)
-        method.compile(keras.optimizers.LossScaleOptimizer(keras.optimizers.SGD(0.1), initial_scale=3e38))
+        method.compile(
+            keras.optimizers.LossScaleOptimizer(keras.optimizers.SGD(0.1), initial_scale=3e38)
+        )
         history = fit(method, 100 * x, y)
         for old, new in zip(before, student.get_weights(), strict=True):
             np.testing.assert_array_equal(old, new)
@@ -150,29 +174,40 @@ class TestNatural:
             np.testing.assert_allclose(got, expected, rtol=1e-4, atol=1e-6)
 
     def test_batch_norm_decay_is_left_out_and_statistics_move_once(self):
-        """With a learning rate of 0 the moving mean alone moves: 0.9 of the old one and 0.1 of the batch's."""
+        """With a learning rate of 0 the moving mean alone moves: 0.9 of the old one and 0.1 of the
+        batch's.
+        """
         images = keras.Input((2, 2, 1))
         x = keras.layers.BatchNormalization(momentum=0.9)(images)
-        student = seeded(keras.Model(images, keras.layers.Dense(CLASSES)(keras.layers.Flatten()(x))))
+        student = seeded(
+            keras.Model(images, keras.layers.Dense(CLASSES)(keras.layers.Flatten()(x)))
+        )
         before = {v.path.split("/")[-1]: v.numpy() for v in student.layers[1].weights}
         x, y = batch()
         method = Natural(student=student, weight_decay=0.1)
         method.compile(optimizer=keras.optimizers.SGD(0.0))
         history = fit(method, x, y)
         after = {v.path.split("/")[-1]: v.numpy() for v in student.layers[1].weights}
-        np.testing.assert_allclose(after["moving_mean"], 0.9 * before["moving_mean"] + 0.1 * x.mean(), rtol=1e-5)
+        np.testing.assert_allclose(
+            after["moving_mean"], 0.9 * before["moving_mean"] + 0.1 * x.mean(), rtol=1e-5
+        )
         assert after["gamma"] == before["gamma"]
-        np.testing.assert_allclose(history["weight_decay"], 0.5 * (student.layers[-1].kernel.numpy() ** 2).sum(), rtol=1e-5)
+        np.testing.assert_allclose(
+            history["weight_decay"], 0.5 * (student.layers[-1].kernel.numpy() ** 2).sum(), rtol=1e-5
+        )
 
     @pytest.mark.parametrize("decayed", ["kernels", "all"])
     def test_weight_decay_of(self, decayed):
-        """The same step with and without decay 0.3 is apart by learning rate * 0.3 * weight: of kernels alone, or of
-        biases, gamma and beta too, but of no moving statistics."""
+        """The same step with and without decay 0.3 is apart by learning rate * 0.3 * weight: of
+        kernels alone, or of biases, gamma and beta too, but of no moving statistics."""
+
         def stepped(**options):
             images = keras.Input((2, 2, 1))
             x = keras.layers.Conv2D(2, 1)(images)
             x = keras.layers.BatchNormalization(momentum=0.9)(x)
-            student = seeded(keras.Model(images, keras.layers.Dense(CLASSES)(keras.layers.Flatten()(x))))
+            student = seeded(
+                keras.Model(images, keras.layers.Dense(CLASSES)(keras.layers.Flatten()(x)))
+            )
             before = {v.path: v.numpy().astype(np.float64) for v in student.weights}
             history = fit(compiled(Natural(student=student, **options)), *batch())
             return list(before.items()), [v.numpy() for v in student.weights], history
@@ -196,22 +231,42 @@ class TestNatural:
         method = Natural(student=student)
         method.compile(optimizer=keras.optimizers.SGD(0.0))
         w, b = weights64(student)
-        expected = cross_entropy(w, b, x, y), ((x.reshape(7, -1) @ w + b).argmax(axis=1) == y).mean()
+        expected = (
+            cross_entropy(w, b, x, y),
+            ((x.reshape(7, -1) @ w + b).argmax(axis=1) == y).mean(),
+        )
         history = fit(method, x, y, validation_data=(x, y), validation_batch_size=3)
-        np.testing.assert_allclose([history["val_loss"][0], history["val_accuracy"][0]], expected, rtol=1e-5)
+        np.testing.assert_allclose(
+            [history["val_loss"][0], history["val_accuracy"][0]], expected, rtol=1e-5
+        )
         found = method.evaluate(x, y, batch_size=3, verbose=0, return_dict=True)
         np.testing.assert_allclose([found["loss"], found["accuracy"]], expected, rtol=1e-5)
-        np.testing.assert_allclose(method.predict(x, verbose=0), x.reshape(7, -1) @ w + b, rtol=1e-4, atol=1e-6)
+        np.testing.assert_allclose(
+            method.predict(x, verbose=0), x.reshape(7, -1) @ w + b, rtol=1e-4, atol=1e-6
+        )
 
 
 class NumpyIGAM:
-    """IGAM's losses for a linear student, teacher and discriminator, in float64 from sections 4.2.1 and 4.2.2."""
+    """IGAM's losses for a linear student, teacher and discriminator, in float64 from sections 4.2.1
+    and 4.2.2.
+    """
 
-    def __init__(self, x, y, teacher, gradient_of="cross_entropy", pixel_range=1.0, difference_reduction="mean",
-                 discriminator_input="raw"):  # fmt: skip
+    def __init__(
+        self,
+        x,
+        y,
+        teacher,
+        gradient_of="cross_entropy",
+        pixel_range=1.0,
+        difference_reduction="mean",
+        discriminator_input="raw",
+    ):
         self.x, self.y, self.teacher = x.reshape(len(x), -1).astype(np.float64), y, teacher
         self.gradient_of, self.pixel_range = gradient_of, pixel_range
-        self.difference_reduction, self.discriminator_input = difference_reduction, discriminator_input
+        self.difference_reduction, self.discriminator_input = (
+            difference_reduction,
+            discriminator_input,
+        )
 
     def jacobian(self, w, b):
         """Eq. 8. dp_y/dx = p_y (e_y - p) W^T."""
@@ -235,8 +290,12 @@ class NumpyIGAM:
 
     def adversarial(self, w, b, v, c):
         """Eq. 10, with f_disc a sigmoid of the scores."""
-        teacher, student = (self.scores(self.jacobian(*weights), v, c) for weights in (self.teacher, (w, b)))
-        return (np.log(scipy.special.expit(teacher)) + np.log(1 - scipy.special.expit(student))).mean()
+        teacher, student = (
+            self.scores(self.jacobian(*weights), v, c) for weights in (self.teacher, (w, b))
+        )
+        return (
+            np.log(scipy.special.expit(teacher)) + np.log(1 - scipy.special.expit(student))
+        ).mean()
 
 
 def linear_discriminator(seed=5, shape=SHAPE):
@@ -249,9 +308,9 @@ class TestIGAMOneStep:
     def test_difference_by_hand(self):
         """L = CE + lambda mean ||R||^2 with R = J - J_t and J = (p - e_y) W^T.
 
-        W enters R twice: directly, which gives 2 lambda / n sum R (p - e_y)^T, and through p, where the derivative at
-        the probabilities is 2 lambda / n R W, which the softmax turns into p * (g - <g, p>) at the logits x W + b.
-        """
+        W enters R twice: directly, which gives 2 lambda / n sum R (p - e_y)^T, and through p, where
+        the derivative at the probabilities is 2 lambda / n R W, which the softmax turns into p * (g
+        - <g, p>) at the logits x W + b."""
         student, teacher, (x, y) = linear_model(1), linear_model(2), batch()
         w, b = weights64(student)
         wt, bt = weights64(teacher)
@@ -268,7 +327,9 @@ class TestIGAMOneStep:
         assert_step([w, b], weights64(student), [ce[0] + at_kernel, ce[1] + at_logits.sum(axis=0)])
         difference = (residual**2).sum(axis=1).mean()
         np.testing.assert_allclose(history["difference"], difference, rtol=1e-5)
-        np.testing.assert_allclose(history["loss"], cross_entropy(w, b, x, y) + lam * difference, rtol=1e-5)
+        np.testing.assert_allclose(
+            history["loss"], cross_entropy(w, b, x, y) + lam * difference, rtol=1e-5
+        )
         assert method.discriminator is None and "adversarial" not in history
 
     @pytest.mark.parametrize(
@@ -276,44 +337,77 @@ class TestIGAMOneStep:
         [
             {},
             {"discriminator_input": "l2", "gradient_of": "probability"},
-            {"discriminator_input": "zero_mean_l2", "difference_reduction": "sum", "pixel_range": 4.0},
+            {
+                "discriminator_input": "zero_mean_l2",
+                "difference_reduction": "sum",
+                "pixel_range": 4.0,
+            },
         ],
         ids=["paper", "l2_probability", "reference_code"],
     )
     def test_whole_step_against_finite_differences_of_the_loss(self, options):
-        """The student descends CE + lambda_adv L_adv + lambda_diff L_diff, the discriminator climbs L_adv alone,
-        both from the weights before the step (Algorithm 1)."""
+        """The student descends CE + lambda_adv L_adv + lambda_diff L_diff, the discriminator climbs
+        L_adv alone, both from the weights before the step (Algorithm 1)."""
         options = {"discriminator_input": "raw", **options}
-        student, teacher, discriminator, (x, y) = linear_model(1), linear_model(2), linear_discriminator(), batch()
+        student, teacher, discriminator, (x, y) = (
+            linear_model(1),
+            linear_model(2),
+            linear_discriminator(),
+            batch(),
+        )
         before, fooled = weights64(student), weights64(discriminator)
         oracle = NumpyIGAM(x, y, weights64(teacher), **options)
 
         def loss(w, b):
-            return cross_entropy(w, b, x, y) + 2.0 * oracle.adversarial(w, b, *fooled) + 0.7 * oracle.difference(w, b)
+            return (
+                cross_entropy(w, b, x, y)
+                + 2.0 * oracle.adversarial(w, b, *fooled)
+                + 0.7 * oracle.difference(w, b)
+            )
 
         method = IGAM(
-            student=student, teacher=teacher, discriminator=discriminator, lambda_adv=2.0, lambda_diff=0.7, **options
+            student=student,
+            teacher=teacher,
+            discriminator=discriminator,
+            lambda_adv=2.0,
+            lambda_diff=0.7,
+            **options,
         )
         history = fit(compiled(method, discriminator_optimizer=keras.optimizers.SGD(0.25)), x, y)
         assert_step(before, weights64(student), numeric_gradients(loss, before), rtol=3e-4)
         climb = numeric_gradients(lambda v, c: oracle.adversarial(*before, v, c), fooled)
-        assert_step(fooled, weights64(discriminator), [-g for g in climb], learning_rate=0.25, rtol=3e-4)
+        assert_step(
+            fooled, weights64(discriminator), [-g for g in climb], learning_rate=0.25, rtol=3e-4
+        )
 
         np.testing.assert_allclose(history["loss"], loss(*before), rtol=1e-4)
-        np.testing.assert_allclose(history["adversarial"], oracle.adversarial(*before, *fooled), rtol=1e-4)
-        student_scores, teacher_scores = (oracle.scores(oracle.jacobian(*k), *fooled) for k in (before, weights64(teacher)))
+        np.testing.assert_allclose(
+            history["adversarial"], oracle.adversarial(*before, *fooled), rtol=1e-4
+        )
+        student_scores, teacher_scores = (
+            oracle.scores(oracle.jacobian(*k), *fooled) for k in (before, weights64(teacher))
+        )
         right = ((student_scores < 0).mean() + (teacher_scores > 0).mean()) / 2
         np.testing.assert_allclose(history["discriminator_accuracy"], right, rtol=1e-5)
 
     def test_the_discriminators_step_by_hand(self):
-        """d L_adv / dv = mean[(1 - f(J_t)) J_t - f(J_s) J_s] for a linear discriminator on raw gradients."""
-        student, teacher, discriminator, (x, y) = linear_model(1), linear_model(2), linear_discriminator(), batch()
+        """d L_adv / dv = mean[(1 - f(J_t)) J_t - f(J_s) J_s] for a linear discriminator on raw
+        gradients.
+        """
+        student, teacher, discriminator, (x, y) = (
+            linear_model(1),
+            linear_model(2),
+            linear_discriminator(),
+            batch(),
+        )
         v, c = weights64(discriminator)
         oracle = NumpyIGAM(x, y, weights64(teacher))
         js, jt = oracle.jacobian(*weights64(student)), oracle.jacobian(*weights64(teacher))
         fs, ft = (scipy.special.expit(j @ v + c) for j in (js, jt))
         climb = [((1 - ft) * jt - fs * js).mean(axis=0)[:, None], ((1 - ft) - fs).mean(axis=0)]
-        method = IGAM(student=student, teacher=teacher, discriminator=discriminator, discriminator_input="raw")
+        method = IGAM(
+            student=student, teacher=teacher, discriminator=discriminator, discriminator_input="raw"
+        )
         fit(compiled(method), x, y)
         # No discriminator_optimizer: a copy of the student's, with its learning rate.
         assert_step([v, c], weights64(discriminator), [-g for g in climb])
@@ -325,10 +419,20 @@ class TestIGAMOneStep:
         for clip in (0.0, 0.01):
             student, discriminator = linear_model(1), linear_discriminator()
             before = weights64(student)
-            method = IGAM(student=student, teacher=linear_model(2), discriminator=discriminator, gradient_clip_norm=clip)
+            method = IGAM(
+                student=student,
+                teacher=linear_model(2),
+                discriminator=discriminator,
+                gradient_clip_norm=clip,
+            )
             fit(compiled(method), x, y)
-            steps = [(old - new) / LEARNING_RATE for old, new in zip(before, weights64(student), strict=True)]
-            moved.append((np.sqrt(sum((step**2).sum() for step in steps)), weights64(discriminator)))
+            steps = [
+                (old - new) / LEARNING_RATE
+                for old, new in zip(before, weights64(student), strict=True)
+            ]
+            moved.append(
+                (np.sqrt(sum((step**2).sum() for step in steps)), weights64(discriminator))
+            )
         assert moved[0][0] > 0.1
         np.testing.assert_allclose(moved[1][0], 0.01, rtol=1e-2)
         for one, other in zip(moved[0][1], moved[1][1], strict=True):
@@ -338,7 +442,12 @@ class TestIGAMOneStep:
         """Five examples in batches of 3: the second step's means are over 2."""
         student, teacher, (x, y) = linear_model(1), linear_model(2), batch(5)
         w, b = weights64(student)
-        fit(compiled(IGAM(student=student, teacher=teacher, lambda_adv=0.0, lambda_diff=3.0)), x, y, batch_size=3)
+        fit(
+            compiled(IGAM(student=student, teacher=teacher, lambda_adv=0.0, lambda_diff=3.0)),
+            x,
+            y,
+            batch_size=3,
+        )
         for rows in (slice(0, 3), slice(3, 5)):
             oracle = NumpyIGAM(x[rows], y[rows], weights64(teacher))
 
@@ -351,7 +460,9 @@ class TestIGAMOneStep:
             np.testing.assert_allclose(got, expected, rtol=1e-4, atol=1e-4)
 
     def test_noise_is_uniform_within_its_size_and_clipped(self):
-        """One image a step and a linear student: d/db = p - e_y and d/dW = x (p - e_y)^T give back the image x."""
+        """One image a step and a linear student: d/db = p - e_y and d/dW = x (p - e_y)^T give back
+        the image x.
+        """
         rng = np.random.default_rng(0)
         clean = rng.uniform(0, 1, (6, 1, 4, 4, 1)).astype(np.float32)
         clean[0], clean[1] = 0.0, 1.0
@@ -359,14 +470,22 @@ class TestIGAMOneStep:
         for run, seed in (("first", 0), ("again", 0), ("other", 1)):
             student = linear_model(1, shape=(4, 4, 1), scale=0.1)
             method = compiled(
-                IGAM(student=student, teacher=linear_model(2, (4, 4, 1)), noise=0.1, warm_start_steps=99, seed=seed),
+                IGAM(
+                    student=student,
+                    teacher=linear_model(2, (4, 4, 1)),
+                    noise=0.1,
+                    warm_start_steps=99,
+                    seed=seed,
+                ),
                 run_eagerly=True,
             )
             for image in clean:
                 w, b = weights64(student)
                 fit(method, image, np.array([1]))
                 after = weights64(student)
-                seen.setdefault(run, []).append(((after[0] - w)[:, 1] / (after[1] - b)[1]).reshape(4, 4, 1))
+                seen.setdefault(run, []).append(
+                    ((after[0] - w)[:, 1] / (after[1] - b)[1]).reshape(4, 4, 1)
+                )
         first, again, other = (np.stack(seen[run]) for run in ("first", "again", "other"))
         difference = first - clean[:, 0]
         tolerance = 1e-4
@@ -451,7 +570,11 @@ class TestIGAMSchedule:
         for kind in ("natural", "igam"):
             keras.utils.set_random_seed(3)
             student = build_model("small_cnn", (8, 8, 1), CLASSES, batch_norm=True)
-            options = {"teacher": linear_model(2, (8, 8, 1)), "warm_start_steps": 99} if kind == "igam" else {}
+            options = (
+                {"teacher": linear_model(2, (8, 8, 1)), "warm_start_steps": 99}
+                if kind == "igam"
+                else {}
+            )
             method = METHODS[kind](student=student, weight_decay=1e-3, **options)
             method.compile(optimizer=keras.optimizers.SGD(0.1, momentum=0.9))
             history = fit(method, x, y, batch_size=4)
@@ -461,17 +584,23 @@ class TestIGAMSchedule:
         assert "adversarial" not in history and "difference" not in history
 
     def test_matching_starts_with_the_step_after_the_warm_start(self):
-        """Two steps of cross-entropy, the third with the difference: by hand and by finite differences."""
+        """Two steps of cross-entropy, the third with the difference: by hand and by finite
+        differences.
+        """
         student, teacher, (x, y) = linear_model(1), linear_model(2), batch(9)
         w, b = weights64(student)
-        method = IGAM(student=student, teacher=teacher, lambda_adv=0.0, lambda_diff=3.0, warm_start_steps=2)
+        method = IGAM(
+            student=student, teacher=teacher, lambda_adv=0.0, lambda_diff=3.0, warm_start_steps=2
+        )
         fit(compiled(method), x, y, batch_size=3)
         for step in range(3):
             xs, ys = x[3 * step : 3 * step + 3], y[3 * step : 3 * step + 3]
             oracle = NumpyIGAM(xs, ys, weights64(teacher))
 
             def loss(w, b, xs=xs, ys=ys, oracle=oracle, step=step):
-                return cross_entropy(w, b, xs, ys) + (3.0 * oracle.difference(w, b) if step == 2 else 0.0)
+                return cross_entropy(w, b, xs, ys) + (
+                    3.0 * oracle.difference(w, b) if step == 2 else 0.0
+                )
 
             gradients = numeric_gradients(loss, [w, b])
             w, b = w - LEARNING_RATE * gradients[0], b - LEARNING_RATE * gradients[1]
@@ -501,7 +630,9 @@ WINDOWS = {4: [(0, 2), (1, 3), (2, 4)], 2: [(0, 1), (0, 2), (1, 2)]}
 
 
 def numpy_mixacm(student, teacher, x, soft_labels, acm_weight, kld_weight, temperature, reduction):
-    """Section 5.4, with the sum of the blocks' ACM terms (section 5.1). Returns (loss, mixup, kld, acm)."""
+    """Section 5.4, with the sum of the blocks' ACM terms (section 5.1). Returns (loss, mixup, kld,
+    acm).
+    """
     *student_blocks, student_logits = numpy_blocks(student, x)
     *teacher_blocks, teacher_logits = numpy_blocks(teacher, x)
     mixed = -(soft_labels * log_softmax(student_logits)).sum(axis=1).mean()
@@ -512,7 +643,9 @@ def numpy_mixacm(student, teacher, x, soft_labels, acm_weight, kld_weight, tempe
     for ours, theirs in zip(student_blocks, teacher_blocks, strict=True):
         ours, theirs = ours.max(axis=(1, 2)), theirs.max(axis=(1, 2))
         if theirs.shape[1] != ours.shape[1]:
-            theirs = np.stack([theirs[:, i:j].max(axis=1) for i, j in WINDOWS[theirs.shape[1]]], axis=1)
+            theirs = np.stack(
+                [theirs[:, i:j].max(axis=1) for i, j in WINDOWS[theirs.shape[1]]], axis=1
+            )
         units = [m / np.linalg.norm(m, axis=1, keepdims=True) for m in (theirs, ours)]
         distance = ((units[0] - units[1]) ** 2).sum(axis=1)
         acm += (distance / ours.shape[1] if reduction == "mean" else distance).mean()
@@ -530,49 +663,94 @@ class TestMixACM:
         ids=["no_mixup", "mixup", "mixup_per_example"],
     )
     def test_one_step_against_finite_differences_of_the_whole_loss(self, options):
-        """Five examples: 0 mixes with 1, 2 with 3, 4 stays. Teacher blocks of 4 and 2 channels, the student's of 3."""
-        options = {"acm_weight": 5.0, "kld_weight": 0.95, "temperature": 10.0, "acm_reduction": "mean", **options}
-        student, teacher, (x, y) = block_model((3, 3), 1), block_model((4, 2), 2), batch(5, (2, 2, 2))
+        """Five examples: 0 mixes with 1, 2 with 3, 4 stays. Teacher blocks of 4 and 2 channels, the
+        student's of 3.
+        """
+        options = {
+            "acm_weight": 5.0,
+            "kld_weight": 0.95,
+            "temperature": 10.0,
+            "acm_reduction": "mean",
+            **options,
+        }
+        student, teacher, (x, y) = (
+            block_model((3, 3), 1),
+            block_model((4, 2), 2),
+            batch(5, (2, 2, 2)),
+        )
         before = weights64(student)
-        method = compiled(MixACM(student=student, teacher=teacher, blocks=("block1", "block2"), seed=16, **options))
+        method = compiled(
+            MixACM(
+                student=student, teacher=teacher, blocks=("block1", "block2"), seed=16, **options
+            )
+        )
         soft_labels, mixed = np.eye(CLASSES)[y], x.astype(np.float64)
         if options["mixup_alpha"]:
-            lam = mixup_weights(
-                5, alpha=options["mixup_alpha"], per_example=options.get("mixup_per_example", False),
-                seed=method.step_seed(),
-            ).numpy().astype(np.float64)  # fmt: skip
+            lam = (
+                mixup_weights(
+                    5,
+                    alpha=options["mixup_alpha"],
+                    per_example=options.get("mixup_per_example", False),
+                    seed=method.step_seed(),
+                )
+                .numpy()
+                .astype(np.float64)
+            )
             lam = np.broadcast_to(lam, 5)
             assert lam.min() > 0.01 and lam.max() < 0.99
             partner = [1, 0, 3, 2, 4]
-            mixed = lam[:, None, None, None] * mixed + (1 - lam)[:, None, None, None] * mixed[partner]
+            mixed = (
+                lam[:, None, None, None] * mixed + (1 - lam)[:, None, None, None] * mixed[partner]
+            )
             soft_labels = lam[:, None] * soft_labels + (1 - lam)[:, None] * soft_labels[partner]
-        arguments = [options[k] for k in ("acm_weight", "kld_weight", "temperature", "acm_reduction")]
+        arguments = [
+            options[k] for k in ("acm_weight", "kld_weight", "temperature", "acm_reduction")
+        ]
 
         def terms(*weights):
             return numpy_mixacm(weights, weights64(teacher), mixed, soft_labels, *arguments)
 
         history = fit(method, x, y)
-        assert_step(before, weights64(student), numeric_gradients(lambda *w: terms(*w)[0], before), rtol=3e-4)
+        assert_step(
+            before,
+            weights64(student),
+            numeric_gradients(lambda *w: terms(*w)[0], before),
+            rtol=3e-4,
+        )
         for name, value in zip(("loss", "mixup", "kld", "acm"), terms(*before), strict=True):
             np.testing.assert_allclose(history[name], value, rtol=1e-4, err_msg=name)
 
     def test_without_soft_labels_the_teacher_may_have_other_classes(self):
-        student, teacher, (x, y) = block_model((3, 3), 1), block_model((3, 3), 2, classes=7), batch(4, (2, 2, 2))
-        method = MixACM(student=student, teacher=teacher, blocks=("block1",), kld_weight=0.0, mixup_alpha=0.0)
+        student, teacher, (x, y) = (
+            block_model((3, 3), 1),
+            block_model((3, 3), 2, classes=7),
+            batch(4, (2, 2, 2)),
+        )
+        method = MixACM(
+            student=student, teacher=teacher, blocks=("block1",), kld_weight=0.0, mixup_alpha=0.0
+        )
         history = fit(compiled(method), x, y)
         assert "kld" not in history and np.isfinite(history["loss"]).all()
 
     def test_a_copy_of_the_teacher_only_learns_the_labels(self):
-        """Equal networks: L_kld and L_acm and their gradients are zero; what moves is the logit layer and below, by
-        (1 - kld_weight) of the cross-entropy's gradient."""
+        """Equal networks: L_kld and L_acm and their gradients are zero; what moves is the logit
+        layer and below, by (1 - kld_weight) of the cross-entropy's gradient."""
         teacher, (x, y) = block_model((3, 3), 1), batch(4, (2, 2, 2))
         students = [block_model((3, 3), 1), block_model((3, 3), 1)]
-        method = MixACM(student=students[0], teacher=teacher, blocks=("block1", "block2"), kld_weight=0.75, mixup_alpha=0.0)
+        method = MixACM(
+            student=students[0],
+            teacher=teacher,
+            blocks=("block1", "block2"),
+            kld_weight=0.75,
+            mixup_alpha=0.0,
+        )
         before = weights64(teacher)
         history = fit(compiled(method), x, y)
         assert history["kld"] == [0.0] and history["acm"] == [0.0]
         fit(compiled(Natural(student=students[1])), x, y)
-        for start, mine, natural in zip(before, weights64(students[0]), weights64(students[1]), strict=True):
+        for start, mine, natural in zip(
+            before, weights64(students[0]), weights64(students[1]), strict=True
+        ):
             np.testing.assert_allclose(mine - start, 0.25 * (natural - start), atol=1e-5)
 
     def test_mixup_weights_change_with_the_step_and_the_seed_and_repeat_with_them(self):
@@ -592,7 +770,9 @@ class TestMixACM:
         assert len(set(losses[0])) == 3
 
     def test_endpoints_of_models_of_ones_own(self):
-        """The endpoints given by hand are the ones that are matched: equal to the default for the same layers."""
+        """The endpoints given by hand are the ones that are matched: equal to the default for the
+        same layers.
+        """
         x, y = batch(4, (2, 2, 2))
         found = []
         for own in (False, True):
@@ -616,20 +796,33 @@ class TestMixACM:
 
 class TestDistillation:
     def test_one_step_by_hand(self):
-        """The gradient of g^2 KL at the logits is g (softmax(z_S / g) - softmax(z_T / g)) for each example."""
+        """The gradient of g^2 KL at the logits is g (softmax(z_S / g) - softmax(z_T / g)) for each
+        example.
+        """
         student, teacher, (x, y) = linear_model(1), linear_model(2), batch()
-        (w, b), (wt, bt), flat = weights64(student), weights64(teacher), x.reshape(6, -1).astype(np.float64)
+        (w, b), (wt, bt), flat = (
+            weights64(student),
+            weights64(teacher),
+            x.reshape(6, -1).astype(np.float64),
+        )
         z, zt, temperature = flat @ w + b, flat @ wt + bt, 4.0
         q, p = (scipy.special.softmax(logits / temperature, axis=1) for logits in (z, zt))
         at_logits = temperature * (q - p) / 6
         ce = cross_entropy_gradients(w, b, x, y)
-        gradients = [0.3 * ce[0] + 0.7 * flat.T @ at_logits, 0.3 * ce[1] + 0.7 * at_logits.sum(axis=0)]
-        method = Distillation(student=student, teacher=teacher, kld_weight=0.7, temperature=temperature)
+        gradients = [
+            0.3 * ce[0] + 0.7 * flat.T @ at_logits,
+            0.3 * ce[1] + 0.7 * at_logits.sum(axis=0),
+        ]
+        method = Distillation(
+            student=student, teacher=teacher, kld_weight=0.7, temperature=temperature
+        )
         history = fit(compiled(method), x, y)
         assert_step([w, b], weights64(student), gradients)
         kld = temperature**2 * scipy.special.rel_entr(p, q).sum(axis=1).mean()
         np.testing.assert_allclose(history["kld"], kld, rtol=1e-4)
-        np.testing.assert_allclose(history["loss"], 0.3 * cross_entropy(w, b, x, y) + 0.7 * kld, rtol=1e-4)
+        np.testing.assert_allclose(
+            history["loss"], 0.3 * cross_entropy(w, b, x, y) + 0.7 * kld, rtol=1e-4
+        )
 
 
 class TestAdversarialTraining:
@@ -643,7 +836,9 @@ class TestAdversarialTraining:
     def test_one_step_with_fgsm_by_hand(self):
         student, (x, y) = linear_model(), batch()
         w, b = weights64(student)
-        method = AdversarialTraining(student=student, threat_model=ThreatModel("linf", 0.2), attack=FGSM())
+        method = AdversarialTraining(
+            student=student, threat_model=ThreatModel("linf", 0.2), attack=FGSM()
+        )
         history = fit(compiled(method), x, y)
         adversarial = self.adversarial(w, b, x, y, 0.2)
         assert_step([w, b], weights64(student), cross_entropy_gradients(w, b, adversarial, y))
@@ -655,7 +850,9 @@ class TestAdversarialTraining:
         """Four steps with warm_up_steps 2: eps 0, half, whole, whole."""
         student, (x, y) = linear_model(), batch()
         w, b = weights64(student)
-        method = AdversarialTraining(student=student, threat_model=ThreatModel("linf", 0.2), attack=FGSM(), warm_up_steps=2)
+        method = AdversarialTraining(
+            student=student, threat_model=ThreatModel("linf", 0.2), attack=FGSM(), warm_up_steps=2
+        )
         fit(compiled(method), x, y, epochs=4)
         for eps in (0.0, 0.1, 0.2, 0.2):
             gradients = cross_entropy_gradients(w, b, self.adversarial(w, b, x, y, eps), y)
@@ -681,14 +878,19 @@ class TestAdversarialTraining:
     def test_examples_are_made_with_frozen_statistics_which_move_once_a_step(self):
         images = keras.Input((2, 2, 1))
         x = keras.layers.BatchNormalization(momentum=0.9)(images)
-        student = seeded(keras.Model(images, keras.layers.Dense(CLASSES)(keras.layers.Flatten()(x))))
+        student = seeded(
+            keras.Model(images, keras.layers.Dense(CLASSES)(keras.layers.Flatten()(x)))
+        )
         gamma, beta, mean, variance, w, b = (v.numpy().astype(np.float64) for v in student.weights)
         x, y = batch()
-        # Inference with frozen statistics: a linear network of kernel w gamma / sqrt(variance + 1e-3).
+        # Inference with frozen statistics: a linear network of kernel w gamma / sqrt(variance +
+        # 1e-3).
         scale = gamma / np.sqrt(variance + 1e-3)
         frozen = w * scale, b + ((beta - mean * scale) * w).sum(axis=0)
         adversarial = self.adversarial(*frozen, x, y, 0.2)
-        method = AdversarialTraining(student=student, threat_model=ThreatModel("linf", 0.2), attack=FGSM())
+        method = AdversarialTraining(
+            student=student, threat_model=ThreatModel("linf", 0.2), attack=FGSM()
+        )
         fit(compiled(method), x, y)
         got = student.layers[1].moving_mean.numpy()
         np.testing.assert_allclose(got, 0.9 * mean + 0.1 * adversarial.mean(), rtol=1e-5)
@@ -699,7 +901,9 @@ class TestFrozenTeachers:
     def test_a_batch_norm_teacher_is_bit_identical_after_training(self, kind):
         keras.utils.set_random_seed(0)
         student = build_model("small_cnn", (4, 4, 1), CLASSES, batch_norm=True)
-        teacher = seeded(build_model("small_cnn", (4, 4, 1), CLASSES, width=2, batch_norm=True), 1, scale=0.1)
+        teacher = seeded(
+            build_model("small_cnn", (4, 4, 1), CLASSES, width=2, batch_norm=True), 1, scale=0.1
+        )
         before, start = teacher.get_weights(), student.get_weights()
         options = {
             "igam": {"discriminator": build_discriminator((4, 4, 1), channels=(4,))},
@@ -722,13 +926,21 @@ class TestFrozenTeachers:
         found = []
         for rate in (1e-9, 0.9):  # both have a seed, which the new layer of FineTune comes after
             images = keras.Input((2, 2, 2))
-            z = keras.layers.Conv2D(3, 1, activation="tanh", name="block1")(keras.layers.Dropout(rate)(images))
-            teacher = seeded(keras.Model(images, keras.layers.Dense(CLASSES)(keras.layers.Flatten()(z))), 2)
+            z = keras.layers.Conv2D(3, 1, activation="tanh", name="block1")(
+                keras.layers.Dropout(rate)(images)
+            )
+            teacher = seeded(
+                keras.Model(images, keras.layers.Dense(CLASSES)(keras.layers.Flatten()(z))), 2
+            )
             keras.utils.set_random_seed(0)
             if kind == "finetune":
                 method = FineTune(teacher=teacher, num_classes=CLASSES)
             else:
-                options = {"igam": {"lambda_adv": 0.0}, "mixacm": {"blocks": ("block1",)}, "distillation": {}}[kind]
+                options = {
+                    "igam": {"lambda_adv": 0.0},
+                    "mixacm": {"blocks": ("block1",)},
+                    "distillation": {},
+                }[kind]
                 method = METHODS[kind](student=block_model((3, 3), 1), teacher=teacher, **options)
             fit(compiled(method, run_eagerly=True), x, y)
             found.append(method.student.get_weights())
@@ -738,11 +950,15 @@ class TestFrozenTeachers:
     def test_a_students_statistics_move_once_a_step_although_igam_differentiates_twice(self):
         images = keras.Input((2, 2, 1))
         x = keras.layers.BatchNormalization(momentum=0.9)(images)
-        student = seeded(keras.Model(images, keras.layers.Dense(CLASSES)(keras.layers.Flatten()(x))))
+        student = seeded(
+            keras.Model(images, keras.layers.Dense(CLASSES)(keras.layers.Flatten()(x)))
+        )
         before = student.layers[1].moving_mean.numpy()
         x, y = batch()
         fit(compiled(IGAM(student=student, teacher=linear_model(2))), x, y)
-        np.testing.assert_allclose(student.layers[1].moving_mean, 0.9 * before + 0.1 * x.mean(), rtol=1e-5)
+        np.testing.assert_allclose(
+            student.layers[1].moving_mean, 0.9 * before + 0.1 * x.mean(), rtol=1e-5
+        )
 
 
 class TestFineTune:
@@ -758,11 +974,20 @@ class TestFineTune:
         assert method.student.output_shape == (None, CLASSES)
         body, (w, b) = method.student.get_weights()[:-2], weights64(method.student)[-2:]
         assert w.shape == (100, CLASSES)
-        features = keras.Model(teacher.inputs[0], teacher.layers[-1].input)(x, training=False).numpy()
+        features = keras.Model(teacher.inputs[0], teacher.layers[-1].input)(
+            x, training=False
+        ).numpy()
         fit(method, x, y)
         gradients = cross_entropy_gradients(w, b, features, y)
-        assert_step([w, b], weights64(method.student)[-2:], [gradients[0] + 0.2 * w, gradients[1]], rtol=3e-4)
-        for old, copied, new in zip(before[:-2], body, method.student.get_weights()[:-2], strict=True):
+        assert_step(
+            [w, b],
+            weights64(method.student)[-2:],
+            [gradients[0] + 0.2 * w, gradients[1]],
+            rtol=3e-4,
+        )
+        for old, copied, new in zip(
+            before[:-2], body, method.student.get_weights()[:-2], strict=True
+        ):
             np.testing.assert_array_equal(old, copied)
             np.testing.assert_array_equal(old, new)
         for old, new in zip(before, teacher.get_weights(), strict=True):
@@ -773,8 +998,13 @@ class TestFineTune:
         teacher, (x, y) = self.teacher(), batch(6, (4, 4, 1))
         IGAM(student=linear_model(1, (4, 4, 1), 5), teacher=teacher)
         method = compiled(FineTune(teacher=teacher, num_classes=CLASSES))
-        assert [v.path for v in method.student.trainable_variables] == ["logits/kernel", "logits/bias"]
-        for old, new in zip(teacher.get_weights()[:-2], method.student.get_weights()[:-2], strict=True):
+        assert [v.path for v in method.student.trainable_variables] == [
+            "logits/kernel",
+            "logits/bias",
+        ]
+        for old, new in zip(
+            teacher.get_weights()[:-2], method.student.get_weights()[:-2], strict=True
+        ):
             np.testing.assert_array_equal(old, new)
         start = method.student.get_weights()[-1]
         fit(method, x, y)
@@ -800,14 +1030,19 @@ class TestFineTune:
 
 class TestNothingBecomesNaN:
     def test_igam_with_a_saturated_teacher_and_a_constant_student(self):
-        """The teacher's input gradients are exactly zero, and so are those of a student of zero weights."""
+        """The teacher's input gradients are exactly zero, and so are those of a student of zero
+        weights.
+        """
         x, y = batch()
         w, b = linear_model(2).get_weights()
         labels = (x.reshape(6, -1) @ w + b).argmax(axis=1)
         for kind in ("zero_mean_l2", "l2", "raw"):
             student = linear_model(1, scale=0.0)
             method = IGAM(
-                student=student, teacher=linear_model(2, scale=1e4), discriminator_input=kind, discriminator_every=1
+                student=student,
+                teacher=linear_model(2, scale=1e4),
+                discriminator_input=kind,
+                discriminator_every=1,
             )
             teacher_gradient, _ = method._gradient(method._teacher_logits, tf.constant(x), labels)
             assert (teacher_gradient.numpy() == 0).any()
@@ -827,7 +1062,9 @@ class TestNothingBecomesNaN:
         def model(seed, bias):
             images = keras.Input((2, 2, 2))
             x = keras.layers.Conv2D(3, 1, activation="relu", name="block1")(images)
-            model = seeded(keras.Model(images, keras.layers.Dense(3)(keras.layers.Flatten()(x))), seed)
+            model = seeded(
+                keras.Model(images, keras.layers.Dense(3)(keras.layers.Flatten()(x))), seed
+            )
             model.layers[1].bias.assign([bias] * 3)
             return model
 
@@ -844,7 +1081,9 @@ class TestNothingBecomesNaN:
 class TestErrors:
     @pytest.mark.parametrize("kind", [IGAM, MixACM, Distillation])
     def test_a_teacher_of_another_shape_or_other_classes(self, kind):
-        with pytest.raises(InputError, match=r"teacher takes images of shape \(4, 4, 1\), the student \(2, 2, 1\)"):
+        with pytest.raises(
+            InputError, match=r"teacher takes images of shape \(4, 4, 1\), the student \(2, 2, 1\)"
+        ):
             kind(student=linear_model(), teacher=linear_model(shape=(4, 4, 1)))
         with pytest.raises(InputError, match="teacher has 5 classes, the student 3; fine-tune"):
             kind(student=linear_model(), teacher=linear_model(classes=5))
@@ -858,8 +1097,14 @@ class TestErrors:
             ({"warm_start_steps": -1}, "at least 0.*-1"),
             ({"weight_decay": -1e-4}, "weight_decay: expected a number of at least 0, got -0.0001"),
             ({"weight_decay_of": "bias"}, "unknown weight_decay_of 'bias'; "),
-            ({"discriminator_every": 0}, "discriminator_every: expected a number of at least 1, got 0"),
-            ({"gradient_of": "crossentropy"}, "gradient_of 'crossentropy'; nearest valid names: cross_entropy"),
+            (
+                {"discriminator_every": 0},
+                "discriminator_every: expected a number of at least 1, got 0",
+            ),
+            (
+                {"gradient_of": "crossentropy"},
+                "gradient_of 'crossentropy'; nearest valid names: cross_entropy",
+            ),
             ({"difference_reduction": "max"}, "difference_reduction 'max'; "),
             ({"discriminator_input": "zero_mean"}, "nearest valid names: zero_mean_l2"),
         ],
@@ -877,7 +1122,10 @@ class TestErrors:
             ({"temperature": 0.0}, "temperature: expected a number above 0, got 0.0"),
             ({"mixup_alpha": -1.0}, "mixup_alpha: expected a number of at least 0, got -1.0"),
             ({"acm_reduction": "max"}, "unknown acm_reduction 'max'; .*mean"),
-            ({"blocks": ("block1", "block_2")}, "student has no endpoint 'block_2'; nearest valid names: block2"),
+            (
+                {"blocks": ("block1", "block_2")},
+                "student has no endpoint 'block_2'; nearest valid names: block2",
+            ),
             ({}, "student has no endpoint 'block3'"),
         ],
     )
@@ -885,7 +1133,9 @@ class TestErrors:
         with pytest.raises(InputError, match=text):
             MixACM(student=block_model((3, 3), 1), teacher=block_model((3, 3), 2), **options)
 
-    @pytest.mark.parametrize("options", [{"kld_weight": 1.5}, {"kld_weight": -0.1}, {"temperature": 0.0}], ids=str)
+    @pytest.mark.parametrize(
+        "options", [{"kld_weight": 1.5}, {"kld_weight": -0.1}, {"temperature": 0.0}], ids=str
+    )
     def test_distillation_options(self, options):
         with pytest.raises(InputError, match=f"{next(iter(options.values()))}"):
             Distillation(student=linear_model(), teacher=linear_model(), **options)
@@ -937,7 +1187,10 @@ from tf_robust_transfer.methods import IGAM, AdversarialTraining, MixACM, Natura
 
 def network(seed, channels=3):
     images = keras.Input((4, 4, 1))
-    x = keras.layers.Conv2D(channels, 3, strides=2, padding="same", activation="tanh", name="block1")(images)
+    convolution = keras.layers.Conv2D(
+        channels, 3, strides=2, padding="same", activation="tanh", name="block1"
+    )
+    x = convolution(images)
     model = keras.Model(images, keras.layers.Dense(3)(keras.layers.Flatten()(x)))
     rng = np.random.default_rng(seed)
     model.set_weights([0.5 * rng.standard_normal(w.shape) for w in model.get_weights()])
@@ -955,18 +1208,27 @@ def dense(seed, out=3):
 
 
 def mixacm(**options):
-    return MixACM(student=network(1), teacher=network(2, 5), blocks=("block1",), acm_weight=3.0, seed=4, **options)
+    return MixACM(
+        student=network(1),
+        teacher=network(2, 5),
+        blocks=("block1",),
+        acm_weight=3.0,
+        seed=4,
+        **options,
+    )
 
 
 def igam(**options):
-    return IGAM(student=dense(1), teacher=dense(2), discriminator=dense(3, out=1), lambda_adv=1.0, lambda_diff=3.0,
-                noise=0.05, discriminator_every=2, weight_decay=1e-2, seed=4, **options)
+    return IGAM(
+        student=dense(1), teacher=dense(2), discriminator=dense(3, out=1), lambda_adv=1.0,
+        lambda_diff=3.0, noise=0.05, discriminator_every=2, weight_decay=1e-2, seed=4, **options)
 
 
 CASES = {
     "igam": igam,
-    "igam_after_student": lambda: igam(discriminator_update="after_student", discriminator_weight_decay=1e-2,
-                                       gradient_clip_norm=0.5),
+    "igam_after_student": lambda: igam(
+        discriminator_update="after_student", discriminator_weight_decay=1e-2,
+        gradient_clip_norm=0.5),
     "mixacm": mixacm,
     "mixacm_clipped": lambda: mixacm(gradient_clip_norm=0.5),
     "mixacm_per_example": lambda: mixacm(mixup_per_example=True),
@@ -977,16 +1239,21 @@ CASES = {
 rng = np.random.default_rng(0)
 images, labels = rng.uniform(0, 1, (11, 4, 4, 1)).astype(np.float32), rng.integers(0, 3, 11)
 found = {}
-# One strategy for all cases: the collective operations of two in one process get into each other's way.
-strategies = {1: tf.distribute.get_strategy(), 2: tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])}
+# One strategy for all cases: the collectives of two in one process get into each other's way.
+mirrored = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
+strategies = {1: tf.distribute.get_strategy(), 2: mirrored}
 for name, build in CASES.items():
-    count = 11 if "partial" in name else 8  # batches of 4; 11 leaves a last one of 3, for two devices 2 and 1
+    # Batches of 4; 11 leaves a last one of 3, for two devices 2 and 1.
+    count = 11 if "partial" in name else 8
     for devices, strategy in strategies.items():
         with strategy.scope():
             method = build()
             rate = keras.optimizers.schedules.PiecewiseConstantDecay([1], [0.2, 0.1])
             method.compile(optimizer=keras.optimizers.SGD(rate, momentum=0.9))
-        history = method.fit(images[:count], labels[:count], batch_size=4, epochs=2, shuffle=False, verbose=0).history
+        fitted = method.fit(
+            images[:count], labels[:count], batch_size=4, epochs=2, shuffle=False, verbose=0
+        )
+        history = fitted.history
         models = [method.student] + ([method.discriminator] if name.startswith("igam") else [])
         for m, model in enumerate(models):
             for i, w in enumerate(model.get_weights()):
@@ -1002,8 +1269,8 @@ np.savez(sys.argv[1], **found)
 
 @pytest.fixture(scope="module")
 def two_devices(tmp_path_factory):
-    """Weights and history of each case on one device and on two, from a process of its own: logical devices have to be
-    made before TensorFlow starts."""
+    """Weights and history of each case on one device and on two, from a process of its own: logical
+    devices have to be made before TensorFlow starts."""
     path = tmp_path_factory.mktemp("two_devices") / "found.npz"
     done = fresh_process.run(TWO_DEVICES, path)
     assert done.returncode == 0, done.stderr[-4000:]
@@ -1012,14 +1279,26 @@ def two_devices(tmp_path_factory):
 
 @pytest.mark.parametrize(
     "case",
-    ["igam", "igam_after_student", "mixacm", "mixacm_clipped", "mixacm_per_example", "adversarial_training",
-     "natural_partial_batch"],
-)  # fmt: skip
+    [
+        "igam",
+        "igam_after_student",
+        "mixacm",
+        "mixacm_clipped",
+        "mixacm_per_example",
+        "adversarial_training",
+        "natural_partial_batch",
+    ],
+)
 def test_two_devices_give_the_weights_of_one(two_devices, case):
-    names = [name.removeprefix(f"{case}/1/") for name in two_devices if name.startswith(f"{case}/1/")]
+    names = [
+        name.removeprefix(f"{case}/1/") for name in two_devices if name.startswith(f"{case}/1/")
+    ]
     assert len(names) > 5
     for name in names:
         one, two = two_devices[f"{case}/1/{name}"], two_devices[f"{case}/2/{name}"]
         np.testing.assert_allclose(two, one, rtol=1e-4, atol=1e-4, err_msg=name)
-    moved = [np.abs(two_devices[f"{case}/0/weight0{i}"] - two_devices[f"{case}/1/weight0{i}"]).max() for i in range(4)]
+    moved = [
+        np.abs(two_devices[f"{case}/0/weight0{i}"] - two_devices[f"{case}/1/weight0{i}"]).max()
+        for i in range(4)
+    ]
     assert min(moved) > 1e-2  # far more than the tolerance

@@ -1,7 +1,8 @@
-"""MixACM, its parts, its baselines and its union with IGAM: steps by hand, one pass backward, precision, schedule.
+"""MixACM, its parts, its baselines and its union with IGAM: steps by hand, one pass backward,
+precision, schedule.
 
-MixACM's default form is also tested in methods_test.py, its losses in losses_test.py and channel_maps_test.py.
-"""
+MixACM's default form is also tested in methods_test.py, its losses in losses_test.py and
+channel_maps_test.py."""
 
 import re
 
@@ -36,8 +37,11 @@ CLASSES, SHAPE, RATE = 3, (3, 2, 2), 0.5
 def seeded(model, seed):
     rng = np.random.default_rng(seed)
     for variable in model.weights:
-        variable.assign(rng.uniform(0.5, 1.5, variable.shape) if "moving_variance" in variable.path else
-                        rng.standard_normal(variable.shape))  # fmt: skip
+        variable.assign(
+            rng.uniform(0.5, 1.5, variable.shape)
+            if "moving_variance" in variable.path
+            else rng.standard_normal(variable.shape)
+        )
     return model
 
 
@@ -60,7 +64,9 @@ def fit(method, x, y):
 
 
 def step(method, x, y):
-    """One step of plain gradient descent by `fit`. Returns (weights before - after) / rate, and the logs."""
+    """One step of plain gradient descent by `fit`. Returns (weights before - after) / rate, and the
+    logs.
+    """
     before = method.student.get_weights()
     method.compile(optimizer=keras.optimizers.SGD(RATE), run_eagerly=True)
     logs = {name: value for name, (value,) in fit(method, x, y).items()}
@@ -86,21 +92,36 @@ def at_maxima(block, at_map):
 class TestWholeLoss:
     @pytest.mark.parametrize("reduction", ["mean", "sum"])
     def test_one_step_derived_by_hand(self, reduction):
-        """0.05 L_mix + 0.95 L_kld + 5 L_acm of blocks 1 and 2, back-propagated through the linear network by hand."""
+        """0.05 L_mix + 0.95 L_kld + 5 L_acm of blocks 1 and 2, back-propagated through the linear
+        network by hand.
+        """
         student, teacher, (x, y) = network(1), network(2), batch()
-        method = MixACM(student=student, teacher=teacher, acm_weight=5.0, kld_weight=0.95, temperature=10.0,
-                        blocks=("block1", "block2"), acm_reduction=reduction, seed=3)  # fmt: skip
+        method = MixACM(
+            student=student,
+            teacher=teacher,
+            acm_weight=5.0,
+            kld_weight=0.95,
+            temperature=10.0,
+            blocks=("block1", "block2"),
+            acm_reduction=reduction,
+            seed=3,
+        )
         k1, k2, w = weights = weights64(student)
         method.compile(optimizer="sgd")
         lam = float(mixup_weights(4, alpha=1.0, per_example=False, seed=method.step_seed()))
         assert 0.01 < lam < 0.99
         partner = [1, 0, 3, 2]
         x64, one_hot = x.astype(np.float64), np.eye(CLASSES)[y]
-        x64, soft = lam * x64 + (1 - lam) * x64[partner], lam * one_hot + (1 - lam) * one_hot[partner]
+        x64, soft = (
+            lam * x64 + (1 - lam) * x64[partner],
+            lam * one_hot + (1 - lam) * one_hot[partner],
+        )
         first, second, logits = forward(weights, x64)
         *blocks, teacher_logits = forward(weights64(teacher), x64)
 
-        p, q, t = (scipy.special.softmax(z, axis=1) for z in (logits, logits / 10, teacher_logits / 10))
+        p, q, t = (
+            scipy.special.softmax(z, axis=1) for z in (logits, logits / 10, teacher_logits / 10)
+        )
         at_logits = (0.05 * (p - soft) + 0.95 * 10 * (q - t)) / 4
         pooled = second.mean(axis=(1, 2))
         at_w = pooled.T @ at_logits
@@ -113,7 +134,9 @@ class TestWholeLoss:
             share = 1 / 3 if reduction == "mean" else 1.0
             acm += share * ((u - v) ** 2).sum(axis=1).mean()
             at_u = 5.0 * share * 2 * (u - v) / 4
-            at_blocks.append(at_maxima(ours, (at_u - u * (u * at_u).sum(axis=1, keepdims=True)) / length))
+            at_blocks.append(
+                at_maxima(ours, (at_u - u * (u * at_u).sum(axis=1, keepdims=True)) / length)
+            )
         at_second = at_second + at_blocks[1]
         at_first = at_second @ k2[0, 0].T + at_blocks[0]
         expected = [
@@ -133,42 +156,64 @@ class TestWholeLoss:
 
     @pytest.mark.parametrize("mapping", ["maximum", "mean", "mean_of_squares", "none"])
     def test_a_teacher_equal_to_the_student_gives_exactly_zero(self, mapping):
-        method = MixACM(student=network(1), teacher=network(1), blocks=("block1", "block2"), acm_mapping=mapping)
+        method = MixACM(
+            student=network(1), teacher=network(1), blocks=("block1", "block2"), acm_mapping=mapping
+        )
         _, logs = step(method, *batch())
         assert logs["acm"] == 0.0 and logs["kld"] == 0.0 and logs["mixup"] > 0.1
 
     def test_a_pair_matches_the_teachers_block_with_the_students(self):
         x, y = batch()
         student, teacher = network(1, (3, 4)), network(2, (4, 3))
-        method = MixACM(student=student, teacher=teacher, blocks=("block2:block1",), kld_weight=0.0, mixup_alpha=0.0,
-                        acm_reduction="sum")  # fmt: skip
+        method = MixACM(
+            student=student,
+            teacher=teacher,
+            blocks=("block2:block1",),
+            kld_weight=0.0,
+            mixup_alpha=0.0,
+            acm_reduction="sum",
+        )
         ours = forward(weights64(student), x.astype(np.float64))[0].max(axis=(1, 2))
         theirs = forward(weights64(teacher), x.astype(np.float64))[1].max(axis=(1, 2))
         units = [m / np.linalg.norm(m, axis=1, keepdims=True) for m in (ours, theirs)]
         _, logs = step(method, x, y)
-        np.testing.assert_allclose(logs["acm"], ((units[0] - units[1]) ** 2).sum(axis=1).mean(), rtol=1e-5)
+        np.testing.assert_allclose(
+            logs["acm"], ((units[0] - units[1]) ** 2).sum(axis=1).mean(), rtol=1e-5
+        )
 
     def test_direct_features(self):
         """Table 9: the endpoints themselves, here with the same channels and not normalised."""
         x, y = batch()
         student, teacher = network(1), network(2)
-        method = MixACM(student=student, teacher=teacher, blocks=("block1",), acm_mapping="none", acm_normalized=False,
-                        mixup_alpha=0.0)  # fmt: skip
+        method = MixACM(
+            student=student,
+            teacher=teacher,
+            blocks=("block1",),
+            acm_mapping="none",
+            acm_normalized=False,
+            mixup_alpha=0.0,
+        )
         ours, theirs = (forward(weights64(m), x.astype(np.float64))[0] for m in (student, teacher))
-        np.testing.assert_allclose(step(method, x, y)[1]["acm"], ((ours - theirs) ** 2).mean(), rtol=1e-5)
+        np.testing.assert_allclose(
+            step(method, x, y)[1]["acm"], ((ours - theirs) ** 2).mean(), rtol=1e-5
+        )
 
 
 class TestOneBackwardPass:
     def test_convolutions_of_a_traced_step(self):
-        """The student's two convolutions once forward, once backward by kernel and by input (for the first one the graph
-        holds it, unused); the teacher's once forward."""
+        """The student's two convolutions once forward, once backward by kernel and by input (for
+        the first one the graph holds it, unused); the teacher's once forward."""
         student, teacher = network(1), network(2)
-        method = MixACM(student=student, teacher=teacher, blocks=("block1", "block2"), mixup_per_example=True)
+        method = MixACM(
+            student=student, teacher=teacher, blocks=("block1", "block2"), mixup_per_example=True
+        )
         method.compile(optimizer=keras.optimizers.SGD(RATE))
         x, y = batch()
         operations = _operations(method, x, y)
         assert operations.count("Conv2D") == 2 + 2
-        assert operations.count("Conv2DBackpropFilter") == operations.count("Conv2DBackpropInput") == 2
+        assert (
+            operations.count("Conv2DBackpropFilter") == operations.count("Conv2DBackpropInput") == 2
+        )
         # The counter counts: IGAM's step differentiates the input gradient again.
         igam = IGAM(student=network(1), teacher=network(2), lambda_adv=0.0)
         igam.compile(optimizer=keras.optimizers.SGD(RATE))
@@ -193,9 +238,14 @@ class TestOneBackwardPass:
 
 def _operations(method, x, y):
     """Types of all operations of a traced step, those of functions inside it too."""
-    traced = tf.function(method.train_step, autograph=False).get_concrete_function((tf.constant(x), tf.constant(y)))
+    traced = tf.function(method.train_step, autograph=False).get_concrete_function(
+        (tf.constant(x), tf.constant(y))
+    )
     definition = traced.graph.as_graph_def()
-    nodes = [*definition.node, *(node for function in definition.library.function for node in function.node_def)]
+    nodes = [
+        *definition.node,
+        *(node for function in definition.library.function for node in function.node_def),
+    ]
     return [node.op for node in nodes]
 
 
@@ -203,7 +253,13 @@ class TestParts:
     def test_only_kd_is_distillation(self):
         """Table 7: its column has the figures of Table 1's RKD row."""
         x, y = batch()
-        kd = step(MixACM(student=network(1), teacher=network(2), acm_weight=0.0, mixup_alpha=0.0, blocks=()), x, y)
+        kd = step(
+            MixACM(
+                student=network(1), teacher=network(2), acm_weight=0.0, mixup_alpha=0.0, blocks=()
+            ),
+            x,
+            y,
+        )
         rkd = step(METHODS["rkd"](student=network(1), teacher=network(2)), x, y)
         assert METHODS["rkd"] is Distillation and "acm" not in kd[1]
         for a, b in zip(kd[0], rkd[0], strict=True):
@@ -215,7 +271,8 @@ class TestParts:
         options = {"kld_weight": 0.0, "mixup_alpha": 0.0, "blocks": ("block1", "block2")}
         plain = step(Natural(student=network(1)), x, y)[0]
         once, twice = (
-            step(MixACM(student=network(1), teacher=network(2), acm_weight=w, **options), x, y) for w in (2.0, 4.0)
+            step(MixACM(student=network(1), teacher=network(2), acm_weight=w, **options), x, y)
+            for w in (2.0, 4.0)
         )
         assert "kld" not in once[1]
         for p, a, b in zip(plain, once[0], twice[0], strict=True):
@@ -224,12 +281,17 @@ class TestParts:
 
     def test_a_teacher_of_another_task(self):
         options = {"student": network(1), "blocks": ("block1",)}
-        with pytest.raises(InputError, match=r"7 classes, the student 3; fine-tune .*or leave its soft labels out .*: 0"):
+        with pytest.raises(
+            InputError,
+            match=r"7 classes, the student 3; fine-tune .*or leave its soft labels out .*: 0",
+        ):
             MixACM(teacher=network(2, classes=7), **options)
         _, logs = step(MixACM(teacher=network(2, classes=7), kld_weight=0.0, **options), *batch())
         assert np.isfinite(logs["loss"]) and "kld" not in logs
         other = build_model("small_cnn", (8, 8, 1), 7)
-        with pytest.raises(InputError, match=r"teacher takes images of shape \(8, 8, 1\), the student \(3, 2, 2\)"):
+        with pytest.raises(
+            InputError, match=r"teacher takes images of shape \(8, 8, 1\), the student \(3, 2, 2\)"
+        ):
             MixACM(teacher=other, kld_weight=0.0, **options)
 
     @pytest.mark.parametrize(
@@ -241,27 +303,47 @@ class TestParts:
             ({"blocks": ("block1:block7",)}, "student has no endpoint 'block7'"),
             ({"blocks": ("block7:block1",)}, "teacher has no endpoint 'block7'"),
             ({"blocks": ("logits",)}, r"only endpoints of shape .*'logits' is \(None, 3\)"),
-            ({"acm_mapping": "none"}, r"'block2' of the teacher is \(3, 2\) and 'block2' of the student \(2, 1\)"),
+            (
+                {"acm_mapping": "none"},
+                r"'block2' of the teacher is \(3, 2\) and 'block2' of the student \(2, 1\)",
+            ),
         ],
         ids=str,
     )
     def test_bad_options(self, options, says):
         with pytest.raises(InputError, match=says):
-            MixACM(student=network(1, strides=2), teacher=network(2), **{"blocks": ("block1", "block2"), **options})
+            MixACM(
+                student=network(1, strides=2),
+                teacher=network(2),
+                **{"blocks": ("block1", "block2"), **options},
+            )
 
 
 class TestAffine:
     @pytest.mark.parametrize("transform_of", ["teacher", "student"])
     def test_the_transformation_is_trained_with_the_student(self, transform_of):
-        """Its bias b, which starts at 0, by hand: the gradient of |unit(m K + b) - other|^2 / C at m K + b."""
+        """Its bias b, which starts at 0, by hand: the gradient of |unit(m K + b) - other|^2 / C at
+        m K + b.
+        """
         student, teacher, (x, y) = network(1, (3, 3)), network(2, (5, 3)), batch()
-        method = MixACM(student=student, teacher=teacher, blocks=("block1", "block2"), kld_weight=0.0, mixup_alpha=0.0,
-                        acm_weight=2.0, acm_transform="affine", acm_transform_of=transform_of)  # fmt: skip
+        method = MixACM(
+            student=student,
+            teacher=teacher,
+            blocks=("block1", "block2"),
+            kld_weight=0.0,
+            mixup_alpha=0.0,
+            acm_weight=2.0,
+            acm_transform="affine",
+            acm_transform_of=transform_of,
+        )
         (layer,) = method.affine.values()  # block2 has equal channels
         assert layer.kernel.shape == ((5, 3) if transform_of == "teacher" else (3, 5))
         kernel, bias = (v.numpy().astype(np.float64) for v in layer.weights)
         maps = {"student": student, "teacher": teacher}
-        maps = {k: forward(weights64(m), x.astype(np.float64))[0].max(axis=(1, 2)) for k, m in maps.items()}
+        maps = {
+            k: forward(weights64(m), x.astype(np.float64))[0].max(axis=(1, 2))
+            for k, m in maps.items()
+        }
         given = maps.pop(transform_of)
         (other,) = maps.values()
         z, v = given @ kernel + bias, other / np.linalg.norm(other, axis=1, keepdims=True)
@@ -270,15 +352,30 @@ class TestAffine:
         at_u = 2.0 * 2 * (u - v) / u.shape[1] / 4
         at_z = (at_u - u * (u * at_u).sum(axis=1, keepdims=True)) / length
         step(method, x, y)
-        np.testing.assert_allclose((bias - layer.bias.numpy()) / RATE, at_z.sum(axis=0), rtol=1e-3, atol=1e-5)
-        np.testing.assert_allclose((kernel - layer.kernel.numpy()) / RATE, given.T @ at_z, rtol=1e-3, atol=1e-5)
+        np.testing.assert_allclose(
+            (bias - layer.bias.numpy()) / RATE, at_z.sum(axis=0), rtol=1e-3, atol=1e-5
+        )
+        np.testing.assert_allclose(
+            (kernel - layer.kernel.numpy()) / RATE, given.T @ at_z, rtol=1e-3, atol=1e-5
+        )
 
     @pytest.mark.parametrize("decayed", ["kernels", "all"])
     def test_it_decays_with_all_that_the_step_trains(self, decayed):
-        """The same step with and without weight decay: apart by rate * decay * weight where that decays."""
+        """The same step with and without weight decay: apart by rate * decay * weight where that
+        decays.
+        """
+
         def after(**options):
-            method = MixACM(student=network(1), teacher=network(2, (5, 3)), blocks=("block1",), kld_weight=0.0,
-                            mixup_alpha=0.0, acm_transform="affine", acm_weight=2.0, **options)  # fmt: skip
+            method = MixACM(
+                student=network(1),
+                teacher=network(2, (5, 3)),
+                blocks=("block1",),
+                kld_weight=0.0,
+                mixup_alpha=0.0,
+                acm_transform="affine",
+                acm_weight=2.0,
+                **options,
+            )
             (layer,) = method.affine.values()
             layer.bias.assign([0.5, -1.0, 2.0])
             before = [v.numpy().astype(np.float64) for v in layer.weights]
@@ -298,7 +395,12 @@ class TestAffine:
 
     def test_it_is_part_of_what_a_resumed_run_needs(self, tmp_path):
         def method():
-            made = MixACM(student=network(1), teacher=network(2, (5, 3)), blocks=("block1",), acm_transform="affine")
+            made = MixACM(
+                student=network(1),
+                teacher=network(2, (5, 3)),
+                blocks=("block1",),
+                acm_transform="affine",
+            )
             made.compile(optimizer=keras.optimizers.SGD(0.01, momentum=0.9), run_eagerly=True)
             return made
 
@@ -317,19 +419,27 @@ class TestAffine:
 class TestAdversarialDistillation:
     def method(self, student, **options):
         return AdversarialDistillation(
-            student=student, teacher=network(2), threat_model=ThreatModel("linf", 0.2), attack=FGSM(), temperature=4.0,
+            student=student,
+            teacher=network(2),
+            threat_model=ThreatModel("linf", 0.2),
+            attack=FGSM(),
+            temperature=4.0,
             **options,
-        )  # fmt: skip
+        )
 
     @pytest.mark.parametrize("kld_weight", [1.0, 0.7])
     def test_one_step_by_hand(self, kld_weight):
-        """At the last layer: (a g (q' - t) of the adversarial features + (1 - a) (p - e_y) of the natural ones) / n."""
+        """At the last layer: (a g (q' - t) of the adversarial features + (1 - a) (p - e_y) of the
+        natural ones) / n.
+        """
         student, (x, y) = network(1), batch()
         weights, x64 = weights64(student), x.astype(np.float64)
         _, second, logits = forward(weights, x64)
         p, one_hot = scipy.special.softmax(logits, axis=1), np.eye(CLASSES)[y]
         k1, k2, w = weights
-        direction = np.sign((p - one_hot) @ w.T @ k2[0, 0].T @ k1[0, 0].T)  # the same at every pixel
+        direction = np.sign(
+            (p - one_hot) @ w.T @ k2[0, 0].T @ k1[0, 0].T
+        )  # the same at every pixel
         moved = np.clip(x64 + 0.2 * direction[:, None, None, :], 0, 1)
         _, adversarial, adversarial_logits = forward(weights, moved)
         teacher_logits = forward(weights64(network(2)), x64)[2]  # of the natural images
@@ -338,7 +448,9 @@ class TestAdversarialDistillation:
         expected += (1 - kld_weight) * second.mean(axis=(1, 2)).T @ (p - one_hot) / 4
         got, logs = step(self.method(student, kld_weight=kld_weight), x, y)
         np.testing.assert_allclose(got[2], expected, rtol=1e-4, atol=1e-5)
-        np.testing.assert_allclose(logs["kld"], 16 * scipy.stats.entropy(t, q, axis=1).mean(), rtol=1e-4)
+        np.testing.assert_allclose(
+            logs["kld"], 16 * scipy.stats.entropy(t, q, axis=1).mean(), rtol=1e-4
+        )
         assert ("cross_entropy" in logs) == (kld_weight < 1)
 
     def test_options(self):
@@ -362,28 +474,48 @@ class TestIGAMAndMixACM:
 
     def test_a_step_is_the_sum_of_the_parents_without_igams_cross_entropy(self):
         x, y = batch()
-        both = IGAMMixACM(**self.roles(), discriminator=self.discriminator(), mixacm_options=self.MIXACM, **self.OPTIONS)
+        both = IGAMMixACM(
+            **self.roles(),
+            discriminator=self.discriminator(),
+            mixacm_options=self.MIXACM,
+            **self.OPTIONS,
+        )
         igam = IGAM(**self.roles(), discriminator=self.discriminator(), **self.OPTIONS)
-        steps = [step(method, x, y) for method in (
-            both, igam, MixACM(**self.roles(), **self.MIXACM), Natural(student=network(1)))]  # fmt: skip
+        steps = [
+            step(method, x, y)
+            for method in (
+                both,
+                igam,
+                MixACM(**self.roles(), **self.MIXACM),
+                Natural(student=network(1)),
+            )
+        ]
         for whole, gradients, maps, natural in zip(*(moved for moved, _ in steps), strict=True):
             np.testing.assert_allclose(whole, gradients + maps - natural, rtol=1e-3, atol=1e-4)
             assert np.abs(whole - maps).max() > 1e-2
         logs = steps[0][1]
         for parent in (1, 2):
             for name in set(steps[parent][1]) - {"loss", "accuracy", "cross_entropy"}:
-                np.testing.assert_allclose(logs[name], steps[parent][1][name], rtol=1e-5, err_msg=name)
+                np.testing.assert_allclose(
+                    logs[name], steps[parent][1][name], rtol=1e-5, err_msg=name
+                )
         np.testing.assert_allclose(
-            logs["loss"], steps[1][1]["loss"] - steps[1][1]["cross_entropy"] + steps[2][1]["loss"], rtol=1e-4
+            logs["loss"],
+            steps[1][1]["loss"] - steps[1][1]["cross_entropy"] + steps[2][1]["loss"],
+            rtol=1e-4,
         )
-        for a, b in zip(both.discriminator.get_weights(), igam.discriminator.get_weights(), strict=True):
+        for a, b in zip(
+            both.discriminator.get_weights(), igam.discriminator.get_weights(), strict=True
+        ):
             np.testing.assert_array_equal(a, b)
 
     def test_the_warm_start_is_mixacm(self):
         x, y = batch()
         found = []
         for method in (
-            IGAMMixACM(**self.roles(), mixacm_options=self.MIXACM, warm_start_steps=9, **self.OPTIONS),
+            IGAMMixACM(
+                **self.roles(), mixacm_options=self.MIXACM, warm_start_steps=9, **self.OPTIONS
+            ),
             MixACM(**self.roles(), **self.MIXACM),
         ):
             method.compile(optimizer=keras.optimizers.SGD(0.01, momentum=0.9))
@@ -395,8 +527,11 @@ class TestIGAMAndMixACM:
 
     def test_an_affine_transformation_is_refused(self):
         with pytest.raises(InputError, match="acm_transform affine is for method mixacm"):
-            IGAMMixACM(student=network(1), teacher=network(2, (5, 3)),
-                       mixacm_options={"acm_transform": "affine", "blocks": ("block1",)})  # fmt: skip
+            IGAMMixACM(
+                student=network(1),
+                teacher=network(2, (5, 3)),
+                mixacm_options={"acm_transform": "affine", "blocks": ("block1",)},
+            )
 
 
 def config(*arguments):
@@ -405,27 +540,42 @@ def config(*arguments):
 
 class TestTraining:
     def test_warm_up_then_cosine(self):
-        """ImageNet's, in small: from 0.16 to 0.8 in 5 of 25 steps, then the cosine over the other 20."""
-        schedule = build.learning_rate(config("--learning_rate=0.8", "--warm_up_learning_rate=0.16"), 25, 5)
+        """ImageNet's, in small: from 0.16 to 0.8 in 5 of 25 steps, then the cosine over the other
+        20.
+        """
+        schedule = build.learning_rate(
+            config("--learning_rate=0.8", "--warm_up_learning_rate=0.16"), 25, 5
+        )
         rates = [float(schedule(step)) for step in (0, 1, 4, 5, 10, 15, 25)]
         expected = [0.16, 0.288, 0.672, 0.8, 0.4 * (1 + np.cos(np.pi / 4)), 0.4, 0.0]
         np.testing.assert_allclose(rates, expected, atol=1e-6)
-        with pytest.raises(InputError, match="needs --schedule=cosine and a longer training, got schedule constant"):
+        with pytest.raises(
+            InputError, match="needs --schedule=cosine and a longer training, got schedule constant"
+        ):
             build.learning_rate(config("--schedule=constant"), 25, 5)
         with pytest.raises(InputError, match="5 of 5 steps"):
             build.learning_rate(config(), 5, 5)
 
     def test_a_network_in_bfloat16_has_float32_weights_logits_and_losses(self):
         keras.utils.set_random_seed(0)
-        plain = build_model("wrn_10_1", (8, 8, 3), CLASSES, mean=(0.5, 0.4, 0.3), std=(0.2, 0.2, 0.2))
+        plain = build_model(
+            "wrn_10_1", (8, 8, 3), CLASSES, mean=(0.5, 0.4, 0.3), std=(0.2, 0.2, 0.2)
+        )
         student = build.with_precision(plain, "bfloat16")
         for a, b in zip(plain.get_weights(), student.get_weights(), strict=True):
             np.testing.assert_array_equal(a, b)
         x = np.random.default_rng(0).uniform(size=(4, 8, 8, 3)).astype(np.float32)
         ours, theirs = student(x, training=False), plain(x, training=False)
-        assert ours.dtype == tf.float32 and np.abs(ours - theirs).max() < 0.05 * np.abs(theirs).max() + 1e-3
+        assert (
+            ours.dtype == tf.float32
+            and np.abs(ours - theirs).max() < 0.05 * np.abs(theirs).max() + 1e-3
+        )
         assert (ours.numpy() != theirs.numpy()).any()
-        computed = {layer.compute_dtype for layer in student.layers if isinstance(layer, keras.layers.Conv2D)}
+        computed = {
+            layer.compute_dtype
+            for layer in student.layers
+            if isinstance(layer, keras.layers.Conv2D)
+        }
         assert computed == {"bfloat16"} and {v.dtype for v in student.weights} == {"float32"}
 
         method = MixACM(student=student, teacher=plain, mixup_alpha=0.0)
@@ -434,22 +584,34 @@ class TestTraining:
         # Close to what float32 finds, as the maps are of unit length.
         assert float(terms["acm"][1]) < 1.0
 
-    @pytest.mark.parametrize("options", [{"preprocessing": "standardized", "mean": (0.5, 0.4, 0.3), "std": (0.2, 0.2, 0.2)},
-                                         {"preprocessing": "centered"}], ids=str)  # fmt: skip
+    @pytest.mark.parametrize(
+        "options",
+        [
+            {"preprocessing": "standardized", "mean": (0.5, 0.4, 0.3), "std": (0.2, 0.2, 0.2)},
+            {"preprocessing": "centered"},
+        ],
+        ids=str,
+    )
     def test_preprocessing_stays_float32(self, options):
-        student = build.with_precision(build_model("wrn_10_1", (8, 8, 3), CLASSES, **options), "bfloat16")
+        student = build.with_precision(
+            build_model("wrn_10_1", (8, 8, 3), CLASSES, **options), "bfloat16"
+        )
         assert student.get_layer("preprocessing").compute_dtype == "float32"
         assert student.get_layer("conv1").compute_dtype == "bfloat16"
 
     def test_a_fine_tuned_network_is_brought_back_to_float32_whole(self):
         """Teacher, adapter and nested models inside of it too, and what was frozen stays so."""
         keras.utils.set_random_seed(0)
-        plain = build_model("wrn_10_1", (8, 8, 3), CLASSES, mean=(0.5, 0.4, 0.3), std=(0.2, 0.2, 0.2))
+        plain = build_model(
+            "wrn_10_1", (8, 8, 3), CLASSES, mean=(0.5, 0.4, 0.3), std=(0.2, 0.2, 0.2)
+        )
         assert build.in_float32(plain) is plain
 
         def tuned(teacher):
             keras.utils.set_random_seed(1)
-            return FineTune(teacher=teacher, num_classes=5, adapter="resize:8x8", input_shape=(16, 16, 3)).student
+            return FineTune(
+                teacher=teacher, num_classes=5, adapter="resize:8x8", input_shape=(16, 16, 3)
+            ).student
 
         expected, mixed = tuned(plain), tuned(build.with_precision(plain, "bfloat16"))
         x = np.random.default_rng(0).uniform(size=(4, 16, 16, 3)).astype(np.float32)
@@ -460,7 +622,9 @@ class TestTraining:
             np.testing.assert_array_equal(whole(x, training=False), expected(x, training=False))
             assert build.in_float32(whole) is whole
         assert len(build.in_float32(mixed).trainable_variables) == 2, "the new layer alone"
-        assert "bfloat16" in {layer.compute_dtype for layer in mixed.layers}, "the argument is left as it is"
+        assert "bfloat16" in {layer.compute_dtype for layer in mixed.layers}, (
+            "the argument is left as it is"
+        )
 
     def test_steps_in_mixed_precision_are_near_float32s(self):
         """Two steps from the same weights, on real images."""
@@ -470,9 +634,18 @@ class TestTraining:
         for chosen in ("none", "bfloat16", "float16"):
             keras.utils.set_random_seed(0)
             teacher = build_model("small_cnn", (8, 8, 1), 10)
-            settings = config("--method=mixacm", f"--mixed_precision={chosen}", "--blocks=block1,block2", "--alpha_acm=5",
-                              "--optimizer=sgd", "--learning_rate=0.01", "--momentum=0")  # fmt: skip
-            method = build.compiled_method(settings, images=images, teacher=teacher, steps_per_epoch=10, total_steps=100)
+            settings = config(
+                "--method=mixacm",
+                f"--mixed_precision={chosen}",
+                "--blocks=block1,block2",
+                "--alpha_acm=5",
+                "--optimizer=sgd",
+                "--learning_rate=0.01",
+                "--momentum=0",
+            )
+            method = build.compiled_method(
+                settings, images=images, teacher=teacher, steps_per_epoch=10, total_steps=100
+            )
             before = method.student.get_weights()
             for _ in range(2):
                 fit(method, x, y)
@@ -485,30 +658,53 @@ class TestTraining:
     def test_igam_refuses_float16(self):
         images = data.load_data("digits", "train")
         teacher = build_model("small_cnn", (8, 8, 1), 10)
-        with pytest.raises(InputError, match="float16 scales one loss, and igam has two; use bfloat16"):
+        with pytest.raises(
+            InputError, match="float16 scales one loss, and igam has two; use bfloat16"
+        ):
             build.compiled_method(
-                config("--method=igam", "--mixed_precision=float16"), images=images, teacher=teacher, steps_per_epoch=1,
+                config("--method=igam", "--mixed_precision=float16"),
+                images=images,
+                teacher=teacher,
+                steps_per_epoch=1,
                 total_steps=2,
-            )  # fmt: skip
+            )
 
     @pytest.mark.parametrize("name", ["rkd", "ard", "mixacm", "igam_mixacm"])
     def test_the_flags_reach_the_method(self, name):
         images = data.load_data("digits", "train")
         teacher = build_model("small_cnn", (8, 8, 1), 10, width=5)
         settings = config(
-            f"--method={name}", "--alpha_kld=0.5", "--gamma=3", "--alpha_acm=7", "--blocks=block2:block1",
-            "--acm_mapping=mean", "--acm_normalized=false", "--acm_transform=average", "--acm_transform_of=student",
-            "--train_eps=0.05", "--train_attack_steps=3", "--lambda_adv=0",
-        )  # fmt: skip
-        method = build.compiled_method(settings, images=images, teacher=teacher, steps_per_epoch=10, total_steps=100)
+            f"--method={name}",
+            "--alpha_kld=0.5",
+            "--gamma=3",
+            "--alpha_acm=7",
+            "--blocks=block2:block1",
+            "--acm_mapping=mean",
+            "--acm_normalized=false",
+            "--acm_transform=average",
+            "--acm_transform_of=student",
+            "--train_eps=0.05",
+            "--train_attack_steps=3",
+            "--lambda_adv=0",
+        )
+        method = build.compiled_method(
+            settings, images=images, teacher=teacher, steps_per_epoch=10, total_steps=100
+        )
         assert type(method) is METHODS[name] and method.teacher is teacher
         maps = getattr(method, "mixacm", method)
         assert (maps.kld_weight, maps.temperature) == (0.5, 3.0)
         if "mixacm" in name:
-            assert maps.pairs == (("block2", "block1"),) and maps.acm_weight == 7 and maps.acm_transform == "average"
+            assert (
+                maps.pairs == (("block2", "block1"),)
+                and maps.acm_weight == 7
+                and maps.acm_transform == "average"
+            )
             assert maps.acm_options == {
-                "reduction": "mean", "mapping": "mean", "normalized": False, "transform_of": "student",
-            }  # fmt: skip
+                "reduction": "mean",
+                "mapping": "mean",
+                "normalized": False,
+                "transform_of": "student",
+            }
         if name == "ard":
             assert method.threat_model.eps == 0.05 and method.attack.steps == 3
 

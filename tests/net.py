@@ -120,11 +120,27 @@ CASES = {
 }  # fmt: skip
 # Left to -m slow: what they have beside the others is less, or has tests of its own.
 SLOW = {
-    "natural_adam_warm_up", "adversarial_training_fgsm", "adversarial_training_l2", "ard_soft_labels_only", "finetune",
-    "finetune_resize", "finetune_transposed_conv", "igam", "igam_resize", "igam_random_pad_per_example", "igam_crop_seen",
-    "igam_reference_code", "igam_non_saturating", "mixacm_per_example", "mixacm_without_mixup", "mixacm_affine",
-    "mixacm_student_average", "igam_mixacm_without_game", "igam_two_replicas", "mixacm_two_replicas",
-}  # fmt: skip
+    "natural_adam_warm_up",
+    "adversarial_training_fgsm",
+    "adversarial_training_l2",
+    "ard_soft_labels_only",
+    "finetune",
+    "finetune_resize",
+    "finetune_transposed_conv",
+    "igam",
+    "igam_resize",
+    "igam_random_pad_per_example",
+    "igam_crop_seen",
+    "igam_reference_code",
+    "igam_non_saturating",
+    "mixacm_per_example",
+    "mixacm_without_mixup",
+    "mixacm_affine",
+    "mixacm_student_average",
+    "igam_mixacm_without_game",
+    "igam_two_replicas",
+    "mixacm_two_replicas",
+}
 
 _IN_ITS_PROCESS = """
 import sys
@@ -336,7 +352,7 @@ def settings(*arguments: str) -> dict[str, str]:
 
 
 def settings_of_all_files() -> dict:
-    """{"defaults": {method: {flag: text}}, "files": {path: {flag: text}, what differs from them}}."""
+    """{"defaults": {method: {flag: text}}, "files": {path: {flag: text}, what differs}}."""
     defaults = {method: settings(f"--method={method}") for method in METHODS}
     files = {}
     for path in flag_files():

@@ -1,4 +1,6 @@
-"""Every network of `MODELS`: its endpoints are those of its docstring, and it takes a step of IGAM and of MixACM."""
+"""Every network of `MODELS`: its endpoints are those of its docstring, and it takes a step of IGAM
+and of MixACM.
+"""
 
 import functools
 import re
@@ -13,45 +15,79 @@ from tf_robust_transfer.models import MODELS
 
 CLASSES = 4
 
-# Of each entry of MODELS a small member: name, image shape, options, and (height, width, channels) of every endpoint,
-# worked out by hand from its docstring.
+# Of each entry of MODELS a small member: name, image shape, options, and (height, width, channels)
+# of every endpoint, worked out by hand from its docstring.
 NETWORKS = {
     "cifar_resnet_50": (
         "cifar_resnet_50",
         (12, 12, 3),
         {"base_channels": 2},
-        {"block1": (12, 12, 2), "block2": (12, 12, 8), "block3": (6, 6, 16), "block4": (3, 3, 32), "block5": (2, 2, 64)},
+        {
+            "block1": (12, 12, 2),
+            "block2": (12, 12, 8),
+            "block3": (6, 6, 16),
+            "block4": (3, 3, 32),
+            "block5": (2, 2, 64),
+        },
     ),
     "igam_student": (
         "igam_student",
         (12, 12, 3),
         {"depth": 8, "width": 2},
-        {"block1": (12, 12, 16), "block2": (12, 12, 32), "block3": (6, 6, 64), "block4": (3, 3, 128)},
+        {
+            "block1": (12, 12, 16),
+            "block2": (12, 12, 32),
+            "block3": (6, 6, 64),
+            "block4": (3, 3, 128),
+        },
     ),
     "madry_mnist": ("madry_mnist", (12, 12, 1), {}, {"block1": (6, 6, 32), "block2": (3, 3, 64)}),
     "madry_wrn_{depth}_{width}": (
         "madry_wrn_14_1",
         (12, 12, 3),
         {},
-        {"block1": (12, 12, 16), "block2": (12, 12, 16), "block3": (6, 6, 32), "block4": (3, 3, 64)},
+        {
+            "block1": (12, 12, 16),
+            "block2": (12, 12, 16),
+            "block3": (6, 6, 32),
+            "block4": (3, 3, 64),
+        },
     ),
     "preact_resnet_18": (
         "preact_resnet_18",
         (12, 12, 3),
         {"base_channels": 4},
-        {"block1": (12, 12, 4), "block2": (12, 12, 4), "block3": (6, 6, 8), "block4": (3, 3, 16), "block5": (2, 2, 32)},
+        {
+            "block1": (12, 12, 4),
+            "block2": (12, 12, 4),
+            "block3": (6, 6, 8),
+            "block4": (3, 3, 16),
+            "block5": (2, 2, 32),
+        },
     ),
     "resnet_18": (
         "resnet_18",
         (40, 40, 3),
         {"base_channels": 4},
-        {"block1": (20, 20, 4), "block2": (10, 10, 4), "block3": (5, 5, 8), "block4": (3, 3, 16), "block5": (2, 2, 32)},
+        {
+            "block1": (20, 20, 4),
+            "block2": (10, 10, 4),
+            "block3": (5, 5, 8),
+            "block4": (3, 3, 16),
+            "block5": (2, 2, 32),
+        },
     ),
     "resnet_50": (
         "resnet_50",
         (40, 40, 3),
         {"base_channels": 2},
-        {"block1": (20, 20, 2), "block2": (10, 10, 8), "block3": (5, 5, 16), "block4": (3, 3, 32), "block5": (2, 2, 64)},
+        {
+            "block1": (20, 20, 2),
+            "block2": (10, 10, 8),
+            "block3": (5, 5, 16),
+            "block4": (3, 3, 32),
+            "block5": (2, 2, 64),
+        },
     ),
     "small_cnn": (
         "small_cnn",
@@ -63,7 +99,12 @@ NETWORKS = {
         "wrn_10_2",
         (12, 12, 3),
         {"activation": "swish", "padding": "same"},
-        {"block1": (12, 12, 16), "block2": (12, 12, 32), "block3": (6, 6, 64), "block4": (3, 3, 128)},
+        {
+            "block1": (12, 12, 16),
+            "block2": (12, 12, 32),
+            "block3": (6, 6, 64),
+            "block4": (3, 3, 128),
+        },
     ),
 }
 ALL = pytest.mark.parametrize("entry", NETWORKS)
@@ -105,7 +146,9 @@ def test_endpoints_have_the_shapes_of_the_docstring(entry):
 @ALL
 @pytest.mark.parametrize("method", ["igam", "mixacm"])
 def test_one_step_as_student_and_as_teacher(entry, method):
-    """The network's twin is the teacher; after the step it is the same, bit for bit, and every student weight moved."""
+    """The network's twin is the teacher; after the step it is the same, bit for bit, and every
+    student weight moved.
+    """
     student, teacher = network(entry, 1), network(entry, 2)
     teacher.trainable = True  # as it comes
     if method == "igam":
@@ -119,7 +162,9 @@ def test_one_step_as_student_and_as_teacher(entry, method):
     logs = trained.train_on_batch(*batch(entry), return_dict=True)
     after = student.get_weights()
     student.set_weights(before)  # for the other method
-    assert {"igam": {"adversarial", "difference"}, "mixacm": {"mixup", "kld", "acm"}}[method] <= set(logs)
+    assert {"igam": {"adversarial", "difference"}, "mixacm": {"mixup", "kld", "acm"}}[
+        method
+    ] <= set(logs)
     assert all(np.isfinite(value) for value in logs.values()), logs
     for variable, old, new in zip(student.weights, before, after, strict=True):
         assert np.isfinite(new).all(), variable.path

@@ -1,4 +1,6 @@
-"""ops/: norms against NumPy, gradients against closed forms and finite differences, replicas on one and two devices."""
+"""ops/: norms against NumPy, gradients against closed forms and finite differences, replicas on one
+and two devices.
+"""
 
 import json
 import math
@@ -47,11 +49,15 @@ class TestNorms:
         """The square of 1e-25 is zero in float32, that of 1e25 infinite."""
         x = np.random.default_rng(1).uniform(1, 2, (3, 5)).astype(np.float32)
         scaled = (x * np.float32(scale)).astype(np.float32)
-        np.testing.assert_allclose(norms.l2_norm(tf.constant(scaled)).numpy(), numpy_norm(scaled, "l2"), rtol=1e-5)
+        np.testing.assert_allclose(
+            norms.l2_norm(tf.constant(scaled)).numpy(), numpy_norm(scaled, "l2"), rtol=1e-5
+        )
 
     @pytest.mark.parametrize("norm", norms.NORMS)
     def test_projection_is_the_nearest_point_of_the_ball(self, norm):
-        """Variational inequality: p is the projection of x iff <x - p, q - p> <= 0 for every q of the ball."""
+        """Variational inequality: p is the projection of x iff <x - p, q - p> <= 0 for every q of
+        the ball.
+        """
         rng, eps = np.random.default_rng(2), 0.3
         x = rng.standard_normal((40, 2, 3, 1)) * rng.uniform(0.01, 1, (40, 1, 1, 1))
         projected = norms.project(tf.constant(x), norm, tf.constant(eps, tf.float64)).numpy()
@@ -68,7 +74,9 @@ class TestNorms:
     def test_projection_of_float32_stays_in_the_ball_at_any_radius(self, norm):
         x = np.random.default_rng(3).standard_normal((50, 4, 4, 3)).astype(np.float32)
         for eps in (0.0, 1e-6, 8 / 255, 0.5, 3.0):
-            assert numpy_norm(norms.project(tf.constant(x), norm, eps).numpy(), norm).max() <= eps * (1 + 1e-6)
+            assert numpy_norm(
+                norms.project(tf.constant(x), norm, eps).numpy(), norm
+            ).max() <= eps * (1 + 1e-6)
 
     @pytest.mark.parametrize("norm", norms.NORMS)
     def test_steepest_ascent_maximises_a_linear_function_over_the_unit_ball(self, norm):
@@ -79,13 +87,17 @@ class TestNorms:
         gain = (gradient * step).reshape(30, -1).sum(axis=1)
         # The maximum over the unit ball is the dual norm.
         dual = np.abs(gradient).reshape(30, -1)
-        np.testing.assert_allclose(gain, dual.sum(axis=1) if norm == "linf" else np.sqrt((dual**2).sum(axis=1)))
+        np.testing.assert_allclose(
+            gain, dual.sum(axis=1) if norm == "linf" else np.sqrt((dual**2).sum(axis=1))
+        )
         others = points_of_ball(rng, 500, 6, norm, 1.0)
         assert (gradient.reshape(30, -1) @ others.T <= gain[:, None] + 1e-12).all()
 
     @pytest.mark.parametrize("norm", norms.NORMS)
     def test_steepest_ascent_of_tiny_gradients_is_a_full_step(self, norm):
-        gradient = np.random.default_rng(5).standard_normal((4, 3, 3, 1)).astype(np.float32) * np.float32(1e-25)
+        gradient = np.random.default_rng(5).standard_normal((4, 3, 3, 1)).astype(
+            np.float32
+        ) * np.float32(1e-25)
         step = norms.steepest_ascent(tf.constant(gradient), norm).numpy()
         np.testing.assert_allclose(numpy_norm(step, norm), 1.0, rtol=1e-5)
 
@@ -98,9 +110,14 @@ class TestNorms:
 
     @pytest.mark.parametrize("norm", norms.NORMS)
     def test_random_start_is_uniform_in_the_ball(self, norm):
-        """r / eps to the power d, and each linf coordinate, are uniform; the directions have no preference."""
+        """r / eps to the power d, and each linf coordinate, are uniform; the directions have no
+        preference.
+        """
         eps, shape, dimension = 0.25, (4000, 2, 2, 1), 4
-        uniform, normal = tf.random.stateless_uniform(shape, [1, 2]), tf.random.stateless_normal(shape, [3, 4])
+        uniform, normal = (
+            tf.random.stateless_uniform(shape, [1, 2]),
+            tf.random.stateless_normal(shape, [3, 4]),
+        )
         points = norms.ball_from_noise(uniform, normal, norm, eps).numpy().reshape(-1, dimension)
         lengths = numpy_norm(points, norm)
         assert lengths.max() <= eps * (1 + 1e-6)
@@ -115,7 +132,9 @@ class TestNorms:
     def test_random_start_of_radius_zero_is_the_centre(self):
         noise = tf.ones([3, 2, 2, 1]) * 0.7
         for norm in norms.NORMS:
-            np.testing.assert_array_equal(norms.ball_from_noise(noise, noise, norm, 0.0), np.zeros((3, 2, 2, 1)))
+            np.testing.assert_array_equal(
+                norms.ball_from_noise(noise, noise, norm, 0.0), np.zeros((3, 2, 2, 1))
+            )
 
     def test_unknown_norm_is_refused_with_what_came(self):
         x = tf.zeros([1, 2])
@@ -134,7 +153,10 @@ def softmax(z):
     return e / e.sum(axis=1, keepdims=True)
 
 
-SCORES = {"cross_entropy": classification.cross_entropy, "probability": classification.true_class_probability}
+SCORES = {
+    "cross_entropy": classification.cross_entropy,
+    "probability": classification.true_class_probability,
+}
 
 
 def score_of(model, labels, kind):
@@ -146,14 +168,18 @@ def score_of(model, labels, kind):
 
 
 def tiny_network(kind):
-    """float64 networks of tanh and softplus: smooth, so that finite differences are exact to 1e-8 or so."""
+    """float64 networks of tanh and softplus: smooth, so that finite differences are exact to 1e-8
+    or so.
+    """
     layers = keras.layers
     images = keras.Input((4, 4, 2), dtype="float64")
     if kind == "dense":
         x = layers.Flatten(dtype="float64")(images)
         x = layers.Dense(3, activation="tanh", dtype="float64")(x)
     else:
-        x = layers.Conv2D(2, 3, strides=2, padding="same", activation="softplus", dtype="float64")(images)
+        x = layers.Conv2D(2, 3, strides=2, padding="same", activation="softplus", dtype="float64")(
+            images
+        )
         x = layers.Conv2D(2, 2, activation="tanh", dtype="float64")(x)
         x = layers.Flatten(dtype="float64")(x)
     return keras.Model(images, layers.Dense(3, dtype="float64")(x))
@@ -164,7 +190,11 @@ class TestInputGradient:
     def test_linear_softmax_against_its_closed_form(self, kind):
         """z = x W + b: d(-log p_y)/dx = (p - e_y) W^T, dp_y/dx = -p_y (p - e_y) W^T."""
         rng = np.random.default_rng(0)
-        x, w, b = rng.uniform(0, 1, (5, 2, 2, 1)), rng.standard_normal((4, 3)), rng.standard_normal(3)
+        x, w, b = (
+            rng.uniform(0, 1, (5, 2, 2, 1)),
+            rng.standard_normal((4, 3)),
+            rng.standard_normal(3),
+        )
         labels = np.array([0, 1, 2, 2, 0])
 
         def score(images):
@@ -187,7 +217,9 @@ class TestInputGradient:
         model = tiny_network("conv")
         images = np.random.default_rng(1).uniform(0, 1, (4, 4, 4, 2))
         labels = np.array([0, 1, 2, 1])
-        together, _, _ = input_gradient(score_of(model, labels, "cross_entropy"), tf.constant(images))
+        together, _, _ = input_gradient(
+            score_of(model, labels, "cross_entropy"), tf.constant(images)
+        )
         for i in range(4):
             alone, _, _ = input_gradient(
                 score_of(model, labels[i : i + 1], "cross_entropy"), tf.constant(images[i : i + 1])
@@ -201,10 +233,11 @@ class TestInputGradient:
     @pytest.mark.parametrize("network", ["dense", "conv"])
     @pytest.mark.parametrize("kind", SCORES)
     def test_double_gradient_against_finite_differences(self, kind, network):
-        """d/dweights of sum ||J_s - c||^2 for every single weight, by central differences of that sum.
+        """d/dweights of sum ||J_s - c||^2 for every single weight, by central differences of that
+        sum.
 
-        An error of J itself would be in both; so some entries of J are compared with differences of the score first.
-        """
+        An error of J itself would be in both; so some entries of J are compared with differences of
+        the score first."""
         keras.utils.set_random_seed(3)
         model = tiny_network(network)
         rng = np.random.default_rng(3)
@@ -229,7 +262,9 @@ class TestInputGradient:
             moved = [images.copy(), images.copy()]
             moved[0][index] += step
             moved[1][index] -= step
-            difference = (total_score(tf.constant(moved[0])) - total_score(tf.constant(moved[1]))) / (2 * step)
+            difference = (
+                total_score(tf.constant(moved[0])) - total_score(tf.constant(moved[1]))
+            ) / (2 * step)
             np.testing.assert_allclose(first.numpy()[index], difference, rtol=1e-6, atol=1e-9)
 
         checked = 0
@@ -244,7 +279,9 @@ class TestInputGradient:
                     variable.assign(moved)
                     sides.append(float(penalty_and_gradients()[0]))
                 numeric = (sides[0] - sides[1]) / (2 * step)
-                np.testing.assert_allclose(analytic[index], numeric, rtol=1e-6, atol=1e-8, err_msg=variable.path)
+                np.testing.assert_allclose(
+                    analytic[index], numeric, rtol=1e-6, atol=1e-8, err_msg=variable.path
+                )
                 checked += 1
             variable.assign(value)
         assert checked == model.count_params() > 50
@@ -286,7 +323,9 @@ def summed(step, *inputs):
 def split(values, sizes):
     ends = [sizes[0], sizes[0] + sizes[1]]
     parts = [tf.constant(values[:ends[0]]), tf.constant(values[ends[0]:ends[1]])]
-    return strategy.experimental_distribute_values_from_function(lambda c: parts[c.replica_id_in_sync_group])
+    return strategy.experimental_distribute_values_from_function(
+        lambda c: parts[c.replica_id_in_sync_group]
+    )
 
 
 values = [1.0, 2.0, 6.0, 11.0]
@@ -294,8 +333,11 @@ for name, sizes in {"even": (2, 2), "uneven": (3, 1), "empty": (4, 0)}.items():
     part = split(values, sizes)
     mean = tf.function(lambda x: summed(replicas.global_mean, x))(part)
     total = tf.function(lambda x: summed(replicas.global_sum, x))(part)
-    whole = tf.function(lambda x: strategy.run(lambda y: replicas.whole(replicas.global_mean(y)), args=(x,)))(part)
-    found[name] = [float(mean), float(total), [float(x) for x in strategy.experimental_local_results(whole)]]
+    whole = tf.function(
+        lambda x: strategy.run(lambda y: replicas.whole(replicas.global_mean(y)), args=(x,))
+    )(part)
+    local = [float(x) for x in strategy.experimental_local_results(whole)]
+    found[name] = [float(mean), float(total), local]
 found["once"] = float(summed(lambda: replicas.once(tf.constant(5.0))))
 for draw in (replicas.random_uniform, replicas.random_normal):
     both = strategy.experimental_local_results(

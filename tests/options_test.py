@@ -1,4 +1,6 @@
-"""Options: one statement for keyword and flag, groups with the owner's defaults, checks, and the same words in both."""
+"""Options: one statement for keyword and flag, groups with the owner's defaults, checks, and the
+same words in both.
+"""
 
 import dataclasses
 import inspect
@@ -41,18 +43,30 @@ class Owner(Options):
 
 
 def test_keywords_and_flags_are_the_same_options():
-    by_keyword = from_keywords(Owner, {"weight": 0.5, "temperature": 3.0, "sizes": (4,), "on": True})
-    by_flag = from_texts(Owner, {"alpha": "1/2", "gamma": "3", "sizes": "4", "on": "true", "of_another": "x"})
+    by_keyword = from_keywords(
+        Owner, {"weight": 0.5, "temperature": 3.0, "sizes": (4,), "on": True}
+    )
+    by_flag = from_texts(
+        Owner, {"alpha": "1/2", "gamma": "3", "sizes": "4", "on": "true", "of_another": "x"}
+    )
     assert by_keyword == by_flag == Owner(weight=0.5, sizes=(4,), on=True, shared=Shared(3.0))
-    assert from_texts(Owner, to_texts(by_flag)) == by_flag and from_keywords(Owner, keywords_of(by_flag)) == by_flag
+    assert (
+        from_texts(Owner, to_texts(by_flag)) == by_flag
+        and from_keywords(Owner, keywords_of(by_flag)) == by_flag
+    )
 
 
 def test_a_group_has_the_owners_defaults():
     assert Owner().shared.temperature == 30.0 and Shared().temperature == 10.0
     assert from_keywords(Owner, {"weight": 1.0}).shared.temperature == 30.0
     assert {flag.name: flag.shown for flag in flags_of(Owner)} == {
-        "alpha": "5.0", "kind": "max", "sizes": "1,2", "on": "false", "epochs": "0", "gamma": "30.0",
-    }  # fmt: skip
+        "alpha": "5.0",
+        "kind": "max",
+        "sizes": "1,2",
+        "on": "false",
+        "epochs": "0",
+        "gamma": "30.0",
+    }
 
 
 @pytest.mark.parametrize(
@@ -70,9 +84,9 @@ def test_both_are_refused_with_the_same_words_but_for_the_name(keywords, texts):
     with pytest.raises(InputError) as by_flag:
         from_texts(Owner, texts)
     name, flag = *keywords, *texts
-    assert str(in_python.value).replace(name, f"--{flag}", 1) == str(by_flag.value).replace("'", "") or (
-        str(in_python.value).replace(name, f"--{flag}", 1) == str(by_flag.value)
-    )
+    assert str(in_python.value).replace(name, f"--{flag}", 1) == str(by_flag.value).replace(
+        "'", ""
+    ) or (str(in_python.value).replace(name, f"--{flag}", 1) == str(by_flag.value))
 
 
 def test_what_is_no_number_and_what_is_unknown():
@@ -80,7 +94,9 @@ def test_what_is_no_number_and_what_is_unknown():
         from_keywords(Owner, {"weight": "five"})
     with pytest.raises(InputError, match="unknown argument 'wieght'; nearest valid names: weight"):
         from_keywords(Owner, {"wieght": 1.0})
-    with pytest.raises(InputError, match="--alpha: expected a number or a fraction such as 8/255, got 'x'"):
+    with pytest.raises(
+        InputError, match="--alpha: expected a number or a fraction such as 8/255, got 'x'"
+    ):
         from_texts(Owner, {"alpha": "x"})
 
 
@@ -130,13 +146,19 @@ def bad_values():
 def test_every_value_that_is_not_allowed_is_one_line_that_names_the_flag(method, flag, text):
     with pytest.raises(InputError) as caught:
         config.parse(config.TrainConfig, [f"--method={method}", f"--{flag}={text}"])
-    assert f"--{flag}" in str(caught.value) and "\n" not in str(caught.value) and text in str(caught.value)
+    assert (
+        f"--{flag}" in str(caught.value)
+        and "\n" not in str(caught.value)
+        and text in str(caught.value)
+    )
 
 
 class TestFlagFiles:
     def read(self, tmp_path, text, *arguments):
         (tmp_path / "a.flags").write_bytes(text.encode())
-        return flag_files.read([f"--flagfile={tmp_path}/a.flags", *arguments], {"eps", "model"}, {"smoke"})
+        return flag_files.read(
+            [f"--flagfile={tmp_path}/a.flags", *arguments], {"eps", "model"}, {"smoke"}
+        )
 
     @pytest.mark.parametrize(
         ("text", "expected"),
@@ -169,9 +191,19 @@ class TestFlagFiles:
     @pytest.mark.parametrize(
         ("text", "says"),
         [
-            ("--eps=1\n--epss=2\n", r"unknown flag --epss \(.*a.flags, line 2\); nearest valid names: eps"),
-            ("eps=1\n", r"unexpected argument 'eps=1' \(.*a.flags, line 1\); flags are written --name=value"),
-            ("--flagfile=none.flags\n", r"cannot read the flag file 'none.flags' \(.*line 1\): No such file .*nor beside"),
+            (
+                "--eps=1\n--epss=2\n",
+                r"unknown flag --epss \(.*a.flags, line 2\); nearest valid names: eps",
+            ),
+            (
+                "eps=1\n",
+                r"unexpected argument 'eps=1' \(.*a.flags, line 1\); flags are written "
+                r"--name=value",
+            ),
+            (
+                "--flagfile=none.flags\n",
+                r"cannot read the flag file 'none.flags' \(.*line 1\): No such file .*nor beside",
+            ),
             ("--flagfile=a.flags\n", r"the flag file 'a.flags' .*names itself"),
             ("--eps\n--model=m\n", r"--eps \(.*a.flags, line 1\): expected a value, got none"),
         ],
@@ -181,13 +213,17 @@ class TestFlagFiles:
             self.read(tmp_path, text)
 
     def test_a_dash_for_an_underscore(self):
-        with pytest.raises(InputError, match="unknown flag --max-examples; nearest valid names: max_examples"):
+        with pytest.raises(
+            InputError, match="unknown flag --max-examples; nearest valid names: max_examples"
+        ):
             flag_files.read(["--max-examples=3"], {"max_examples", "eps"})
 
 
 def test_flags_without_effect_are_told(caplog, tmp_path):
     (tmp_path / "a.flags").write_text("--noise=0.4\n--alpha_acm=5\n--epochs=1\n")
-    read = config.parse(config.TrainConfig, [f"--flagfile={tmp_path}/a.flags", "--lambda_adv=7", "--teacher=x"])
+    read = config.parse(
+        config.TrainConfig, [f"--flagfile={tmp_path}/a.flags", "--lambda_adv=7", "--teacher=x"]
+    )
     config.tell_ignored(read)
     assert [re.sub(r"of \S*a.flags", "of a.flags", message) for message in caplog.messages] == [
         "--lambda_adv has no effect on method natural",

@@ -1,4 +1,4 @@
-"""Pictures of input gradients: their pixels against the gradient of a linear model, and the files."""
+"""Pictures of input gradients: pixels against the gradient of a linear model, and files."""
 
 import keras
 import numpy as np
@@ -14,7 +14,9 @@ SHAPE = (10, 12, 3)
 
 def linear_model(kernel):
     """kernel: [height, width, channels], the second logit's weights; the first logit is zero."""
-    model = keras.Sequential([keras.Input(kernel.shape), layers.Flatten(), layers.Dense(2, use_bias=False)])
+    model = keras.Sequential(
+        [keras.Input(kernel.shape), layers.Flatten(), layers.Dense(2, use_bias=False)]
+    )
     model.layers[-1].set_weights([np.stack([np.zeros(kernel.size), kernel.ravel()], axis=1)])
     return model
 
@@ -30,7 +32,8 @@ def images():
 
 
 def test_pixels_are_the_scaled_gradient(kernel, images):
-    # d cross-entropy / dx is (p - onehot) . kernel: a positive multiple of the kernel for label 0, negative for 1.
+    # d cross-entropy / dx is (p - onehot) . kernel: a positive multiple of the kernel for label 0,
+    # negative for 1.
     picture = input_gradient_image(linear_model(kernel), images, np.array([0, 1]))
     scaled = np.clip(kernel / np.percentile(np.abs(kernel), 99), -1, 1)
     assert picture.dtype == np.uint8 and picture.shape == images.shape

@@ -1,7 +1,8 @@
-"""A saved model loads in a fresh process, under each Keras backend, with nothing but plain Keras and this package.
+"""A saved model loads in a fresh process, under each Keras backend, with nothing but plain Keras
+and this package.
 
-The oracle of each model's logits is this process, under TensorFlow. One process for each backend reads all the models.
-"""
+The oracle of each model's logits is this process, under TensorFlow. One process for each backend
+reads all the models."""
 
 import importlib.util
 import json
@@ -20,7 +21,8 @@ from tf_robust_transfer.models.preprocessing import PREPROCESSINGS, preprocessin
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 
-# Of each entry of MODELS a small member. Odd sizes meet the strides where padding may differ between backends.
+# Of each entry of MODELS a small member. Odd sizes meet the strides where padding may differ
+# between backends.
 NETWORKS = {
     "igam_student": ("igam_student", (11, 10, 3), {"depth": 8, "width": 2}),
     "madry_mnist": ("madry_mnist", (11, 10, 1), {}),
@@ -33,8 +35,16 @@ NETWORKS = {
 # Made of resnet_18's layers, 50 of them, which take long to load.
 LEFT_OUT = {"cifar_resnet_50", "resnet_50"}
 CASES = NETWORKS | {
-    "swish_same": ("wrn_10_1", (10, 11, 3), {"activation": "swish", "padding": "same", "stem_stride": 2}),
-    "leaky_relu_symmetric": ("wrn_10_1", (10, 11, 3), {"activation": "leaky_relu", "stem_stride": 2}),
+    "swish_same": (
+        "wrn_10_1",
+        (10, 11, 3),
+        {"activation": "swish", "padding": "same", "stem_stride": 2},
+    ),
+    "leaky_relu_symmetric": (
+        "wrn_10_1",
+        (10, 11, 3),
+        {"activation": "leaky_relu", "stem_stride": 2},
+    ),
 }
 
 READ = """
@@ -63,8 +73,14 @@ def preprocessing_alone(kind):
 def saved(tmp_path_factory):
     """(folder with a .keras file and images of every case, its logits here)."""
     folder, logits = tmp_path_factory.mktemp("saved"), {}
-    makers = {name: lambda case=case: rt.build_model(case[0], case[1], 10, **case[2]) for name, case in CASES.items()}
-    makers |= {f"preprocessing_{kind}": lambda kind=kind: preprocessing_alone(kind) for kind in PREPROCESSINGS}
+    makers = {
+        name: lambda case=case: rt.build_model(case[0], case[1], 10, **case[2])
+        for name, case in CASES.items()
+    }
+    makers |= {
+        f"preprocessing_{kind}": lambda kind=kind: preprocessing_alone(kind)
+        for kind in PREPROCESSINGS
+    }
     for number, (name, make) in enumerate(makers.items()):
         keras.utils.set_random_seed(number)
         model, rng = make(), np.random.default_rng(number)
@@ -91,9 +107,20 @@ def test_logits_of_a_fresh_process(saved, backend, tmp_path):
         pytest.skip(f"{backend} is not installed")
     folder, expected = saved
     process = subprocess.run(
-        [sys.executable, "-c", READ, str(folder), json.dumps(list(expected)), str(tmp_path / "logits.npz")],
-        cwd=ROOT, env={**os.environ, "KERAS_BACKEND": backend}, capture_output=True, text=True, check=False,
-    )  # fmt: skip
+        [
+            sys.executable,
+            "-c",
+            READ,
+            str(folder),
+            json.dumps(list(expected)),
+            str(tmp_path / "logits.npz"),
+        ],
+        cwd=ROOT,
+        env={**os.environ, "KERAS_BACKEND": backend},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     assert process.returncode == 0, process.stderr[-3000:]
     found = np.load(tmp_path / "logits.npz")
     assert found["backend"] == backend

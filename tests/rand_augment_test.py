@@ -25,7 +25,9 @@ def test_it_is_a_function_of_the_seed_and_each_image_is_changed_by_itself(augmen
     np.testing.assert_array_equal(first, function(images, [1, 2]))
     assert (first != function(images, [1, 3])).any(axis=(1, 2, 3)).mean() > 0.9
     assert len(np.unique(first.reshape(24, -1), axis=0)) > 20  # of one and the same image
-    np.testing.assert_array_equal(function(images[:5], [1, 2]), first[:5])  # whatever else is in the batch
+    np.testing.assert_array_equal(
+        function(images[:5], [1, 2]), first[:5]
+    )  # whatever else is in the batch
     assert first.shape == images.shape and first.dtype == np.float32
     assert first.min() >= 0 and first.max() <= 1 and 0.01 < np.abs(first - images).mean() < 0.5
 
@@ -44,7 +46,9 @@ def test_a_resumed_run_sees_the_same_images():
     source = data.load_data("digits", "train")
     batches = data.train_batches(source, batch_size=4, seed=5, augmentation=("randaugment",))
     whole = [x.numpy() for x, _ in batches.take(3)]
-    resumed = data.train_batches(source, batch_size=4, seed=5, start_step=2, augmentation=("randaugment",))
+    resumed = data.train_batches(
+        source, batch_size=4, seed=5, start_step=2, augmentation=("randaugment",)
+    )
     np.testing.assert_array_equal(next(iter(resumed))[0], whole[2])
     plain = next(iter(data.train_batches(source, batch_size=4, seed=5)))[0]
     assert (plain.numpy() != whole[0]).any()

@@ -1,6 +1,7 @@
-"""ops/random.py: one seed gives the same numbers with and without XLA, of the right distribution; nobody else draws.
+"""ops/random.py: one seed gives the same numbers with and without XLA, of the right distribution;
+nobody else draws.
 
-    scripts/test.sh -m "slow or not slow" -n 0 tests/random_test.py      every method and attack
+scripts/test.sh -m "slow or not slow" -n 0 tests/random_test.py      every method and attack
 """
 
 import ast
@@ -45,7 +46,9 @@ def test_with_and_without_xla(name):
 
 
 def test_distributions():
-    """Kolmogorov and Smirnov's test on 100,000 numbers; a shift by 1% would be far beyond its limit."""
+    """Kolmogorov and Smirnov's test on 100,000 numbers; a shift by 1% would be far beyond its
+    limit.
+    """
     uniform, normal = (draw([100_000], [3, 4]).numpy() for draw in (random.uniform, random.normal))
     assert uniform.min() >= 0 and uniform.max() < 1 and np.isfinite(normal).all()
     assert scipy.stats.kstest(uniform, "uniform").pvalue > 0.01
@@ -60,17 +63,31 @@ def test_distributions():
 def test_no_other_module_draws():
     """Each name of TensorFlow's or Keras's generators stands in ops/random.py alone.
 
-    rand_augment.py hands Keras's layer its seeds by a SeedGenerator; NumPy's generators are of the host alone.
-    """
-    drawing = {"stateless_uniform", "stateless_normal", "stateless_fold_in", "stateless_shuffle", "stateless_gamma",
-               "stateless_truncated_normal", "stateless_binomial", "stateless_categorical"}  # fmt: skip
-    stateful = {f"tf.random.{name}" for name in ("uniform", "normal", "shuffle", "gamma", "truncated_normal")}
+    rand_augment.py hands Keras's layer its seeds by a SeedGenerator; NumPy's generators are of the
+    host alone."""
+    drawing = {
+        "stateless_uniform",
+        "stateless_normal",
+        "stateless_fold_in",
+        "stateless_shuffle",
+        "stateless_gamma",
+        "stateless_truncated_normal",
+        "stateless_binomial",
+        "stateless_categorical",
+    }
+    stateful = {
+        f"tf.random.{name}"
+        for name in ("uniform", "normal", "shuffle", "gamma", "truncated_normal")
+    }
     for path in PACKAGE.rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.Attribute):
                 dotted = ast.unparse(node)
                 assert node.attr not in drawing or path.name == "random.py", (path, dotted)
-                assert dotted not in stateful and not dotted.startswith("keras.random.uniform"), (path, dotted)
+                assert dotted not in stateful and not dotted.startswith("keras.random.uniform"), (
+                    path,
+                    dotted,
+                )
 
 
 def batches(steps=3, count=16):
@@ -107,12 +124,22 @@ CASES = {
     "distillation": other("distillation"),
     "rkd": other("rkd"),
     "ard": other("ard", threat_model=THREAT, attack=PGD(steps=3)),
-    "igam": igam(noise=0.4, lambda_diff=1.0, discriminator_every=2),  # with and without an update of the discriminator
+    "igam": igam(
+        noise=0.4, lambda_diff=1.0, discriminator_every=2
+    ),  # with and without an update of the discriminator
     "igam, warm start": igam(noise=0.4, warm_start_steps=3),
     "igam, l2 alone": igam(noise=0.4, lambda_adv=0.0, lambda_diff=1.0),
     "mixacm": other("mixacm", blocks=("block1", "block2"), acm_weight=5.0),
-    "mixacm, weights of examples": other("mixacm", blocks=("block1",), acm_weight=5.0, mixup_per_example=True),
-    "igam_mixacm": other("igam_mixacm", lambda_adv=0.0, lambda_diff=1.0, noise=0.4, mixacm_options={"blocks": ("block1",)}),
+    "mixacm, weights of examples": other(
+        "mixacm", blocks=("block1",), acm_weight=5.0, mixup_per_example=True
+    ),
+    "igam_mixacm": other(
+        "igam_mixacm",
+        lambda_adv=0.0,
+        lambda_diff=1.0,
+        noise=0.4,
+        mixacm_options={"blocks": ("block1",)},
+    ),
 }
 
 
@@ -170,11 +197,16 @@ def test_every_attack_has_a_case():
 
 @pytest.mark.parametrize(
     ("name", "norm"),
-    [marked(name, norm) for name in ATTACKS for norm in ("linf", "l2") if ONE_NORM.get(name, norm) == norm],
+    [
+        marked(name, norm)
+        for name in ATTACKS
+        for norm in ("linf", "l2")
+        if ONE_NORM.get(name, norm) == norm
+    ],
 )
 def test_an_attack_under_xla_is_the_attack_without(name, norm):
-    """Inside a graph, as in a training step. Where rounding flips a sign or a choice an example goes another way: two of
-    sixteen may. With other draws all would."""
+    """Inside a graph, as in a training step. Where rounding flips a sign or a choice an example
+    goes another way: two of sixteen may. With other draws all would."""
     threat = ThreatModel(norm=norm, eps=0.1 if norm == "linf" else 0.5)
     images, labels = (tf.constant(part[:16]) for part in batches())
     model, attack = network(1), ATTACKS[name]()
@@ -182,6 +214,9 @@ def test_an_attack_under_xla_is_the_attack_without(name, norm):
     def perturb(images, labels, seed):
         return attack.perturb(lambda x: model(x, training=False), images, labels, threat, seed)
 
-    runs = [tf.function(perturb, jit_compile=jit)(images, labels, tf.constant([7, 8])).numpy() for jit in (False, True)]
+    runs = [
+        tf.function(perturb, jit_compile=jit)(images, labels, tf.constant([7, 8])).numpy()
+        for jit in (False, True)
+    ]
     assert (np.abs(runs[0] - images).max(axis=(1, 2, 3)) > 1e-3).sum() >= 4
     assert (np.abs(runs[1] - runs[0]).max(axis=(1, 2, 3)) > 1e-4).sum() <= 2

@@ -1,4 +1,6 @@
-"""The README keeps its promises: its Python example runs, and every file, flag and command that it names exists."""
+"""The README keeps its promises: its Python example runs, and every file, flag and command that it
+names exists.
+"""
 
 import pathlib
 import re
@@ -21,7 +23,9 @@ def test_the_python_example_transfers_robustness(tmp_path, monkeypatch):
 
 
 def test_named_files_exist():
-    for path in re.findall(r"\b(?:flags|scripts|tests|benchmarks)/[\w./]+\.(?:flags|sh|py|png)\b", README):
+    for path in re.findall(
+        r"\b(?:flags|scripts|tests|benchmarks)/[\w./]+\.(?:flags|sh|py|png)\b", README
+    ):
         assert (ROOT / path).exists(), path
 
 

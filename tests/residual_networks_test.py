@@ -1,4 +1,6 @@
-"""Residual networks: parameter counts against hand counts, published counts and MixACM's size ratios; their options."""
+"""Residual networks: parameter counts against hand counts, published counts and MixACM's size
+ratios; their options.
+"""
 
 import keras
 import numpy as np
@@ -13,7 +15,9 @@ def trainable(model):
 
 
 def wide_resnet(depth, width):
-    """Trainable parameters on 10 classes by hand: kernels, two numbers for each channel of a batch norm, dense layer."""
+    """Trainable parameters on 10 classes by hand: kernels, two numbers for each channel of a batch
+    norm, dense layer.
+    """
     total, channels = 27 * 16, 16
     for target in (16 * width, 32 * width, 64 * width):
         for _ in range((depth - 4) // 6):
@@ -23,12 +27,17 @@ def wide_resnet(depth, width):
     return total + 2 * channels + 10 * channels + 10
 
 
-@pytest.mark.parametrize(("depth", "width"), [(10, 1), (16, 5), (22, 2), (28, 1), (34, 2), (28, 10)])
+@pytest.mark.parametrize(
+    ("depth", "width"), [(10, 1), (16, 5), (22, 2), (28, 1), (34, 2), (28, 10)]
+)
 def test_wide_resnets_have_the_parameters_counted_by_hand(depth, width):
-    assert trainable(build_model(f"wrn_{depth}_{width}", (8, 8, 3), 10)) == wide_resnet(depth, width)
+    assert trainable(build_model(f"wrn_{depth}_{width}", (8, 8, 3), 10)) == wide_resnet(
+        depth, width
+    )
 
 
-# MixACM, Table 4 and Table 11: teacher, student, trainable parameters of the student in percent of the teacher's.
+# MixACM, Table 4 and Table 11: teacher, student, trainable parameters of the student in percent of
+# the teacher's.
 SIZE_RATIOS = [
     ((28, 10), (28, 5), "25.04"),
     ((28, 10), (28, 1), "1.01"),
@@ -57,7 +66,10 @@ def test_size_ratios_of_mixacm(teacher, student, percent):
 
 
 def test_published_counts_of_wide_resnets():
-    assert {size: round(wide_resnet(*size) / 1e6, 1) for size in ((28, 10), (34, 10))} == {(28, 10): 36.5, (34, 10): 46.2}
+    assert {size: round(wide_resnet(*size) / 1e6, 1) for size in ((28, 10), (34, 10))} == {
+        (28, 10): 36.5,
+        (34, 10): 46.2,
+    }
 
 
 @pytest.mark.parametrize(
@@ -67,8 +79,8 @@ def test_published_counts_of_wide_resnets():
         ("resnet_50", 1000, {}, 25_557_032),  # torchvision's
         # Without the stem's 7x7 kernel, with its 3x3, and 10 classes in place of 1,000.
         ("cifar_resnet_50", 10, {}, 25_557_032 - 40 * 3 * 64 - 990 * 2049),
-        # ResNet-18 without the batch norms of the stem and of the three shortcuts, but with the last one; the blocks'
-        # first batch norms have their inputs' channels.
+        # ResNet-18 without the batch norms of the stem and of the three shortcuts, but with the
+        # last one; the blocks' first batch norms have their inputs' channels.
         ("preact_resnet_18", 10, {}, 11_172_170),
         ("preact_resnet_18", 10, {"final_batch_norm": False}, 11_172_170 - 2 * 512),
     ],
@@ -91,17 +103,34 @@ def test_endpoints_of_the_docstrings_on_even_and_odd_sizes(name):
         f"block{number}": (None, -(-size[0] // stride), -(-size[1] // stride), filters)
         for number, (stride, filters) in enumerate(zip(strides, channels), start=1)
     }
-    assert {block: output.shape for block, output in outputs.items()} == {**expected, "logits": (None, 5)}
+    assert {block: output.shape for block, output in outputs.items()} == {
+        **expected,
+        "logits": (None, 5),
+    }
 
 
 @pytest.mark.parametrize("name", ["resnet_18", "preact_resnet_18", "wrn_10_1"])
 def test_mean_and_std_have_one_number_for_each_channel(name):
     with pytest.raises(InputError, match="one number for each of 1 channels"):
-        build_model(name, (8, 8, 1), 10, preprocessing="standardized", mean=(0.5, 0.5, 0.5), std=(0.2, 0.2, 0.2))
+        build_model(
+            name,
+            (8, 8, 1),
+            10,
+            preprocessing="standardized",
+            mean=(0.5, 0.5, 0.5),
+            std=(0.2, 0.2, 0.2),
+        )
 
 
 def test_the_normalisation_is_the_models_first_layer():
-    model = build_model("resnet_18", (8, 8, 3), 5, preprocessing="standardized", mean=(0.1, 0.2, 0.3), std=(0.5, 0.25, 1.0))
+    model = build_model(
+        "resnet_18",
+        (8, 8, 3),
+        5,
+        preprocessing="standardized",
+        mean=(0.1, 0.2, 0.3),
+        std=(0.5, 0.25, 1.0),
+    )
     normalise = keras.Model(model.input, model.get_layer("preprocessing").output)
     images = np.full((1, 8, 8, 3), 0.6, np.float32)
     np.testing.assert_allclose(normalise(images)[0, 0, 0], [1.0, 1.6, 0.3], rtol=1e-5)

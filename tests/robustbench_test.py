@@ -1,7 +1,8 @@
-"""checkpoints/robustbench.py: files as RobustBench and the authors have them, against plain PyTorch networks.
+"""checkpoints/robustbench.py: files as RobustBench and the authors have them, against plain PyTorch
+networks.
 
-The PyTorch networks have random weights; mean, std, classes and file layout of each case are written here once more.
-"""
+The PyTorch networks have random weights; mean, std, classes and file layout of each case are
+written here once more."""
 
 import dataclasses
 import os
@@ -49,14 +50,21 @@ def with_buffers(state, statistics):
 
 def with_figures(state, statistics):
     """robust_overfitting's train_cifar.py."""
-    return {"state_dict": data_parallel(state, statistics), "test_robust_acc": 0.53, "test_loss": 1.3, "epoch": 40}
+    return {
+        "state_dict": data_parallel(state, statistics),
+        "test_robust_acc": 0.53,
+        "test_loss": 1.3,
+        "epoch": 40,
+    }
 
 
 def imagenet_model(state, statistics):
     """RobustBench's Sequential of "normalize" and "model"."""
     mean, std = statistics
     normalize = {"normalize.mean": column(mean), "normalize.std": column(std)}
-    return {"state_dict": {**normalize, **{f"model.{name}": tensor for name, tensor in state.items()}}}
+    return {
+        "state_dict": {**normalize, **{f"model.{name}": tensor for name, tensor in state.items()}}
+    }
 
 
 def robustness_library(state, statistics):
@@ -67,12 +75,17 @@ def robustness_library(state, statistics):
         content[f"module.{prefix}{normalizer}.new_mean"] = column(mean, 3)
         content[f"module.{prefix}{normalizer}.new_std"] = column(std, 3)
         content |= {f"module.{prefix}model.{name}": tensor for name, tensor in state.items()}
-    optimizer = {"state": {0: {"momentum_buffer": torch.zeros(2)}}, "param_groups": [{"lr": 0.1, "params": [0]}]}
+    optimizer = {
+        "state": {0: {"momentum_buffer": torch.zeros(2)}},
+        "param_groups": [{"lr": 0.1, "params": [0]}],
+    }
     return {"model": content, "optimizer": optimizer, "schedule": None, "epoch": 150, "amp": "N/A"}
 
 
 def gowal(depth, width):
-    return lambda small, *rest: networks.GowalWideResNet(*((16, 2) if small else (depth, width)), *rest)
+    return lambda small, *rest: networks.GowalWideResNet(
+        *((16, 2) if small else (depth, width)), *rest
+    )
 
 
 def wide(depth, width):
@@ -84,19 +97,43 @@ def resnet(build):
 
 
 def wong(small, *rest):
-    return networks.PreActResNet18(8 if small else 64, *rest, final_batch_norm=False, activated_shortcut=False)
+    return networks.PreActResNet18(
+        8 if small else 64, *rest, final_batch_norm=False, activated_shortcut=False
+    )
 
 
-# id, its PyTorch network (small, classes, mean, std) -> module, classes, (mean, std), height, layout of the file.
+# id, its PyTorch network (small, classes, mean, std) -> module, classes, (mean, std), height,
+# layout of the file.
 CASES = {
     "gowal_28_10": ("Gowal2020Uncovering_28_10_extra", gowal(28, 10), 10, CIFAR10, 32, plain),
     "gowal_34_20": ("Gowal2020Uncovering_34_20", gowal(34, 20), 10, CIFAR10, 32, plain),
     "hendrycks_10": ("Hendrycks2019Using", wide(28, 10), 10, HALF, 32, data_parallel),
     "hendrycks_100": ("Hendrycks2019Using", wide(28, 10), 100, HALF, 32, data_parallel),
-    "salman_50": ("Salman2020Do_R50", resnet(networks.resnet_50), 1000, IMAGENET, 224, imagenet_model),
-    "salman_50_authors": ("Salman2020Do_R50", resnet(networks.resnet_50), 1000, IMAGENET, 224, robustness_library),
+    "salman_50": (
+        "Salman2020Do_R50",
+        resnet(networks.resnet_50),
+        1000,
+        IMAGENET,
+        224,
+        imagenet_model,
+    ),
+    "salman_50_authors": (
+        "Salman2020Do_R50",
+        resnet(networks.resnet_50),
+        1000,
+        IMAGENET,
+        224,
+        robustness_library,
+    ),
     "salman_18": ("Salman2020Do_R18", resnet(networks.resnet_18), 1000, IMAGENET, 224, plain),
-    "engstrom": ("Engstrom2019Robustness", resnet(networks.cifar_resnet_50), 10, ROBUSTNESS_CIFAR10, 32, plain),
+    "engstrom": (
+        "Engstrom2019Robustness",
+        resnet(networks.cifar_resnet_50),
+        10,
+        ROBUSTNESS_CIFAR10,
+        32,
+        plain,
+    ),
     "engstrom_authors": (
         "Engstrom2019Robustness",
         resnet(networks.cifar_resnet_50),
@@ -105,12 +142,40 @@ CASES = {
         32,
         robustness_library,
     ),
-    "engstrom_imagenet": ("Engstrom2019Robustness", resnet(networks.resnet_50), 1000, IMAGENET, 224, plain),
+    "engstrom_imagenet": (
+        "Engstrom2019Robustness",
+        resnet(networks.resnet_50),
+        1000,
+        IMAGENET,
+        224,
+        plain,
+    ),
     "wong": ("Wong2020Fast", wong, 10, CIFAR10, 32, plain),
-    "wong_imagenet": ("Wong2020Fast", resnet(networks.resnet_50), 1000, IMAGENET, 288, data_parallel),
+    "wong_imagenet": (
+        "Wong2020Fast",
+        resnet(networks.resnet_50),
+        1000,
+        IMAGENET,
+        288,
+        data_parallel,
+    ),
     "rice_linf": ("Rice2020Overfitting", wide(34, 20), 10, CIFAR10, 32, with_figures),
-    "rice_l2": ("Rice2020Overfitting", resnet(networks.PreActResNet18), 10, CIFAR10, 32, with_buffers),
-    "rice_100": ("Rice2020Overfitting", resnet(networks.PreActResNet18), 100, CIFAR100, 32, with_figures),
+    "rice_l2": (
+        "Rice2020Overfitting",
+        resnet(networks.PreActResNet18),
+        10,
+        CIFAR10,
+        32,
+        with_buffers,
+    ),
+    "rice_100": (
+        "Rice2020Overfitting",
+        resnet(networks.PreActResNet18),
+        100,
+        CIFAR100,
+        32,
+        with_figures,
+    ),
 }
 
 
@@ -138,9 +203,13 @@ def saved(path, content, **options):
 
 
 def images_of(size, batch=3):
-    """Of unlike brightness, so that the logits of different images differ by more than their rounding."""
+    """Of unlike brightness, so that the logits of different images differ by more than their
+    rounding.
+    """
     brightness = np.linspace(0.2, 1.0, batch)[:, None, None, None]
-    return (brightness * np.random.default_rng(0).uniform(size=(batch, size, size, 3))).astype(np.float32)
+    return (brightness * np.random.default_rng(0).uniform(size=(batch, size, size, 3))).astype(
+        np.float32
+    )
 
 
 def assert_equal_logits(model, twin, images):
@@ -149,7 +218,9 @@ def assert_equal_logits(model, twin, images):
     # Stricter than 1e-3 of the logits: of what distinguishes one image's logits from another's.
     difference = np.abs(expected - expected.mean(axis=0)).max()
     assert difference > 0.01
-    np.testing.assert_allclose(model(images, training=False), expected, rtol=0, atol=1e-3 * difference)
+    np.testing.assert_allclose(
+        model(images, training=False), expected, rtol=0, atol=1e-3 * difference
+    )
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -179,7 +250,9 @@ def test_real_size_of_the_larger_ones(case, tmp_path):
 def test_every_form_is_tested_here():
     assert {case[0] for case in CASES.values()} == set(CHECKPOINTS)
     tested = {(model_id, size, classes) for model_id, _, classes, _, size, _ in CASES.values()}
-    forms = [(name, form.size, form.classes or 10) for name, each in CHECKPOINTS.items() for form in each]
+    forms = [
+        (name, form.size, form.classes or 10) for name, each in CHECKPOINTS.items() for form in each
+    ]
     assert set(forms) <= tested
     assert len(forms) == 12  # Rice2020Overfitting has two of 10 classes
 
@@ -191,18 +264,26 @@ def test_endpoints_are_the_groups_outputs(case, tmp_path):
     groups = (
         list(twin.layer)
         if case.startswith("gowal")
-        else [module for name, module in twin.named_children() if re.fullmatch(r"(layer|block)\d", name)]
+        else [
+            module
+            for name, module in twin.named_children()
+            if re.fullmatch(r"(layer|block)\d", name)
+        ]
     )
     outputs = {}
     for number, group in enumerate(groups, start=2):
-        group.register_forward_hook(lambda _, __, output, number=number: outputs.update({f"block{number}": output}))
+        group.register_forward_hook(
+            lambda _, __, output, number=number: outputs.update({f"block{number}": output})
+        )
     images = images_of(model.input_shape[1])
     with torch.no_grad():
         twin(torch.from_numpy(images.transpose(0, 3, 1, 2)))
     found = rt.endpoints(model)(images, training=False)
     assert set(found) == {"block1", "logits", *outputs}
     for name, output in outputs.items():
-        np.testing.assert_allclose(found[name], output.numpy().transpose(0, 2, 3, 1), rtol=1e-3, atol=1e-4, err_msg=name)
+        np.testing.assert_allclose(
+            found[name], output.numpy().transpose(0, 2, 3, 1), rtol=1e-3, atol=1e-4, err_msg=name
+        )
 
 
 @pytest.fixture(scope="module")
@@ -226,81 +307,129 @@ def error_of(function, *arguments):
 
 class TestStateDict:
     def test_missing_keys(self, wong_file, tmp_path):
-        content = {k: v for k, v in wong_file[1].items() if k not in ("layer1.0.bn1.running_mean", "linear.bias")}
+        content = {
+            k: v
+            for k, v in wong_file[1].items()
+            if k not in ("layer1.0.bn1.running_mean", "linear.bias")
+        }
         message = error_of(read_wong, saved(tmp_path / "x.pt", content))
         assert message.endswith(
-            "is not Wong2020Fast (preact_resnet_18, 10 classes): 2 missing: layer1.0.bn1.running_mean, linear.bias"
+            "is not Wong2020Fast (preact_resnet_18, 10 classes): 2 missing: "
+            "layer1.0.bn1.running_mean, linear.bias"
         )
 
     def test_extra_keys_of_which_a_few_are_named(self, wong_file, tmp_path):
-        bn = {f"bn.{name}": torch.ones(64) for name in ("weight", "bias", "running_mean", "running_var")}
+        bn = {
+            f"bn.{name}": torch.ones(64)
+            for name in ("weight", "bias", "running_mean", "running_var")
+        }
         message = error_of(read_wong, saved(tmp_path / "x.pt", {**wong_file[1], **bn}))
         assert message.endswith(": 4 extra: bn.weight, bn.bias, bn.running_mean and 1 more")
 
     def test_wrong_shape(self, wong_file, tmp_path):
         content = {**wong_file[1], "layer1.0.conv1.weight": torch.zeros(8, 4, 3, 3)}
         message = error_of(read_wong, saved(tmp_path / "x.pt", content))
-        assert message.endswith("1 of another shape: layer1.0.conv1.weight (8, 4, 3, 3) instead of (8, 8, 3, 3)")
+        assert message.endswith(
+            "1 of another shape: layer1.0.conv1.weight (8, 4, 3, 3) instead of (8, 8, 3, 3)"
+        )
 
     def test_all_three_at_once(self, wong_file, tmp_path):
         content = {**wong_file[1], "linear.bias": torch.zeros(3), "other": torch.zeros(1)}
         del content["conv1.weight"]
         message = error_of(read_wong, saved(tmp_path / "x.pt", content))
-        assert "1 missing: conv1.weight; 1 extra: other; 1 of another shape: linear.bias (3,) instead of (10,)" in message
+        assert (
+            "1 missing: conv1.weight; 1 extra: other; 1 of another shape: linear.bias (3,) instead "
+            "of (10,)" in message
+        )
 
     def test_a_file_of_another_size_and_of_another_paper(self, wong_file, tmp_path):
         message = error_of(load_robustbench, "Wong2020Fast", wong_file[0])
         assert "of another shape: conv1.weight (8, 3, 3, 3) instead of (64, 3, 3, 3)" in message
-        message = error_of(load_form, small_forms("Salman2020Do_R18"), wong_file[0], "Salman2020Do_R18")
+        message = error_of(
+            load_form, small_forms("Salman2020Do_R18"), wong_file[0], "Salman2020Do_R18"
+        )
         assert "missing: " in message and "extra: " in message
 
     def test_no_logits_or_of_no_classes(self, wong_file, tmp_path):
         forms = small_forms("Hendrycks2019Using")
         for weight in (torch.zeros(()), torch.zeros(0, 128), torch.zeros(1, 128)):
             content = {**networks.WideResNet(16, 2, 10, *HALF).state_dict(), "fc.weight": weight}
-            message = error_of(load_form, forms, saved(tmp_path / "x.pt", content), "Hendrycks2019Using")
+            message = error_of(
+                load_form, forms, saved(tmp_path / "x.pt", content), "Hendrycks2019Using"
+            )
             assert f"fc.weight {tuple(weight.shape)} instead of (2, 128)" in message
 
     def test_the_normalisation_in_the_file_has_to_be_ours(self, wong_file, tmp_path):
         content = with_buffers(wong_file[1], (CIFAR10[0], ROBUSTNESS_CIFAR10[1]))
         message = error_of(read_wong, saved(tmp_path / "x.pt", content))
-        assert re.search(r"sigma is \[0\.2023, 0\.1994, 0\.201\], expected \[0.2471, 0.2435, 0.2616\]$", message)
+        assert re.search(
+            r"sigma is \[0\.2023, 0\.1994, 0\.201\], expected \[0.2471, 0.2435, 0.2616\]$", message
+        )
 
     def test_the_attackers_copy_has_to_be_the_network(self, tmp_path):
         model_id, twin, content = twin_of("engstrom_authors")
         content["model"]["module.attacker.model.linear.bias"] = torch.zeros(10)
-        message = error_of(load_form, small_forms(model_id), saved(tmp_path / "x.pt", content), model_id)
-        assert message.endswith("'attacker.model.linear.bias' differs from the network's own 'linear.bias'")
+        message = error_of(
+            load_form, small_forms(model_id), saved(tmp_path / "x.pt", content), model_id
+        )
+        assert message.endswith(
+            "'attacker.model.linear.bias' differs from the network's own 'linear.bias'"
+        )
 
     def test_one_name_under_two_prefixes(self, wong_file, tmp_path):
         content = {**wong_file[1], "module.conv1.weight": torch.zeros(8, 3, 3, 3)}
-        assert "holds 'conv1.weight' twice" in error_of(read_wong, saved(tmp_path / "x.pt", content))
+        assert "holds 'conv1.weight' twice" in error_of(
+            read_wong, saved(tmp_path / "x.pt", content)
+        )
 
     @pytest.mark.parametrize(
         ("value", "complaint"),
         [
             (torch.full((10,), float("nan")), "'linear.bias' holds NaN or infinite numbers"),
-            (torch.zeros(10, dtype=torch.int64), "'linear.bias' in its state_dict is no dense tensor of floats"),
-            (torch.zeros(10, dtype=torch.complex64), "'linear.bias' in its state_dict is no dense tensor of floats"),
-            (torch.zeros(10).to_sparse(), "'linear.bias' in its state_dict is no dense tensor of floats"),
-            (torch.zeros(10, device="meta"), "'linear.bias' in its state_dict is no dense tensor of floats"),
+            (
+                torch.zeros(10, dtype=torch.int64),
+                "'linear.bias' in its state_dict is no dense tensor of floats",
+            ),
+            (
+                torch.zeros(10, dtype=torch.complex64),
+                "'linear.bias' in its state_dict is no dense tensor of floats",
+            ),
+            (
+                torch.zeros(10).to_sparse(),
+                "'linear.bias' in its state_dict is no dense tensor of floats",
+            ),
+            (
+                torch.zeros(10, device="meta"),
+                "'linear.bias' in its state_dict is no dense tensor of floats",
+            ),
             ([0.0] * 10, "'linear.bias' in its state_dict is no dense tensor of floats"),
         ],
         ids=["nan", "integers", "complex", "sparse", "no data", "list"],
     )
     def test_no_proper_tensor(self, value, complaint, wong_file, tmp_path):
-        message = error_of(read_wong, saved(tmp_path / "x.pt", {**wong_file[1], "linear.bias": value}))
+        message = error_of(
+            read_wong, saved(tmp_path / "x.pt", {**wong_file[1], "linear.bias": value})
+        )
         assert message.endswith(complaint)
 
-    @pytest.mark.parametrize("content", [torch.zeros(3), [torch.zeros(3)], {}, None], ids=["tensor", "list", "{}", "None"])
+    @pytest.mark.parametrize(
+        "content",
+        [torch.zeros(3), [torch.zeros(3)], {}, None],
+        ids=["tensor", "list", "{}", "None"],
+    )
     def test_no_state_dict(self, content, tmp_path):
         message = error_of(read_wong, saved(tmp_path / "x.pt", content))
         assert f"holds no state_dict (names with tensors): got {type(content).__name__}" in message
 
     def test_half_precision_is_read(self, wong_file, tmp_path):
-        content = {name: tensor.half() if tensor.is_floating_point() else tensor for name, tensor in wong_file[1].items()}
+        content = {
+            name: tensor.half() if tensor.is_floating_point() else tensor
+            for name, tensor in wong_file[1].items()
+        }
         model = read_wong(saved(tmp_path / "x.pt", content))
-        np.testing.assert_array_equal(model.get_layer("logits").bias, content["linear.bias"].float())
+        np.testing.assert_array_equal(
+            model.get_layer("logits").bias, content["linear.bias"].float()
+        )
 
 
 class Exploit:
@@ -316,7 +445,9 @@ class Exploit:
 class TestFiles:
     def test_the_format_before_pytorch_1_6_is_read(self, wong_file, tmp_path):
         path = saved(tmp_path / "old.pt", wong_file[1], _use_new_zipfile_serialization=False)
-        np.testing.assert_array_equal(read_wong(path).get_layer("logits").bias, wong_file[1]["linear.bias"])
+        np.testing.assert_array_equal(
+            read_wong(path).get_layer("logits").bias, wong_file[1]["linear.bias"]
+        )
 
     @pytest.mark.parametrize("layout", ["zip", "before 1.6", "pickle"])
     def test_a_malicious_file_runs_nothing(self, layout, wong_file, tmp_path):
@@ -327,10 +458,14 @@ class TestFiles:
         else:
             saved(path, content, _use_new_zipfile_serialization=layout == "zip")
         message = error_of(read_wong, path)
-        assert f"holds the Python object {os.mkdir.__module__}.mkdir; only tensors are read" in message
+        assert (
+            f"holds the Python object {os.mkdir.__module__}.mkdir; only tensors are read" in message
+        )
         assert not victim.exists()
         # The file is what it is said to be.
-        pickle.loads(Path(path).read_bytes()) if layout == "pickle" else torch.load(path, weights_only=False)
+        pickle.loads(Path(path).read_bytes()) if layout == "pickle" else torch.load(
+            path, weights_only=False
+        )
         assert victim.is_dir()
 
     def test_a_pickled_module_names_its_class(self, tmp_path):
@@ -339,11 +474,15 @@ class TestFiles:
         )
 
     @pytest.mark.parametrize(
-        "page", [b"<!DOCTYPE html><html><head>", b"\xef\xbb\xbf\n <HTML>", b"<?xml version='1.0'?><Error>"], ids=repr
+        "page",
+        [b"<!DOCTYPE html><html><head>", b"\xef\xbb\xbf\n <HTML>", b"<?xml version='1.0'?><Error>"],
+        ids=repr,
     )
     def test_a_web_page(self, page, tmp_path):
         (tmp_path / "x.pt").write_bytes(page)
-        assert "x.pt' is a web page (HTML), no PyTorch file; download it again" in error_of(read_wong, tmp_path / "x.pt")
+        assert "x.pt' is a web page (HTML), no PyTorch file; download it again" in error_of(
+            read_wong, tmp_path / "x.pt"
+        )
 
     @pytest.mark.parametrize("new", [True, False], ids=["zip", "before 1.6"])
     @pytest.mark.parametrize("kept", [0.0, 0.01, 0.5, 0.999])
@@ -351,7 +490,9 @@ class TestFiles:
         path = saved(tmp_path / "x.pt", wong_file[1], _use_new_zipfile_serialization=new)
         whole = Path(path).read_bytes()
         Path(path).write_bytes(whole[: int(kept * len(whole))])
-        assert "is no PyTorch file or a damaged one (cut off?); download it again" in error_of(read_wong, path)
+        assert "is no PyTorch file or a damaged one (cut off?); download it again" in error_of(
+            read_wong, path
+        )
 
     def test_other_bytes_and_a_torchscript_archive(self, tmp_path):
         (tmp_path / "x.pt").write_bytes(np.random.default_rng(0).bytes(3000))
@@ -365,11 +506,16 @@ class TestFiles:
 
     def test_an_unknown_id_lists_the_known_ones(self):
         message = error_of(load_robustbench, "Gowal2020", "none.pt")
-        assert message == "unknown RobustBench model 'Gowal2020'; known are " + ", ".join(sorted(CHECKPOINTS))
+        assert message == "unknown RobustBench model 'Gowal2020'; known are " + ", ".join(
+            sorted(CHECKPOINTS)
+        )
 
     def test_without_pytorch_the_extra_is_named(self, wong_file, monkeypatch):
         monkeypatch.setitem(sys.modules, "torch", None)
         message = error_of(read_wong, wong_file[0])
         assert message.endswith("is not installed: pip install 'tf_robust_transfer[torch]'")
         project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-        assert any(requirement.startswith("torch==") for requirement in project["optional-dependencies"]["torch"])
+        assert any(
+            requirement.startswith("torch==")
+            for requirement in project["optional-dependencies"]["torch"]
+        )

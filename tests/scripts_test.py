@@ -1,4 +1,6 @@
-"""scripts/*.sh in a copy of the repository, with a fake Python on PATH that records its calls; no network, no pip."""
+"""scripts/*.sh in a copy of the repository, with a fake Python on PATH that records its calls; no
+network, no pip.
+"""
 
 import os
 import shutil
@@ -9,7 +11,8 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 
-# Writes its arguments, separated by tabs, to the file $CALLS. `-m venv` copies it into the new environment.
+# Writes its arguments, separated by tabs, to the file $CALLS. `-m venv` copies it into the new
+# environment.
 FAKE_PYTHON = r"""#!/usr/bin/env bash
 (IFS=$'\t'; printf '%s\n' "$*") >> "$CALLS"
 case "$*" in
@@ -47,7 +50,9 @@ class Repository:
         self.stamp = self.root / ".venv" / "installed"
 
     def run(self, script: str, *arguments: str, **environment: str) -> subprocess.CompletedProcess:
-        """Starts scripts/SCRIPT with the fake Python first on PATH; the record of calls starts empty."""
+        """Starts scripts/SCRIPT with the fake Python first on PATH; the record of calls starts
+        empty.
+        """
         self.calls_file.write_text("", encoding="utf-8")
         inherited = {"PATH": f"{self.bin}:/usr/bin:/bin", "HOME": os.environ.get("HOME", "/")}
         return subprocess.run(
@@ -61,7 +66,9 @@ class Repository:
 
     def calls(self) -> list[list[str]]:
         """The arguments of each call of the fake Python in the last run."""
-        return [line.split("\t") for line in self.calls_file.read_text(encoding="utf-8").splitlines()]
+        return [
+            line.split("\t") for line in self.calls_file.read_text(encoding="utf-8").splitlines()
+        ]
 
     def installs(self) -> list[str]:
         """What each `pip install` of the last run was told to install."""
@@ -88,7 +95,13 @@ def test_first_start_installs_and_the_second_does_nothing(repository):
 def test_arguments_with_spaces_go_through(repository):
     result = repository.run("quickstart.sh", "--run_dir=my runs", "--seed=3", "")
     assert result.returncode == 0, result.stderr
-    assert repository.calls()[-1] == ["-m", "tf_robust_transfer.quickstart", "--run_dir=my runs", "--seed=3", ""]
+    assert repository.calls()[-1] == [
+        "-m",
+        "tf_robust_transfer.quickstart",
+        "--run_dir=my runs",
+        "--seed=3",
+        "",
+    ]
 
 
 def test_the_test_environment_serves_the_quickstart_and_not_the_other_way_round(repository):
@@ -140,7 +153,9 @@ def test_failed_upgrade_takes_the_old_stamp_away(repository):
 def test_interrupted_install_leaves_no_stamp(repository):
     wrapper = repository.root / "scripts" / "interrupted.sh"
     process_file = repository.elsewhere / "process"
-    wrapper.write_text('echo $$ > "$FAKE_KILL"\nexec bash "${0%/*}/quickstart.sh"\n', encoding="utf-8")
+    wrapper.write_text(
+        'echo $$ > "$FAKE_KILL"\nexec bash "${0%/*}/quickstart.sh"\n', encoding="utf-8"
+    )
     assert repository.run("interrupted.sh", FAKE_KILL=str(process_file)).returncode != 0
     assert len(repository.installs()) == 1
     assert not repository.stamp.exists()
@@ -169,8 +184,13 @@ def test_failing_venv_module_is_reported(repository):
         ({"PYTHONDONTWRITEBYTECODE": "1", "PYTHONPYCACHEPREFIX": "/elsewhere"}, "unset /elsewhere"),
     ],
 )
-def test_bytecode_is_kept_and_where_it_is_not_wanted_kept_in_the_environment(repository, environment, expected):
-    script = 'source "${0%/*}/environment.sh"\necho "${PYTHONDONTWRITEBYTECODE-unset} ${PYTHONPYCACHEPREFIX-unset}"\n'
+def test_bytecode_is_kept_and_where_it_is_not_wanted_kept_in_the_environment(
+    repository, environment, expected
+):
+    script = (
+        'source "${0%/*}/environment.sh"\necho "${PYTHONDONTWRITEBYTECODE-unset} '
+        '${PYTHONPYCACHEPREFIX-unset}"\n'
+    )
     (repository.root / "scripts" / "show.sh").write_text(script, encoding="utf-8")
     shown = repository.run("show.sh", **environment).stdout.strip()
     assert shown == expected.replace("ROOT", str(repository.root))
@@ -194,4 +214,12 @@ def test_test_sh_leaves_the_number_of_processes_to_the_caller(repository, argume
 
 def test_test_sh_runs_two_processes_by_default(repository):
     assert repository.run("test.sh", "-k", "ball or bounds", "--no-header").returncode == 0
-    assert repository.calls()[-1][3:] == ["-n", "2", "--dist", "worksteal", "-k", "ball or bounds", "--no-header"]
+    assert repository.calls()[-1][3:] == [
+        "-n",
+        "2",
+        "--dist",
+        "worksteal",
+        "-k",
+        "ball or bounds",
+        "--no-header",
+    ]

@@ -1,4 +1,6 @@
-"""The search over many examples: every schedule of the lanes has to give what each example alone gives."""
+"""The search over many examples: every schedule of the lanes has to give what each example alone
+gives.
+"""
 
 import keras
 import numpy as np
@@ -18,7 +20,9 @@ def smooth_model(seed=0):
     x = keras.layers.Dense(8, activation="tanh")(keras.layers.Flatten()(images))
     model = keras.Model(images, keras.layers.Dense(CLASSES)(x))
     rng = np.random.default_rng(seed)
-    model.set_weights([2 * rng.standard_normal(w.shape).astype(np.float32) for w in model.get_weights()])
+    model.set_weights(
+        [2 * rng.standard_normal(w.shape).astype(np.float32) for w in model.get_weights()]
+    )
     return model
 
 
@@ -35,7 +39,9 @@ def examples(model):
 
 
 def collect(run, count):
-    """(fooled, margins, images, steps taken) of a whole run, by example; every example is decided exactly once."""
+    """(fooled, margins, images, steps taken) of a whole run, by example; every example is decided
+    exactly once.
+    """
     fooled, margins, taken = np.zeros(count, bool), np.full(count, np.nan), np.zeros(count, int)
     images = np.full((count, *SHAPE), np.nan, np.float32)
     times = np.zeros(count, int)
@@ -57,7 +63,9 @@ def searched(attack, model, examples, batch_size, seed=0, **options):
 
 @pytest.fixture(scope="module")
 def wrong_iterates(model, examples):
-    """Which of PGD-12's iterates from the image the model gets wrong, bool [13, 50]: a plain loop, clipped by NumPy."""
+    """Which of PGD-12's iterates from the image the model gets wrong, bool [13, 50]: a plain loop,
+    clipped by NumPy.
+    """
     images, labels = examples
     current, wrong = images, []
     for _ in range(13):
@@ -65,20 +73,29 @@ def wrong_iterates(model, examples):
             x = tf.constant(current)
             tape.watch(x)
             logits = model(x)
-            loss = keras.losses.sparse_categorical_crossentropy(tf.constant(labels), logits, from_logits=True)
+            loss = keras.losses.sparse_categorical_crossentropy(
+                tf.constant(labels), logits, from_logits=True
+            )
         wrong.append(np.argmax(logits, axis=1) != labels)
         current = current + np.float32(2.5 * THREAT.eps / 12) * np.sign(tape.gradient(loss, x))
-        current = np.clip(np.clip(current, images - np.float32(THREAT.eps), images + np.float32(THREAT.eps)), 0, 1)
+        current = np.clip(
+            np.clip(current, images - np.float32(THREAT.eps), images + np.float32(THREAT.eps)), 0, 1
+        )
     return np.array(wrong)
 
 
 @pytest.mark.parametrize("batch_size", [1, 7, 64])
 def test_fooled_is_what_an_iterate_fools(model, examples, wrong_iterates, batch_size):
-    """Brute force over all iterates; the first one that fools counts, and its number is the steps taken."""
-    fooled, _, handed, taken, times = searched(PGD(12, random_start=False), model, examples, batch_size)
+    """Brute force over all iterates; the first one that fools counts, and its number is the steps
+    taken.
+    """
+    fooled, _, handed, taken, times = searched(
+        PGD(12, random_start=False), model, examples, batch_size
+    )
     assert (times == 1).all() and 5 < fooled.sum() < 45
     np.testing.assert_array_equal(fooled, wrong_iterates.any(axis=0))
-    # An iterate is looked at in the step after the one that made it; the last one when all steps are over.
+    # An iterate is looked at in the step after the one that made it; the last one when all steps
+    # are over.
     first = np.where(fooled, wrong_iterates.argmax(axis=0), 12)
     np.testing.assert_array_equal(taken, np.minimum(first + 1, 12))
     np.testing.assert_array_equal(np.argmax(model(handed), axis=1) != examples[1], fooled)
@@ -97,7 +114,9 @@ def test_neither_batch_size_nor_company_changes_what_an_example_meets(model, exa
 
 
 def test_what_is_kept_is_the_closest_of_all_rounds(model, examples):
-    """Without a step the visited points are the random starts: their best margin is the maximum over the rounds."""
+    """Without a step the visited points are the random starts: their best margin is the maximum
+    over the rounds.
+    """
     images, labels = examples
 
     class Start(Attack):
@@ -131,9 +150,14 @@ def test_an_interrupted_search_goes_on(model, examples, batch_size, monkeypatch)
     whole = searched(attack, model, examples, batch_size)
 
     def pieces():
-        search, restored = Search(attack, model, THREAT, batch_size=batch_size, keep_images=True), None
+        search, restored = (
+            Search(attack, model, THREAT, batch_size=batch_size, keep_images=True),
+            None,
+        )
         while True:
-            run = search.run(images, labels, np.arange(50), eps=THREAT.eps, seed=0, restored=restored)
+            run = search.run(
+                images, labels, np.arange(50), eps=THREAT.eps, seed=0, restored=restored
+            )
             for number, decided in enumerate(run):
                 yield decided
                 if number == 4:
@@ -149,7 +173,9 @@ def test_an_interrupted_search_goes_on(model, examples, batch_size, monkeypatch)
 
 
 def test_the_model_itself_has_the_last_word(model, examples):
-    """A copy that errs on everything fools nobody; one that never errs costs what only its iterates would have found."""
+    """A copy that errs on everything fools nobody; one that never errs costs what only its iterates
+    would have found.
+    """
     honest = searched(PGD(10, random_start=False), model, examples, 16)
 
     def hysterical(x):
@@ -170,7 +196,9 @@ def test_judged_in_full_float32(model, examples, monkeypatch):
     compiled = Search._compiled
 
     def spy(self, method, size, *arguments):
-        allowed.setdefault(method.__name__, set()).add(tf.config.experimental.tensor_float_32_execution_enabled())
+        allowed.setdefault(method.__name__, set()).add(
+            tf.config.experimental.tensor_float_32_execution_enabled()
+        )
         return compiled(self, method, size, *arguments)
 
     monkeypatch.setattr(Search, "_compiled", spy)
@@ -209,9 +237,13 @@ def test_traced_once_for_each_batch_shape(examples):
     images, labels = examples
     search = Search(PGD(10, restarts=3), model, THREAT, batch_size=64, logits_of=logits_of)
     for seed in (0, 1):
-        for _ in search.run(np.tile(images, (4, 1, 1, 1)), np.tile(labels, 4), np.arange(200), eps=0.05, seed=seed):
+        for _ in search.run(
+            np.tile(images, (4, 1, 1, 1)), np.tile(labels, 4), np.arange(200), eps=0.05, seed=seed
+        ):
             pass
-    assert len(set(traced)) == len(traced) and set(traced) <= {(size, *SHAPE) for size in (64, 32, 16)}
+    assert len(set(traced)) == len(traced) and set(traced) <= {
+        (size, *SHAPE) for size in (64, 32, 16)
+    }
 
 
 def test_nothing_to_attack(model, examples):

@@ -1,12 +1,13 @@
-"""Every flag file of the papers' rows trains two steps of its real network (--smoke), each in a process of its own.
+"""Every flag file of the papers' rows trains two steps of its real network (--smoke), each in a
+process of its own.
 
-    python -m pytest -m slow -n 0 tests/smoke_test.py                          all of them, some two hours on a core
-    python -m pytest -m slow -n 0 tests/smoke_test.py -k first                 one of each kind, half of that
-    python -m pytest -m slow -n 0 tests/smoke_test.py -k "igam/table1"         some
+    python -m pytest -m slow -n 0 tests/smoke_test.py                          all of them, some two
+    hours on a core python -m pytest -m slow -n 0 tests/smoke_test.py -k first                 one
+    of each kind, half of that python -m pytest -m slow -n 0 tests/smoke_test.py -k "igam/table1"
+    some
 
-Files of one kind differ in nothing but numbers (learning rate, weights of loss terms, share of the data), which leave the
-network, the method and its compiled step the same.
-"""
+Files of one kind differ in nothing but numbers (learning rate, weights of loss terms, share of the
+data), which leave the network, the method and its compiled step the same."""
 
 import contextlib
 import shutil
@@ -27,12 +28,42 @@ FILES = [
     if not path.name.startswith("common_")
 ]
 # Flags whose value enters the step as a number, if it is not 0.
-NUMBERS = {"learning_rate", "momentum", "weight_decay", "eps", "train_eps", "train_attack_step_size", "lambda_adv",
-           "lambda_diff", "noise", "alpha_acm", "alpha_kld", "gamma", "schedule_factor"}  # fmt: skip
+NUMBERS = {
+    "learning_rate",
+    "momentum",
+    "weight_decay",
+    "eps",
+    "train_eps",
+    "train_attack_step_size",
+    "lambda_adv",
+    "lambda_diff",
+    "noise",
+    "alpha_acm",
+    "alpha_kld",
+    "gamma",
+    "schedule_factor",
+}
 # Flags that a smoke run replaces by its own, or that do not concern the training.
-UNUSED = {"seed", "batch_size", "epochs", "train_steps", "train_fraction", "warm_up_epochs", "warm_up_learning_rate",
-          "warm_start_epochs", "schedule_boundaries", "attacks", "attack_step_size", "max_examples", "watch_attack",
-          "watch_examples", "checkpoint_minutes", "data_dir", "run_dir", "distribution_strategy"}  # fmt: skip
+UNUSED = {
+    "seed",
+    "batch_size",
+    "epochs",
+    "train_steps",
+    "train_fraction",
+    "warm_up_epochs",
+    "warm_up_learning_rate",
+    "warm_start_epochs",
+    "schedule_boundaries",
+    "attacks",
+    "attack_step_size",
+    "max_examples",
+    "watch_attack",
+    "watch_examples",
+    "checkpoint_minutes",
+    "data_dir",
+    "run_dir",
+    "distribution_strategy",
+}
 
 
 def read(path):
@@ -41,7 +72,9 @@ def read(path):
 
 
 def kind(path):
-    """What a smoke run of this file depends on, numbers left out. The teacher is named by its file, and is one itself."""
+    """What a smoke run of this file depends on, numbers left out. The teacher is named by its file,
+    and is one itself.
+    """
     values = {name: value for name, value in values_of(path).items() if name not in UNUSED}
     return str({name: bool(value) if name in NUMBERS else value for name, value in values.items()})
 
@@ -67,16 +100,23 @@ def test_files_of_a_kind_differ_in_numbers_alone():
         for other in others:
             ours, theirs = values_of(first), values_of(other)
             changed = {name for name in ours if ours[name] != theirs[name]} - UNUSED
-            assert changed <= NUMBERS and all(ours[name] and theirs[name] for name in changed), other
+            assert changed <= NUMBERS and all(ours[name] and theirs[name] for name in changed), (
+                other
+            )
 
 
 def smoke(path, tmp_path):
     process = fresh_process.run_module(
-        "tf_robust_transfer.train", f"--flagfile=flags/{path}", "--smoke", f"--run_dir={tmp_path}/run"
+        "tf_robust_transfer.train",
+        f"--flagfile=flags/{path}",
+        "--smoke",
+        f"--run_dir={tmp_path}/run",
     )
     assert process.returncode == 0, process.stderr[-3000:]
     assert (tmp_path / "run/model.keras").exists() and (tmp_path / "run/results.json").exists()
-    assert [other.name for other in tmp_path.iterdir()] == ["run"], "teachers are built, not trained"
+    assert [other.name for other in tmp_path.iterdir()] == ["run"], (
+        "teachers are built, not trained"
+    )
     shutil.rmtree(tmp_path)  # Up to 4 GB.
 
 

@@ -1,4 +1,6 @@
-"""attacks/square.py: its parts against plain loops, the whole against a loop in NumPy and the official implementation."""
+"""attacks/square.py: its parts against plain loops, the whole against a loop in NumPy and the
+official implementation.
+"""
 
 import functools
 
@@ -44,7 +46,11 @@ def predicted(model, images):
 def run_search(attack, model, images, labels, threat_model, batch_size):
     """(robust: bool [n], margins, images), as the search leaves them."""
     search = Search(attack, model, threat_model, batch_size=batch_size, keep_images=True)
-    robust, margins, found = np.ones(len(labels), bool), np.full(len(labels), np.nan), np.full_like(images, np.nan)
+    robust, margins, found = (
+        np.ones(len(labels), bool),
+        np.full(len(labels), np.nan),
+        np.full_like(images, np.nan),
+    )
     for decided in search.run(images, labels, np.arange(len(labels)), eps=threat_model.eps, seed=0):
         robust[decided.examples], margins[decided.examples] = ~decided.fooled, decided.margins
         found[decided.examples] = decided.images
@@ -64,7 +70,9 @@ class TestSchedule:
 
     def test_rescaled_to_the_queries(self):
         level = Square(500, rescale_schedule=True)._level
-        np.testing.assert_array_equal(level(tf.constant([0, 1, 2, 3, 10, 11, 400, 401, 499])), [0, 1, 1, 2, 2, 3, 8, 9, 9])
+        np.testing.assert_array_equal(
+            level(tf.constant([0, 1, 2, 3, 10, 11, 400, 401, 499])), [0, 1, 1, 2, 2, 3, 8, 9, 9]
+        )
 
     def test_window_sizes(self):
         """sqrt(p h w) by hand: of 784 pixels 80% are 25.04^2, half of that 17.7^2, and so on."""
@@ -80,9 +88,16 @@ class TestParts:
     def test_windows_are_slices(self, height, width):
         rng = np.random.default_rng(0)
         size = rng.integers(0, 6, 300)
-        tops, lefts, scale = rng.integers(0, height - size + 1), rng.integers(0, width - size + 1), rng.normal(size=(300, 2))
+        tops, lefts, scale = (
+            rng.integers(0, height - size + 1),
+            rng.integers(0, width - size + 1),
+            rng.normal(size=(300, 2)),
+        )
         first = [tf.constant(places, tf.int32) for places in (tops, lefts)]
-        rows, columns = (square._within(f, tf.constant(size, tf.int32), n) for f, n in zip(first, (height, width)))
+        rows, columns = (
+            square._within(f, tf.constant(size, tf.int32), n)
+            for f, n in zip(first, (height, width))
+        )
         found = square._outer(rows, columns[:, :, None] * tf.constant(scale, tf.float32)[:, None])
         expected = np.zeros((300, height, width, 2), np.float32)
         for i, s in enumerate(size):
@@ -91,7 +106,9 @@ class TestParts:
 
     @pytest.mark.parametrize("size", [1, 2, 3, 4, 5, 11, 26])
     def test_bump_is_nested_rectangles(self, size):
-        """Above, rectangles around the middle, the k-th k pixels out all round with 1 / (k + 1)^2; below, minus that."""
+        """Above, rectangles around the middle, the k-th k pixels out all round with 1 / (k + 1)^2;
+        below, minus that.
+        """
 
         def hill(height):
             total = np.zeros((height, size))
@@ -99,18 +116,24 @@ class TestParts:
                 return total
             row, column = height // 2, size // 2
             for k in range(max(row, column) + 1):
-                total[max(row - k, 0) : row + k + 1, max(column - k, 0) : column + k + 1] += 1 / (k + 1) ** 2
+                total[max(row - k, 0) : row + k + 1, max(column - k, 0) : column + k + 1] += (
+                    1 / (k + 1) ** 2
+                )
             return total / np.sqrt((total**2).sum())
 
         expected = np.concatenate([hill(size // 2), -hill(size - size // 2)])
-        np.testing.assert_allclose(square.bump(size), expected / np.sqrt((expected**2).sum()), atol=1e-12)
+        np.testing.assert_allclose(
+            square.bump(size), expected / np.sqrt((expected**2).sum()), atol=1e-12
+        )
 
     def test_bumps_move_to_their_windows(self):
         sizes, rng = [5, 4, 1], np.random.default_rng(1)
         level, turned = rng.integers(0, 3, 60), rng.integers(0, 2, 60)
         size = np.array(sizes)[level]
         tops, lefts = rng.integers(0, 6 - size + 1), rng.integers(0, 8 - size + 1)
-        found = square._bump_at(*(tf.constant(v, tf.int32) for v in (tops, lefts, 2 * level + turned)), sizes, 6, 8).numpy()
+        found = square._bump_at(
+            *(tf.constant(v, tf.int32) for v in (tops, lefts, 2 * level + turned)), sizes, 6, 8
+        ).numpy()
         for i, s in enumerate(size):
             expected = square.bump(s).T if turned[i] else square.bump(s)
             window = found[i, tops[i] : tops[i] + s, lefts[i] : lefts[i] + s, 0]
@@ -119,13 +142,22 @@ class TestParts:
 
 class TestRandomNumbers:
     def drawn(self, iteration=0, count=50):
-        return Square().draw(ExampleNoise(tf.constant(SEEDS)), tf.fill([400], iteration), count).numpy()
+        return (
+            Square()
+            .draw(ExampleNoise(tf.constant(SEEDS)), tf.fill([400], iteration), count)
+            .numpy()
+        )
 
     @pytest.mark.parametrize(("to_the_border", "count"), [(False, 15), (True, 16)])
     def test_places_and_signs_are_uniform_and_independent(self, to_the_border, count):
-        """20,000 draws, chi-square: rows and columns of a 10-pixel window in 25, and the 8 sign patterns of 3 channels."""
+        """20,000 draws, chi-square: rows and columns of a 10-pixel window in 25, and the 8 sign
+        patterns of 3 channels.
+        """
         drawn, size = self.drawn().reshape(-1, 6), tf.fill([20_000], 10)
-        places = [Square(to_the_border=to_the_border)._places(drawn[:, i], size, 25).numpy() for i in range(4)]
+        places = [
+            Square(to_the_border=to_the_border)._places(drawn[:, i], size, 25).numpy()
+            for i in range(4)
+        ]
         for place in places:
             counts = np.bincount(place)
             assert len(counts) == count and scipy.stats.chisquare(counts).pvalue > 1e-3
@@ -146,28 +178,44 @@ class TestRandomNumbers:
 
     @pytest.mark.parametrize("norm", ["linf", "l2"])
     def test_start(self, norm):
-        """linf: stripes, constant down every column. l2: a grid of bumps, on the border of the ball."""
+        """linf: stripes, constant down every column. l2: a grid of bumps, on the border of the
+        ball.
+        """
         images = tf.fill([400, 12, 10, 2], 0.5)
         problem = Problem(None, ThreatModel(norm, 0.1), 0.1)
-        delta = (Square().start(problem, images, tf.zeros(400, tf.int32), 0, ExampleNoise(SEEDS))["best"] - images).numpy()
+        delta = (
+            Square().start(problem, images, tf.zeros(400, tf.int32), 0, ExampleNoise(SEEDS))["best"]
+            - images
+        ).numpy()
         if norm == "linf":
             assert (delta == delta[:, :1]).all()
             np.testing.assert_allclose(np.abs(delta), 0.1, atol=1e-7)
             assert scipy.stats.binomtest(int((delta[:, 0] > 0).sum()), 400 * 20).pvalue > 1e-3
         else:
-            np.testing.assert_allclose(np.sqrt((delta.astype(float) ** 2).sum((1, 2, 3))), 0.1, atol=1e-6)
-            # 12 // 5 = 2 pixels a tile; six tiles fit down from row 1 (the last is cut), five across from column 1.
-            assert (delta[:, 0] == 0).all() and (delta[:, :, 0] == 0).all() and (delta[:, 1:, 1:] != 0).all()
+            np.testing.assert_allclose(
+                np.sqrt((delta.astype(float) ** 2).sum((1, 2, 3))), 0.1, atol=1e-6
+            )
+            # 12 // 5 = 2 pixels a tile; six tiles fit down from row 1 (the last is cut), five
+            # across from column 1.
+            assert (
+                (delta[:, 0] == 0).all()
+                and (delta[:, :, 0] == 0).all()
+                and (delta[:, 1:, 1:] != 0).all()
+            )
             tiles = delta[:, 1:3, 1:3].transpose(0, 3, 1, 2).reshape(-1, 4)
             found = np.unique(np.round(tiles / np.abs(tiles).max(1, keepdims=True), 3), axis=0)
-            # Two rows of [5/4, 1/4] at distances 0 and 1 from the middle, which lies right; upright or turned, either sign.
+            # Two rows of [5/4, 1/4] at distances 0 and 1 from the middle, which lies right; upright
+            # or turned, either sign.
             bump = np.array([[0.2, 1], [-0.2, -1]])
-            expected = np.unique([sign * turned.ravel() for sign in (1, -1) for turned in (bump, bump.T)], axis=0)
+            expected = np.unique(
+                [sign * turned.ravel() for sign in (1, -1) for turned in (bump, bump.T)], axis=0
+            )
             np.testing.assert_allclose(found, expected)
 
 
 def reference(model, image, label, norm, eps, start, drawn, queries, p_init=0.8):
-    """Square as the paper's Algorithms 1, 2 and 3 and the official code have it: one example, slices, float64.
+    """Square as the paper's Algorithms 1, 2 and 3 and the official code have it: one example,
+    slices, float64.
 
     Returns (best image, which proposals were taken: bool [queries])."""
     height, width, channels = image.shape
@@ -182,10 +230,14 @@ def reference(model, image, label, norm, eps, start, drawn, queries, p_init=0.8)
         p = p_init / 2 ** sum(i > limit for limit in (10, 50, 200, 500))
         size = max(round((p * height * width) ** 0.5), 1 if norm == "linf" else 3)
         size = min(size + (norm == "l2" and size % 2 == 0), height, width)
-        top, left, other_top, other_left = (int(u * (side - size)) for u, side in zip(drawn[i], (height, width) * 2))
+        top, left, other_top, other_left = (
+            int(u * (side - size)) for u, side in zip(drawn[i], (height, width) * 2)
+        )
         window = np.s_[top : top + size, left : left + size]
         other = np.s_[other_top : other_top + size, other_left : other_left + size]
-        signs = np.array([1.0 if int(drawn[i, 5] * 2 ** (c + 1)) % 2 else -1.0 for c in range(channels)])
+        signs = np.array(
+            [1.0 if int(drawn[i, 5] * 2 ** (c + 1)) % 2 else -1.0 for c in range(channels)]
+        )
         delta = best - image
         if norm == "linf":
             delta[window] += 2 * eps * signs
@@ -214,15 +266,24 @@ def reference(model, image, label, norm, eps, start, drawn, queries, p_init=0.8)
 class TestSteps:
     @pytest.mark.parametrize(("norm", "eps"), [("linf", 0.1), ("l2", 1.0)])
     def test_the_accepted_proposals_are_those_of_a_loop(self, norm, eps):
-        """Five examples 70 queries long; also: the start comes first, the margin is the largest seen, l2 fills the ball."""
+        """Five examples 70 queries long; also: the start comes first, the margin is the largest
+        seen, l2 fills the ball.
+        """
         model, images, queries = network(), inputs(5), 70
         labels = predicted(model, images)
-        problem = Problem(functools.partial(model, training=False), ThreatModel(norm, eps), tf.constant(eps))
+        problem = Problem(
+            functools.partial(model, training=False), ThreatModel(norm, eps), tf.constant(eps)
+        )
         attack, noise = Square(queries), BatchNoise(tf.constant([3, 4]), 5)
         zeros = tf.zeros([5], tf.int32)
         drawn = attack.draw(noise, zeros, attack.iterations)
         state = attack.start(problem, images, labels, zeros, noise)
-        start, steps, taken, margins = state["best"].numpy(), tf.function(attack.step, autograph=False), [], []
+        start, steps, taken, margins = (
+            state["best"].numpy(),
+            tf.function(attack.step, autograph=False),
+            [],
+            [],
+        )
         for i in range(attack.iterations):
             before = state["margin"]
             state, visited, logits = steps(problem, images, labels, state, zeros + i, drawn[:, i])
@@ -237,7 +298,14 @@ class TestSteps:
             assert np.linalg.norm(flat, np.inf if norm == "linf" else 2, axis=1).max() < eps + 1e-6
         for lane in range(5):
             best, accepted = reference(
-                model, images[lane], labels[lane], norm, eps, start[lane], drawn.numpy()[lane, 1:].astype(float), queries
+                model,
+                images[lane],
+                labels[lane],
+                norm,
+                eps,
+                start[lane],
+                drawn.numpy()[lane, 1:].astype(float),
+                queries,
             )
             np.testing.assert_array_equal(np.array(taken)[1:, lane], accepted)
             np.testing.assert_allclose(state["best"][lane], best, atol=1e-5)
@@ -245,14 +313,20 @@ class TestSteps:
 
     def test_l2_fills_the_ball_where_the_bounds_do_not_cut_it(self):
         images, zeros = inputs(40, low=0.4, high=0.6), tf.zeros([40], tf.int32)
-        problem = Problem(lambda x: tf.reduce_sum(x, [1, 2]), ThreatModel("l2", 0.5), tf.constant(0.5))
+        problem = Problem(
+            lambda x: tf.reduce_sum(x, [1, 2]), ThreatModel("l2", 0.5), tf.constant(0.5)
+        )
         noise, attack = BatchNoise(tf.constant([1, 2]), 40), Square(30)
         drawn = attack.draw(noise, zeros, 31)
         state = attack.start(problem, images, zeros, zeros, noise)
         for i in range(31):
-            state, visited, _ = attack.step(problem, images, zeros, state, zeros + i * 20, drawn[:, i])
+            state, visited, _ = attack.step(
+                problem, images, zeros, state, zeros + i * 20, drawn[:, i]
+            )
             np.testing.assert_allclose(
-                np.sqrt(((visited - images).numpy().astype(float) ** 2).sum((1, 2, 3))), 0.5, atol=1e-6
+                np.sqrt(((visited - images).numpy().astype(float) ** 2).sum((1, 2, 3))),
+                0.5,
+                atol=1e-6,
             )
 
     @pytest.mark.parametrize(("norm", "eps"), [("linf", 0.02), ("l2", 0.25)])
@@ -270,11 +344,16 @@ class TestSteps:
 
 
 class TestOfficial:
-    """Robust accuracy against that of the official implementation, whose three seeds differ by up to 5 points."""
+    """Robust accuracy against that of the official implementation, whose three seeds differ by up
+    to 5 points.
+    """
 
     @pytest.mark.parametrize(
         ("name", "seeds"),
-        [("digits_robust_linf", 2), *(pytest.param(name, 3, marks=pytest.mark.slow) for name in golden_networks.NAMES)],
+        [
+            ("digits_robust_linf", 2),
+            *(pytest.param(name, 3, marks=pytest.mark.slow) for name in golden_networks.NAMES),
+        ],
     )
     def test_robust_accuracy(self, name, seeds):
         model, images, labels, threat, golden = golden_networks.load(name)
@@ -282,13 +361,22 @@ class TestOfficial:
         search = Search(Square(), model, threat, batch_size=128)
         for seed in range(seeds):
             found.append(clean.copy())
-            for decided in search.run(images, labels, np.flatnonzero(clean), eps=threat.eps, seed=seed):
+            for decided in search.run(
+                images, labels, np.flatnonzero(clean), eps=threat.eps, seed=seed
+            ):
                 found[-1][decided.examples] = ~decided.fooled
-        found, official = np.array(found), np.stack([golden["square/robust"], *golden.get("square/robust_other_seeds", ())])
-        # Half of what the official seeds differ by; the mean of two of ours was 0.5 and 1.7 points off, by the draws.
+        found, official = (
+            np.array(found),
+            np.stack([golden["square/robust"], *golden.get("square/robust_other_seeds", ())]),
+        )
+        # Half of what the official seeds differ by; the mean of two of ours was 0.5 and 1.7 points
+        # off, by the draws.
         assert abs(found.mean() - official.mean()) <= 0.025
         # What all seeds of the official one agree on, ours finds too, but for chance.
-        assert found[:, official.all(0)].mean() > 0.95 and found[:, clean & ~official.any(0)].mean() < 0.05
+        assert (
+            found[:, official.all(0)].mean() > 0.95
+            and found[:, clean & ~official.any(0)].mean() < 0.05
+        )
 
 
 # Shape, classes, batch.
@@ -310,10 +398,20 @@ class TestBallAndBounds:
         labels = predicted(model, images)
         labels[2:3] = (labels[2:3] + 1) % classes
         images[1:2] = np.round(images[1:2])
-        found = cached_attack(norm)(model, images, labels, threat_model=ThreatModel(norm, eps), seed=seed).numpy()
-        assert found.shape == images.shape and np.isfinite(found).all() and found.min() >= 0 and found.max() <= 1
+        found = cached_attack(norm)(
+            model, images, labels, threat_model=ThreatModel(norm, eps), seed=seed
+        ).numpy()
+        assert (
+            found.shape == images.shape
+            and np.isfinite(found).all()
+            and found.min() >= 0
+            and found.max() <= 1
+        )
         flat = (found.astype(float) - images).reshape(batch, -1)
-        assert np.linalg.norm(flat, np.inf if norm == "linf" else 2, axis=1).max() <= eps * (1 + 1e-6) + 1e-6
+        assert (
+            np.linalg.norm(flat, np.inf if norm == "linf" else 2, axis=1).max()
+            <= eps * (1 + 1e-6) + 1e-6
+        )
         np.testing.assert_array_equal(found[2:3], images[2:3])  # misclassified already
 
     def test_other_bounds_and_a_row_of_pixels(self):
@@ -326,7 +424,9 @@ class TestBallAndBounds:
 
 
 def test_large_images_hold_in_float32():
-    """An l2 ball of 3 over 224 x 224 x 3 pixels: rounding must not carry every visited image out of the ball."""
+    """An l2 ball of 3 over 224 x 224 x 3 pixels: rounding must not carry every visited image out of
+    the ball.
+    """
     images, zeros = inputs(4, (224, 224, 3)), tf.zeros([4], tf.int32)
     problem = Problem(lambda x: x[:, 0, 0], ThreatModel("l2", 3.0), tf.constant(3.0))
     noise, attack = BatchNoise(tf.constant([1, 2]), 4), Square(3)
@@ -336,7 +436,9 @@ def test_large_images_hold_in_float32():
         assert problem.holds(visited, images).numpy().all()
 
 
-@pytest.mark.parametrize("arguments", [{"queries": 0}, {"restarts": 0}, {"p_init": 0.0}, {"p_init": 1.5}])
+@pytest.mark.parametrize(
+    "arguments", [{"queries": 0}, {"restarts": 0}, {"p_init": 0.0}, {"p_init": 1.5}]
+)
 def test_bad_arguments_are_refused(arguments):
     with pytest.raises(InputError, match=next(iter(arguments))):
         Square(**arguments)

@@ -1,4 +1,6 @@
-"""An evaluation that dies goes on: killed in every component, it ends with the flags of one left alone."""
+"""An evaluation that dies goes on: killed in every component, it ends with the flags of one left
+alone.
+"""
 
 import json
 import signal
@@ -16,7 +18,8 @@ from tf_robust_transfer.evaluation.state import State
 from tf_robust_transfer.models import build_model
 
 THREAT = ThreatModel("linf", 0.15)
-# Dies by SIGKILL in the middle of the component that it is given, right after a write; "none": lives.
+# Dies by SIGKILL in the middle of the component that it is given, right after a write; "none":
+# lives.
 CHILD = """
     import os, signal, sys
     import numpy as np
@@ -28,14 +31,17 @@ CHILD = """
         write(self, arrays, now=now)
         running = self.values.get("running", {})
         lanes = arrays and any(key.startswith("lanes/") for key in arrays())
-        if lanes and len(running["components"]) == int(sys.argv[2]) and self.arrays["running/done"].sum() > 3:
+        there = len(running["components"]) == int(sys.argv[2])
+        if lanes and there and self.arrays["running/done"].sum() > 3:
             os.kill(os.getpid(), signal.SIGKILL)
     state.State.write = dying
     model, images, labels, threat_model, _ = golden_networks.load("digits_robust_linf")
     result = evaluate_robustness(
-        model, images[:24], labels[:24], threat_model=threat_model, attacks=["autoattack"], batch_size=8,
+        model, images[:24], labels[:24],
+        threat_model=threat_model, attacks=["autoattack"], batch_size=8,
         state=sys.argv[1], keep_adversarial=True, check_model=False)
-    np.savez(sys.argv[3], **result.correct, **{f"images {k}": v for k, v in result.adversarial.items()})
+    found = {f"images {k}": v for k, v in result.adversarial.items()}
+    np.savez(sys.argv[3], **result.correct, **found)
 """
 
 
@@ -66,7 +72,12 @@ def evaluation():
     labels = np.argmax(model(images), axis=1)
 
     def run(path, **options):
-        arguments = {"threat_model": THREAT, "attacks": ["pgd5x2", "fgsm"], "batch_size": 8, "check_model": False}
+        arguments = {
+            "threat_model": THREAT,
+            "attacks": ["pgd5x2", "fgsm"],
+            "batch_size": 8,
+            "check_model": False,
+        }
         return evaluate_robustness(model, images, labels, state=path, **{**arguments, **options})
 
     return run
@@ -81,9 +92,14 @@ def test_a_finished_evaluation_is_read_and_not_run(evaluation, tmp_path, monkeyp
 
 @pytest.mark.parametrize(
     ("change", "named"),
-    [({"seed": 1}, "seed"), ({"attacks": ["fgsm"]}, "list of attacks"), ({"batch_size": 9}, "batch size"),
-     ({"threat_model": ThreatModel("linf", 0.1)}, "threat model"), ({"step_size": 0.1}, "step size")],
-)  # fmt: skip
+    [
+        ({"seed": 1}, "seed"),
+        ({"attacks": ["fgsm"]}, "list of attacks"),
+        ({"batch_size": 9}, "batch size"),
+        ({"threat_model": ThreatModel("linf", 0.1)}, "threat model"),
+        ({"step_size": 0.1}, "step size"),
+    ],
+)
 def test_the_state_of_another_evaluation_is_refused(evaluation, tmp_path, change, named):
     evaluation(tmp_path / "a.npz")
     before = (tmp_path / "a.npz").read_bytes()
@@ -98,9 +114,15 @@ def test_other_weights_are_another_evaluation(evaluation, tmp_path):
     images = np.random.default_rng(0).uniform(size=(40, 8, 8, 1)).astype(np.float32)
     with pytest.raises(InputError, match="another model"):
         evaluate_robustness(
-            other, images, np.zeros(40, int), threat_model=THREAT, attacks=["pgd5x2", "fgsm"], batch_size=8,
-            state=tmp_path / "a.npz", check_model=False,
-        )  # fmt: skip
+            other,
+            images,
+            np.zeros(40, int),
+            threat_model=THREAT,
+            attacks=["pgd5x2", "fgsm"],
+            batch_size=8,
+            state=tmp_path / "a.npz",
+            check_model=False,
+        )
 
 
 @pytest.mark.parametrize("content", [b"", b"no archive", b"PK\x03\x04 broken"])

@@ -1,4 +1,5 @@
-"""Streamed training images, from small sets on the disk as TFDS prepares them: order, resumption, decoding, refusals.
+"""Streamed training images, from small sets on the disk as TFDS prepares them: order, resumption,
+decoding, refusals.
 
 An image's label is its number, so that the batches tell which images they hold.
 """
@@ -30,7 +31,9 @@ pytestmark = pytest.mark.usefixtures("no_network")
 
 def encoded(pixels: np.ndarray, kind: str = "JPEG") -> bytes:
     file = io.BytesIO()
-    PIL.Image.fromarray(pixels).save(file, kind, **({"quality": 95, "subsampling": 0} if kind == "JPEG" else {}))
+    PIL.Image.fromarray(pixels).save(
+        file, kind, **({"quality": 95, "subsampling": 0} if kind == "JPEG" else {})
+    )
     return file.getvalue()
 
 
@@ -42,14 +45,18 @@ def number_image(number: int) -> np.ndarray:
 
 
 def write_set(root, name="imagenet2012", lengths=LENGTHS, num_classes=None) -> str:
-    """A prepared set with splits train and validation. The label of the n-th image is n, modulo the classes if given."""
+    """A prepared set with splits train and validation. The label of the n-th image is n, modulo the
+    classes if given.
+    """
     numbers = iter(range(sum(lengths)))
     classes = num_classes or sum(lengths)
     example = lambda n: {"image": io.BytesIO(encoded(number_image(n % 50))), "label": n % classes}
     features = {"image": tfds.features.Image(shape=(None, None, 3), encoding_format="jpeg"),
                 "label": tfds.features.ClassLabel(num_classes=classes)}  # fmt: skip
     train = [[example(next(numbers)) for _ in range(length)] for length in lengths]
-    return prepare(root, name, features, {"train": train, "validation": [[example(n) for n in range(6)]]})
+    return prepare(
+        root, name, features, {"train": train, "validation": [[example(n) for n in range(6)]]}
+    )
 
 
 @pytest.fixture(scope="module")
@@ -78,16 +85,26 @@ def test_each_epoch_has_each_image_at_most_once_in_a_new_order(data_dir):
     source = opened(data_dir)
     assert len(source) == 47 and data.steps_per_epoch(source, 6) == 7
     batches = take(source, 21)
-    epochs = [labels(batches[start:start + 7]) for start in (0, 7, 14)]
+    epochs = [labels(batches[start : start + 7]) for start in (0, 7, 14)]
     for epoch in epochs:
         assert len(set(epoch)) == 42  # of 47: the last 5 make no whole batch
     assert not np.array_equal(epochs[0], epochs[1]) and not np.array_equal(epochs[1], epochs[2])
     assert {int(x) for x in np.concatenate(epochs)} == set(range(47))
-    assert sorted(labels(take(source, 1, batch_size=47))) == list(range(47))  # all, where the batches divide them
-    assert batches[0][0].shape == (6, *SIZE, 3) and batches[0][0].dtype == np.float32 and batches[0][1].dtype == np.int32
+    assert sorted(labels(take(source, 1, batch_size=47))) == list(
+        range(47)
+    )  # all, where the batches divide them
+    assert (
+        batches[0][0].shape == (6, *SIZE, 3)
+        and batches[0][0].dtype == np.float32
+        and batches[0][1].dtype == np.int32
+    )
     for pixels, numbers in batches[:7]:  # each image under its own label
-        expected = np.stack([5.0 * numbers, 255.0 - 5.0 * numbers, np.full(6, 100.0)], axis=-1) / 255
-        np.testing.assert_allclose(pixels, np.broadcast_to(expected[:, None, None], pixels.shape), atol=3 / 255)
+        expected = (
+            np.stack([5.0 * numbers, 255.0 - 5.0 * numbers, np.full(6, 100.0)], axis=-1) / 255
+        )
+        np.testing.assert_allclose(
+            pixels, np.broadcast_to(expected[:, None, None], pixels.shape), atol=3 / 255
+        )
 
 
 def test_the_order_is_of_the_seed_alone(data_dir):
@@ -95,7 +112,9 @@ def test_the_order_is_of_the_seed_alone(data_dir):
     tf.random.set_seed(1)
     first = take(source, 9, augmentation=("resized_crop", "flip"))
     tf.random.set_seed(2)  # a global seed has no part in it
-    for one, other in zip(first, take(source, 9, augmentation=("resized_crop", "flip")), strict=True):
+    for one, other in zip(
+        first, take(source, 9, augmentation=("resized_crop", "flip")), strict=True
+    ):
         np.testing.assert_array_equal(one[0], other[0])
         np.testing.assert_array_equal(one[1], other[1])
     assert not np.array_equal(labels(first), labels(take(source, 9, seed=4)))
@@ -107,13 +126,16 @@ def test_a_group_of_files_is_shuffled_whole(data_dir):
     file_of = np.repeat(np.arange(7), LENGTHS)
     files, seen = file_of[order], 0
     while seen < 47:
-        group = set(files[seen:seen + 5])  # no file is shorter
+        group = set(files[seen : seen + 5])  # no file is shorter
         end = seen + sum(LENGTHS[i] for i in group)
         assert set(files[seen:end]) == group and len(group) <= 2
         if len(group) == 2:
-            assert (np.diff(files[seen:end]) != 0).sum() > 1 and (np.diff(order[seen:end]) < 0).any()
+            assert (np.diff(files[seen:end]) != 0).sum() > 1 and (
+                np.diff(order[seen:end]) < 0
+            ).any()
         seen = end
-    # One group of all files: place in the files against place in the epoch, within 4 deviations of no correlation.
+    # One group of all files: place in the files against place in the epoch, within 4 deviations of
+    # no correlation.
     places = labels(take(opened(data_dir, group_files=7), 1, batch_size=47))
     assert abs(stats.spearmanr(np.arange(47), places).statistic) < 4 / np.sqrt(47)
 
@@ -148,7 +170,10 @@ def test_a_file_that_is_cut_short_is_told(tmp_path):
     """By whole records, which TensorFlow reads without complaint."""
     source = opened(write_set(tmp_path))
     cut_between_records(source.files[3])
-    with pytest.raises(tf.errors.InvalidArgumentError, match="files of imagenet2012 hold other numbers of images than"):
+    with pytest.raises(
+        tf.errors.InvalidArgumentError,
+        match="files of imagenet2012 hold other numbers of images than",
+    ):
         take(source, 7)
 
 
@@ -157,7 +182,11 @@ def test_opening_reads_no_image(tmp_path):
     for file in (tmp_path / "imagenet2012" / "1.0.0").glob("*tfrecord*"):
         file.write_bytes(b"not records")
     source = data.load_training_data("imagenet2012", data_dir=data_dir, image_size=SIZE)
-    assert isinstance(source, data.StreamedData) and len(source) == 47 and source.input_shape == (8, 8, 3)
+    assert (
+        isinstance(source, data.StreamedData)
+        and len(source) == 47
+        and source.input_shape == (8, 8, 3)
+    )
 
 
 # --- workers and devices
@@ -170,7 +199,9 @@ def test_workers_read_files_of_their_own(data_dir):
     assert [len(part) for part in parts] == [2 * min(totals)] * 2  # both take as many steps
     seen = []
     for part, total in zip(parts, totals):
-        alone = dataclasses.replace(part, num_shards=1, shard_index=0, usable=total)  # all that it has
+        alone = dataclasses.replace(
+            part, num_shards=1, shard_index=0, usable=total
+        )  # all that it has
         seen.append(set(labels(take(alone, 1, batch_size=total))))
     assert not seen[0] & seen[1] and seen[0] | seen[1] == set(range(47))
     steps = data.steps_per_epoch(parts[0], 4)
@@ -191,7 +222,9 @@ tf.config.set_logical_device_configuration(
     tf.config.list_physical_devices("CPU")[0], [tf.config.LogicalDeviceConfiguration()] * 2)
 strategy = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
 source = data.stream_data("imagenet2012", data_dir=sys.argv[1], image_size=(8, 8))
-batches = data.train_batches(source, batch_size=6, seed=0, start_step=5, augmentation=("resized_crop",)).take(4)
+batches = data.train_batches(
+    source, batch_size=6, seed=0, start_step=5, augmentation=("resized_crop",)
+).take(4)
 for parts, whole in zip(strategy.experimental_distribute_dataset(batches), batches, strict=True):
     for part, x in zip(parts, whole, strict=True):
         part = strategy.experimental_local_results(part)
@@ -207,8 +240,12 @@ def test_two_devices_share_each_batch_in_order(data_dir):
 
 
 def test_decoding_holds_no_stateful_operation(data_dir):
-    """Under enable_op_determinism, which every run sets, tf.data runs maps with such an operation one after the other."""
-    batches = streaming.read_batches(opened(data_dir), batch_size=6, seed=0, start_step=0, crops=True)
+    """Under enable_op_determinism, which every run sets, tf.data runs maps with such an operation
+    one after the other.
+    """
+    batches = streaming.read_batches(
+        opened(data_dir), batch_size=6, seed=0, start_step=0, crops=True
+    )
     maps, rest = [], [batches]
     while rest:
         dataset = rest.pop()
@@ -217,7 +254,11 @@ def test_decoding_holds_no_stateful_operation(data_dir):
             maps.append(dataset._map_func.function)  # pylint: disable=protected-access
     assert len(maps) == 1
     definition = maps[0].graph.as_graph_def()
-    nodes = [node.op for part in (definition.node, *(f.node_def for f in definition.library.function)) for node in part]
+    nodes = [
+        node.op
+        for part in (definition.node, *(f.node_def for f in definition.library.function))
+        for node in part
+    ]
     assert "DecodeAndCropJpeg" in nodes and "StatelessIf" in nodes and "If" not in nodes
     assert not maps[0].function_def.signature.is_stateful
 
@@ -241,7 +282,9 @@ def test_a_random_crop_is_the_drawn_part_resized(kind):
     stored = tf.io.decode_image(contents, 3).numpy()  # a JPEG keeps colours about, not quite
     for seed in seeds(6):
         row, column, height, width = augmentation.crop_boxes([[60, 90]], seed).numpy()[0]
-        expected = images.resize(stored[np.newaxis, row:row + height, column:column + width], (20, 16))[0]
+        expected = images.resize(
+            stored[np.newaxis, row : row + height, column : column + width], (20, 16)
+        )[0]
         got = streaming.decode(contents, (20, 16, 3), images.resize_tensor, seed).numpy()
         np.testing.assert_array_equal(got, expected)
 
@@ -250,8 +293,14 @@ def test_crop_boxes_lie_inside_and_are_spread_as_drawn():
     count = 4000
     sizes = np.random.default_rng(0).integers(1, 400, (count, 2)).astype(np.int32)
     boxes = augmentation.crop_boxes(sizes, [1, 2]).numpy()
-    assert (boxes[:, :2] >= 0).all() and (boxes[:, 2:] >= 1).all() and (boxes[:, :2] + boxes[:, 2:] <= sizes).all()
-    row, column, height, width = augmentation.crop_boxes(np.full((count, 2), 1000, np.int32), [1, 2]).numpy().T
+    assert (
+        (boxes[:, :2] >= 0).all()
+        and (boxes[:, 2:] >= 1).all()
+        and (boxes[:, :2] + boxes[:, 2:] <= sizes).all()
+    )
+    row, column, height, width = (
+        augmentation.crop_boxes(np.full((count, 2), 1000, np.int32), [1, 2]).numpy().T
+    )
     # The same draws in NumPy, one by one: reject what does not fit into the square.
     rng, oracle = np.random.default_rng(1), []
     while len(oracle) < count:
@@ -266,12 +315,16 @@ def test_crop_boxes_lie_inside_and_are_spread_as_drawn():
         assert stats.kstest((place + 0.5) / (1001 - side), "uniform").pvalue > 1e-4
 
 
-@pytest.mark.parametrize("size, expected", [((10, 400), (0, 194, 10, 13)), ((400, 10), (194, 0, 13, 10))])
+@pytest.mark.parametrize(
+    "size, expected", [((10, 400), (0, 194, 10, 13)), ((400, 10), (194, 0, 13, 10))]
+)
 def test_where_no_draw_fits_the_crop_is_the_largest_in_the_middle(size, expected):
     """8% of 10x400 is 320 pixels; at the widest, 4/3, 15 of height."""
     row, column, height, width = expected
     got = augmentation.crop_boxes([size], [0, 0]).numpy()[0]
-    assert tuple(got[2:]) == (height, width) and abs(got[0] - row) <= 1 and abs(got[1] - column) <= 1
+    assert (
+        tuple(got[2:]) == (height, width) and abs(got[0] - row) <= 1 and abs(got[1] - column) <= 1
+    )
 
 
 def test_resized_crop_in_memory_is_bilinear_between_the_outermost_pixels():
@@ -287,18 +340,27 @@ def test_resized_crop_in_memory_is_bilinear_between_the_outermost_pixels():
         return values.take(low, axis) * (1 - weight) + values.take(high, axis) * weight
 
     for image, cropped, (row, column, height, width) in zip(batch, got, boxes):
-        part = image[row:row + height, column:column + width]
+        part = image[row : row + height, column : column + width]
         np.testing.assert_allclose(cropped, along(along(part, 9, 0), 7, 1), atol=1e-5)
 
 
-@pytest.mark.parametrize("size, resized", [((300, 500), (256, 426)), ((333, 250), (340, 256)), ((256, 256), (256, 256)),
-                                           ((100, 120), (256, 307))])  # fmt: skip
+@pytest.mark.parametrize(
+    "size, resized",
+    [
+        ((300, 500), (256, 426)),
+        ((333, 250), (340, 256)),
+        ((256, 256), (256, 256)),
+        ((100, 120), (256, 307)),
+    ],
+)
 def test_centre_crop_is_that_of_pillow(size, resized):
     """Resize(256), CenterCrop(224) as torchvision does them with Pillow."""
     pixels = np.random.default_rng(0).integers(0, 256, (*size, 3)).astype(np.uint8)
-    whole = np.asarray(PIL.Image.fromarray(pixels).resize(resized[::-1], PIL.Image.Resampling.BILINEAR))
+    whole = np.asarray(
+        PIL.Image.fromarray(pixels).resize(resized[::-1], PIL.Image.Resampling.BILINEAR)
+    )
     row, column = (round((side - 224) / 2) for side in resized)
-    expected = whole[row:row + 224, column:column + 224].astype(int)
+    expected = whole[row : row + 224, column : column + 224].astype(int)
     got = images.centre_crop(pixels, (224, 224)).numpy()
     assert got.shape == (224, 224, 3) and np.abs(got.astype(int) - expected).max() <= 1
 
@@ -321,31 +383,55 @@ def test_large_sets_are_streamed_and_small_ones_held(data_dir, tmp_path, monkeyp
     assert isinstance(data.load_training_data("digits"), data.ImageData)
     monkeypatch.setattr(streaming, "MEMORY_BUDGET", 47 * 8 * 8 * 3 - 1)
     assert isinstance(data.load_training_data("other", **arguments), data.StreamedData)
-    assert isinstance(data.load_training_data("other", train_fraction=0.5, **arguments), data.ImageData)
-    with pytest.raises(InputError, match="train_fraction=0.5 is chosen by the labels of all images, and 'imagenet2012' is"):
-        data.load_training_data("imagenet2012", data_dir=data_dir, image_size=SIZE, train_fraction=0.5)
+    assert isinstance(
+        data.load_training_data("other", train_fraction=0.5, **arguments), data.ImageData
+    )
+    with pytest.raises(
+        InputError,
+        match="train_fraction=0.5 is chosen by the labels of all images, and 'imagenet2012' is",
+    ):
+        data.load_training_data(
+            "imagenet2012", data_dir=data_dir, image_size=SIZE, train_fraction=0.5
+        )
 
 
 def test_imagenet_is_tested_on_its_validation_split(data_dir):
     test = data.load_data("imagenet2012", "test", data_dir=data_dir, image_size=SIZE)
     assert test.split == "validation" and test.labels.tolist() == list(range(6))
     for pixels, number in zip(test.images, range(6)):
-        np.testing.assert_allclose(pixels[4, 4].astype(int), [5 * number, 255 - 5 * number, 100], atol=3)
-    assert len(data.load_data("imagenet2012", "test[:50%]", data_dir=data_dir, image_size=SIZE)) == 3
+        np.testing.assert_allclose(
+            pixels[4, 4].astype(int), [5 * number, 255 - 5 * number, 100], atol=3
+        )
+    assert (
+        len(data.load_data("imagenet2012", "test[:50%]", data_dir=data_dir, image_size=SIZE)) == 3
+    )
 
 
 def test_what_cannot_be_streamed(tmp_path, data_dir):
-    with pytest.raises(InputError, match="the images of 'imagenet2012' differ in size: .* give image_size"):
+    with pytest.raises(
+        InputError, match="the images of 'imagenet2012' differ in size: .* give image_size"
+    ):
         data.load_training_data("imagenet2012", data_dir=data_dir)
-    with pytest.raises(InputError, match="expected 0 <= shard_index < num_shards <= 7, the train files of 'imagenet2012'"):
+    with pytest.raises(
+        InputError,
+        match="expected 0 <= shard_index < num_shards <= 7, the train files of 'imagenet2012'",
+    ):
         opened(data_dir, num_shards=8)
     with pytest.raises(InputError, match="'imagenet2012' is not prepared in"):
-        data.load_training_data("imagenet2012", data_dir=str(tmp_path), image_size=SIZE, download=False)
-    with pytest.raises(InputError, match="batch_size 48 is larger than split 'train' of 'imagenet2012', which holds 47"):
+        data.load_training_data(
+            "imagenet2012", data_dir=str(tmp_path), image_size=SIZE, download=False
+        )
+    with pytest.raises(
+        InputError,
+        match="batch_size 48 is larger than split 'train' of 'imagenet2012', which holds 47",
+    ):
         take(opened(data_dir), 1, batch_size=48)
     broken = write_set(tmp_path)
     (tmp_path / "imagenet2012" / "1.0.0" / "imagenet2012-train.tfrecord-00003-of-00007").unlink()
-    with pytest.raises(InputError, match="1 of the 7 train files of 'imagenet2012' are missing in .*00003-of-00007; copy"):
+    with pytest.raises(
+        InputError,
+        match="1 of the 7 train files of 'imagenet2012' are missing in .*00003-of-00007; copy",
+    ):
         opened(broken)
 
 
@@ -358,10 +444,19 @@ class Stop(Exception):
 
 def test_an_interrupted_run_on_streamed_images_ends_with_the_same_weights(tmp_path, monkeypatch):
     """Stopped inside the second epoch, at step 10, and gone on with; 7 batches an epoch."""
-    arguments = ["--dataset=imagenet2012", f"--data_dir={write_set(tmp_path, num_classes=5)}", "--image_size=8x8",
-                 "--batch_size=6", "--train_steps=16", "--augmentation=resized_crop,flip", "--attacks=fgsm",
-                 "--watch_attack=fgsm", "--watch_examples=4", "--learning_rate=0.01",
-                 "--checkpoint_minutes=0.00001"]  # fmt: skip
+    arguments = [
+        "--dataset=imagenet2012",
+        f"--data_dir={write_set(tmp_path, num_classes=5)}",
+        "--image_size=8x8",
+        "--batch_size=6",
+        "--train_steps=16",
+        "--augmentation=resized_crop,flip",
+        "--attacks=fgsm",
+        "--watch_attack=fgsm",
+        "--watch_examples=4",
+        "--learning_rate=0.01",
+        "--checkpoint_minutes=0.00001",
+    ]
     assert isinstance(build.load_train(parse(TrainConfig, arguments)), data.StreamedData)
     alone = run_training(parse(TrainConfig, [*arguments, f"--run_dir={tmp_path}/alone"]))
     stopped = parse(TrainConfig, [*arguments, f"--run_dir={tmp_path}/stopped"])
@@ -395,11 +490,16 @@ def cut_between_records(path):
 def test_damage_met_in_the_middle_of_a_training_is_one_line(tmp_path, damage):
     source = opened(write_set(tmp_path, num_classes=5), group_files=1)
     damage(source.files[3])
-    student = keras.Sequential([keras.Input((8, 8, 3)), keras.layers.Flatten(), keras.layers.Dense(5)])
+    student = keras.Sequential(
+        [keras.Input((8, 8, 3)), keras.layers.Flatten(), keras.layers.Dense(5)]
+    )
     method = methods.Natural(student=student)
     method.compile(optimizer="sgd")
     batches = data.train_batches(source, batch_size=6, seed=0)
-    line = "^the train files of 'imagenet2012' cannot be read .*prepare the data anew, and start the same command.*$"
+    line = (
+        "^the train files of 'imagenet2012' cannot be read .*prepare the data anew, and start "
+        "the same command.*$"
+    )
     with pytest.raises(InputError, match=line) as caught, data.told_when_unreadable(source.name):
         method.fit(batches, steps_per_epoch=7, shuffle=False, verbose=0)
     assert "\n" not in str(caught.value)

@@ -1,4 +1,6 @@
-"""`visualize --kind=sweep`: what the figures' artists show against results.json and flag files, and what is refused."""
+"""`visualize --kind=sweep`: what the figures' artists show against results.json and flag files, and
+what is refused.
+"""
 
 import json
 import logging
@@ -18,12 +20,20 @@ from tf_robust_transfer.training import sweep
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 
 
-def run_folder(folder, flags, accuracy, *, below=0.02, above=0.01, count=1000, eps=0.1, file="results.json"):
-    """accuracy: attack -> fraction. The interval reaches from `below` under it to `above` over it."""
+def run_folder(
+    folder, flags, accuracy, *, below=0.02, above=0.01, count=1000, eps=0.1, file="results.json"
+):
+    """accuracy: attack -> fraction. The interval: from `below` under it to `above` over it."""
     folder.mkdir(parents=True, exist_ok=True)
     interval = {name: [value - below, value + above] for name, value in accuracy.items()}
-    result = {"dataset": "mnist", "split": "test", "num_examples": count, "accuracy": accuracy,
-              "confidence_interval_95": interval, "threat_model": {"norm": "linf", "eps": eps}}  # fmt: skip
+    result = {
+        "dataset": "mnist",
+        "split": "test",
+        "num_examples": count,
+        "accuracy": accuracy,
+        "confidence_interval_95": interval,
+        "threat_model": {"norm": "linf", "eps": eps},
+    }
     (folder / file).write_text(json.dumps(result))
     (folder / "flags.txt").write_text("".join(f"--{flag}\n" for flag in flags))
 
@@ -44,18 +54,26 @@ def drawn(monkeypatch, tmp_path):
 
 
 def points(axis, label):
-    """[(x, accuracy, low, high)] of the points of that label; low and high None where there is no error bar."""
+    """[(x, accuracy, low, high)] of the points of that label; low and high None where there is no
+    error bar.
+    """
     found = []
     for container in axis.containers:
         if container.get_label() == label:
             line, _, bars = container.lines
-            ends = [(low[1], high[1]) for (low, high) in bars[0].get_segments()] if bars else [(None, None)] * 100
+            ends = (
+                [(low[1], high[1]) for (low, high) in bars[0].get_segments()]
+                if bars
+                else [(None, None)] * 100
+            )
             found += [(x, y, *end) for x, y, end in zip(line.get_xdata(), line.get_ydata(), ends)]
     return sorted(found)
 
 
 def rounded(rows):
-    return sorted(tuple(value if value is None else round(float(value), 9) for value in row) for row in rows)
+    return sorted(
+        tuple(value if value is None else round(float(value), 9) for value in row) for row in rows
+    )
 
 
 def labels(axis):
@@ -71,7 +89,10 @@ def test_points_bars_and_lines_are_those_of_results_json(drawn, tmp_path):
     expected, means = {"clean": [], "pgd20": []}, {"clean": {}, "pgd20": {}}
     for number, fraction in enumerate((0.1, 1 / 3, 1.0)):
         for seed in (0, 1):
-            accuracy = {"clean": 0.9 + 0.02 * number + 0.004 * seed, "pgd20": 0.7 + 0.05 * number - 0.01 * seed}
+            accuracy = {
+                "clean": 0.9 + 0.02 * number + 0.004 * seed,
+                "pgd20": 0.7 + 0.05 * number - 0.01 * seed,
+            }
             flags = [f"train_fraction={fraction}", f"seed={seed}", "method=mixacm"]
             run_folder(tmp_path / f"seed{seed}" / f"run{number}", flags, accuracy)
             for attack, value in accuracy.items():
@@ -83,7 +104,11 @@ def test_points_bars_and_lines_are_those_of_results_json(drawn, tmp_path):
         mean = line(axis, f"mean: {label}")
         assert list(mean.get_xdata()) == [0.1, 1 / 3, 1.0]
         assert mean.get_ydata() == pytest.approx([sum(pair) / 2 for pair in means[attack].values()])
-    assert axis.get_ylabel() == "accuracy (%)" and axis.get_xlabel() == "train_fraction" and axis.get_xscale() == "linear"
+    assert (
+        axis.get_ylabel() == "accuracy (%)"
+        and axis.get_xlabel() == "train_fraction"
+        and axis.get_xscale() == "linear"
+    )
     low, high = axis.get_ylim()
     assert low < 67 and high > 95.4, "the whole of each interval is seen"
 
@@ -100,7 +125,9 @@ def test_a_series_has_a_panel_for_each_attack(drawn, tmp_path):
     for kld in (0.9, 0.95):
         for gamma in (5, 10):
             accuracy = {"clean": kld - 0.01 * gamma, "pgd100": 0.5 + 0.01 * gamma, "fgsm": 0.6}
-            run_folder(tmp_path / f"{kld}_{gamma}", [f"alpha_kld={kld}", f"gamma={gamma}.0"], accuracy)
+            run_folder(
+                tmp_path / f"{kld}_{gamma}", [f"alpha_kld={kld}", f"gamma={gamma}.0"], accuracy
+            )
     figure = drawn("--x=alpha_kld", "--series=gamma", "--attacks=clean,pgd100")
     assert [axis.get_title() for axis in figure.axes] == ["clean", "under pgd100"]
     clean, pgd = figure.axes
@@ -109,11 +136,14 @@ def test_a_series_has_a_panel_for_each_attack(drawn, tmp_path):
     assert rounded(points(clean, "gamma 5")) == rounded([(0.9, 85, 83, 86), (0.95, 90, 88, 91)])
     (legend,) = figure.legends
     assert [text.get_text() for text in legend.get_texts()] == ["gamma 5", "gamma 10"]
-    assert "1,000 test images of mnist, linf eps 0.1" in legend.get_title().get_text().replace("\n", " ")
+    assert "1,000 test images of mnist, linf eps 0.1" in legend.get_title().get_text().replace(
+        "\n", " "
+    )
 
 
 @pytest.mark.parametrize(
-    ("values", "scale"), [((100, 1000, 100000), "log"), ((1, 30), "linear"), ((1, 31), "log"), ((0, 1, 100), "symlog")]
+    ("values", "scale"),
+    [((100, 1000, 100000), "log"), ((1, 30), "linear"), ((1, 31), "log"), ((0, 1, 100), "symlog")],
 )
 def test_wide_spans_are_logarithmic(drawn, tmp_path, values, scale):
     for value in values:
@@ -132,13 +162,30 @@ def test_depth_and_width_are_read_from_the_network(drawn, tmp_path):
     assert rounded(points(axis, "width 2")) == rounded([(10, 30, 28, 31)])
 
 
-def test_results_of_other_radii_are_lines_of_their_own_and_of_several_the_largest_holds(drawn, tmp_path):
-    run_folder(tmp_path / "run", ["gamma=5"], {"clean": 0.9, "pgd20": 0.8}, count=500, file="results_500.json")
+def test_results_of_other_radii_are_lines_of_their_own_and_of_several_the_largest_holds(
+    drawn, tmp_path
+):
+    run_folder(
+        tmp_path / "run",
+        ["gamma=5"],
+        {"clean": 0.9, "pgd20": 0.8},
+        count=500,
+        file="results_500.json",
+    )
     run_folder(tmp_path / "run", ["gamma=5"], {"clean": 0.91, "pgd20": 0.81}, count=10000)
-    run_folder(tmp_path / "run", ["gamma=5"], {"clean": 0.92, "pgd20": 0.4}, count=600, eps=0.2, file="results_b.json")
+    run_folder(
+        tmp_path / "run",
+        ["gamma=5"],
+        {"clean": 0.92, "pgd20": 0.4},
+        count=600,
+        eps=0.2,
+        file="results_b.json",
+    )
     (axis,) = drawn("--x=gamma").axes
     found = {label: points(axis, label)[0][1] for label in labels(axis)}
-    assert found == pytest.approx({"clean": 91, "under pgd20, eps 0.1": 81, "under pgd20, eps 0.2": 40})
+    assert found == pytest.approx(
+        {"clean": 91, "under pgd20, eps 0.1": 81, "under pgd20, eps 0.2": 40}
+    )
     (axis,) = drawn("--x=eps", "--attacks=pgd20").axes
     assert rounded(points(axis, "under pgd20")) == rounded([(0.1, 81, 79, 82), (0.2, 40, 38, 41)])
 
@@ -153,12 +200,18 @@ def test_runs_may_be_chosen_by_pattern_and_smoke_runs_stay_out(drawn, tmp_path):
 
 
 def test_other_flags_that_differ_are_named(drawn, tmp_path, caplog):
-    for seed, flags in enumerate((["gamma=5", "teacher=runs/seed0/t"], ["gamma=6", "teacher=runs/seed1/t"])):
-        run_folder(tmp_path / str(seed), [*flags, f"seed={seed}", f"run_dir={seed}"], {"clean": 0.5})
+    for seed, flags in enumerate(
+        (["gamma=5", "teacher=runs/seed0/t"], ["gamma=6", "teacher=runs/seed1/t"])
+    ):
+        run_folder(
+            tmp_path / str(seed), [*flags, f"seed={seed}", f"run_dir={seed}"], {"clean": 0.5}
+        )
     with caplog.at_level(logging.WARNING):
         drawn("--x=gamma")
         assert not caplog.text
-        run_folder(tmp_path / "other", ["gamma=7", "teacher=runs/seed0/t", "blocks=block4"], {"clean": 0.5})
+        run_folder(
+            tmp_path / "other", ["gamma=7", "teacher=runs/seed0/t", "blocks=block4"], {"clean": 0.5}
+        )
         drawn("--x=gamma")
     assert "beside gamma, runs of one line differ in blocks;" in caplog.text
     caplog.clear()
@@ -172,13 +225,28 @@ def test_other_flags_that_differ_are_named(drawn, tmp_path, caplog):
         ([], "give --x=FLAG, the flag on the x axis, or --paper=FIGURE, one of mixacm_figure3, "),
         (["--x=gamma", "--runs=/nowhere"], r"no results\*.json in '/nowhere' or below"),
         (["--x=gama"], "--x: unknown flag 'gama'; nearest valid names: gamma"),
-        (["--x=gamma", "--series=metod"], "--series: unknown flag 'metod'; nearest valid names: method"),
+        (
+            ["--x=gamma", "--series=metod"],
+            "--series: unknown flag 'metod'; nearest valid names: method",
+        ),
         (["--x=method"], "method is no number: 'mixacm'; give it as the series, not as x"),
         (["--x=depth"], "--x: unknown flag 'depth'|depth is no number"),
-        (["--x=gamma", "--attacks=pgd50"], "no run was measured under 'pgd50'; there are clean, pgd20"),
-        (["--paper=mixacm_figure4"], "unknown figure 'mixacm_figure4'; nearest valid names: mixacm_figure"),
-        (["--paper=mixacm_figure3", "--x=gamma"], "are at --x=train_fraction --series=method, not at --x=gamma"),
-        (["--paper=mixacm_figure3"], "no runs of mixacm_figure3 in .*; train with --flagfile=flags/mixacm/figure3_pgd7_10_"),
+        (
+            ["--x=gamma", "--attacks=pgd50"],
+            "no run was measured under 'pgd50'; there are clean, pgd20",
+        ),
+        (
+            ["--paper=mixacm_figure4"],
+            "unknown figure 'mixacm_figure4'; nearest valid names: mixacm_figure",
+        ),
+        (
+            ["--paper=mixacm_figure3", "--x=gamma"],
+            "are at --x=train_fraction --series=method, not at --x=gamma",
+        ),
+        (
+            ["--paper=mixacm_figure3"],
+            "no runs of mixacm_figure3 in .*; train with --flagfile=flags/mixacm/figure3_pgd7_10_",
+        ),
         (["--x=gamma", "--output=/nowhere/x.png"], "its folder does not exist"),
         (["--x=gamma", "--output="], "give --output=FILE.png"),
     ],
@@ -192,7 +260,12 @@ def test_bad_input_gives_one_clear_line(drawn, tmp_path, flags, says):
 
 def test_the_command_writes_the_file(tmp_path):
     run_folder(tmp_path / "run", ["gamma=5"], {"clean": 1.0}, above=0.0)
-    arguments = ["--kind=sweep", "--x=gamma", f"--runs={tmp_path}/run", f"--output={tmp_path}/x.png"]
+    arguments = [
+        "--kind=sweep",
+        "--x=gamma",
+        f"--runs={tmp_path}/run",
+        f"--output={tmp_path}/x.png",
+    ]
     visualize.main(parse(VisualizeConfig, arguments))
     assert (tmp_path / "x.png").read_bytes().startswith(b"\x89PNG")
     with pytest.raises(InputError, match="end the name in .png"):
@@ -211,7 +284,11 @@ def test_the_places_of_a_papers_rows_are_those_of_their_flag_files(name):
             flags = {**flags, **({"depth": int(size[1]), "width": int(size[2])} if size else {})}
             for flag, value in place.items():
                 # The size ratio is no flag; Table 11 has it beside the student.
-                found = flags[flag] * figure.units.get(flag, 1) if flag in flags else float(row.labels[1][:-1])
+                found = (
+                    flags[flag] * figure.units.get(flag, 1)
+                    if flag in flags
+                    else float(row.labels[1][:-1])
+                )
                 assert value == found, (row, flag)
             assert {figure.x, figure.series} - {""} == set(place)
             placed += 1
@@ -222,21 +299,48 @@ def test_the_places_of_a_papers_rows_are_those_of_their_flag_files(name):
 def test_the_papers_points_stand_beside_ours(drawn, tmp_path):
     for depth, width in ((28, 10), (10, 1)):
         accuracy = {"clean": 0.8, "pgd20": 0.3, "pgd50": 0.2}
-        run_folder(tmp_path / f"figure6_{depth}_{width}", [f"model=wrn_{depth}_{width}"], accuracy, eps=8 / 255)
+        run_folder(
+            tmp_path / f"figure6_{depth}_{width}",
+            [f"model=wrn_{depth}_{width}"],
+            accuracy,
+            eps=8 / 255,
+        )
     # The row 28-5 repeats Table 4's; the other is none of the figure's.
-    run_folder(tmp_path / "table4_ours_28_5_from_28_10", ["model=wrn_28_5"], {"clean": 0.7, "pgd20": 0.25}, eps=8 / 255)
-    run_folder(tmp_path / "table4_pgd7_28_5", ["model=wrn_28_5"], {"clean": 0.1, "pgd20": 0.1}, eps=8 / 255)
+    run_folder(
+        tmp_path / "table4_ours_28_5_from_28_10",
+        ["model=wrn_28_5"],
+        {"clean": 0.7, "pgd20": 0.25},
+        eps=8 / 255,
+    )
+    run_folder(
+        tmp_path / "table4_pgd7_28_5", ["model=wrn_28_5"], {"clean": 0.1, "pgd20": 0.1}, eps=8 / 255
+    )
     clean, pgd = drawn("--paper=mixacm_figure6a").axes
     assert rounded(points(pgd, "width 5")) == rounded([(28, 25, 23, 26)])
     assert rounded(points(clean, "width 1")) == rounded([(10, 80, 78, 81)])
     # MixACM's Table 11.
-    assert [row[:2] for row in points(pgd, "width 10, paper")] == [(10, 6.54), (16, 48.09), (22, 51.23), (28, 54.05)]
+    assert [row[:2] for row in points(pgd, "width 10, paper")] == [
+        (10, 6.54),
+        (16, 48.09),
+        (22, 51.23),
+        (28, 54.05),
+    ]
     assert [row[1] for row in points(clean, "width 1, paper")] == [66.65, 79.90, 82.74, 83.86]
-    assert all(row[2] is None for row in points(clean, "width 1, paper")), "the paper gives no intervals here"
+    assert all(row[2] is None for row in points(clean, "width 1, paper")), (
+        "the paper gives no intervals here"
+    )
     paper, ours = line(pgd, "mean: width 10, paper"), line(pgd, "mean: width 10")
-    assert paper.get_linestyle() == "--" and ours.get_linestyle() == "-" and paper.get_color() == ours.get_color()
+    assert (
+        paper.get_linestyle() == "--"
+        and ours.get_linestyle() == "-"
+        and paper.get_color() == ours.get_color()
+    )
     (axis,) = drawn("--paper=mixacm_figure6b").axes
-    assert axis.get_xscale() == "log" and [row[0] for row in points(axis, "clean")] == [0.21, 25.04, 100]
+    assert axis.get_xscale() == "log" and [row[0] for row in points(axis, "clean")] == [
+        0.21,
+        25.04,
+        100,
+    ]
     assert len(points(axis, "under pgd20, paper")) == 12
 
 
@@ -248,38 +352,69 @@ def test_baselines_are_dotted_and_numbers_come_from_the_repeated_row(drawn, tmp_
             run_folder(tmp_path / f"figure3_{name}_{percent}_percent", flags, accuracy, eps=8 / 255)
     clean, pgd = drawn("--paper=mixacm_figure3").axes
     assert rounded(row[:2] for row in points(pgd, "MixACM")) == [(0.1, 41), (1.0, 50)]
-    dotted = {found.get_label(): found.get_ydata()[0] for found in pgd.lines if found.get_linestyle() == ":"}
+    dotted = {
+        found.get_label(): found.get_ydata()[0]
+        for found in pgd.lines
+        if found.get_linestyle() == ":"
+    }
     # Table 4: WRN-34-10, PGD7-AT.
-    assert dotted == pytest.approx({"PGD7-AT with all data": 50, "PGD7-AT with all data, paper": 49.72})
+    assert dotted == pytest.approx(
+        {"PGD7-AT with all data": 50, "PGD7-AT with all data, paper": 49.72}
+    )
     # Of Table 1 the clean accuracy alone is Figure 3's: its robustness is under other attacks.
-    assert [row[:2] for row in points(clean, "MixACM, paper")] == [(1.0, 90.76)] and not points(pgd, "MixACM, paper")
+    assert [row[:2] for row in points(clean, "MixACM, paper")] == [(1.0, 90.76)] and not points(
+        pgd, "MixACM, paper"
+    )
 
 
 def test_any_runs_may_stand_beside_a_papers_points(drawn, tmp_path):
     for weight in (0, 5):
-        run_folder(tmp_path / f"mine{weight}", [f"lambda_diff={weight}"], {"clean": 0.9, "pgd20": 0.5})
+        run_folder(
+            tmp_path / f"mine{weight}", [f"lambda_diff={weight}"], {"clean": 0.9, "pgd20": 0.5}
+        )
     (axis,) = drawn("--paper=igam_table4", "--x=lambda_diff").axes
     assert [row[:2] for row in points(axis, "clean")] == [(0, 90), (5, 90)]
-    assert [row[:2] for row in points(axis, "under pgd20, paper")] == [(0, 16.0), (2.5, 16.3), (5, 21.7), (10, 21.7)]
-    run_folder(tmp_path / "fraction", ["train_fraction=0.5", "method=mixacm"], {"clean": 0.9, "pgd20": 0.5})
-    clean, _ = drawn("--paper=mixacm_figure3", "--x=train_fraction", f"--runs={tmp_path}/fraction").axes
+    assert [row[:2] for row in points(axis, "under pgd20, paper")] == [
+        (0, 16.0),
+        (2.5, 16.3),
+        (5, 21.7),
+        (10, 21.7),
+    ]
+    run_folder(
+        tmp_path / "fraction", ["train_fraction=0.5", "method=mixacm"], {"clean": 0.9, "pgd20": 0.5}
+    )
+    clean, _ = drawn(
+        "--paper=mixacm_figure3", "--x=train_fraction", f"--runs={tmp_path}/fraction"
+    ).axes
     places = {name: [row[0] for row in points(clean, name)] for name in labels(clean)}
     assert places == {"MixACM": [0.5], "MixACM, paper": [1.0], "PGD7-AT, paper": [1.0]}
 
 
 @pytest.mark.parametrize("flags", [[], ["--x=lambda_adv"]])
 def test_runs_of_igams_table_5_stand_at_the_papers_lambda_adv(drawn, tmp_path, flags):
-    """Twice the flag that their flag files have. The row 2 repeats Table 3's; without --paper the flag is the place."""
+    """Twice the flag that their flag files have. The row 2 repeats Table 3's; without --paper the
+    flag is the place.
+    """
     accuracy = {"0": 0.78, "0.5": 0.77, "1": 0.74, "2": 0.62}
     for number, value in accuracy.items():
         read = parse(TrainConfig, [f"--flagfile={ROOT}/flags/igam/table5_adv_{number}.flags"])
         assert read.lambda_adv == {"0": 0, "0.5": 0.25, "1": 0.5, "2": 1}[number]
         folder = tmp_path / ("table3_igam_cifar10" if number == "2" else f"table5_adv_{number}")
-        run_folder(folder, [f"lambda_adv={read.lambda_adv}"], {"clean": value, "pgd20": value / 3}, eps=8 / 255)
+        run_folder(
+            folder,
+            [f"lambda_adv={read.lambda_adv}"],
+            {"clean": value, "pgd20": value / 3},
+            eps=8 / 255,
+        )
     (axis,) = drawn("--paper=igam_table5", *flags).axes
     ours = [(0, 78), (0.5, 77), (1, 74), (2, 62)]
     assert rounded(row[:2] for row in points(axis, "clean")) == rounded(ours)
-    assert [row[:2] for row in points(axis, "clean, paper")] == [(0, 78.4), (0.5, 77.4), (1, 74.3), (2, 62.4)]
+    assert [row[:2] for row in points(axis, "clean, paper")] == [
+        (0, 78.4),
+        (0.5, 77.4),
+        (1, 74.3),
+        (2, 62.4),
+    ]
     assert axis.get_xlabel() == "lambda_adv of the paper (twice the flag)"
     (axis,) = drawn("--x=lambda_adv").axes
     assert rounded(row[:2] for row in points(axis, "clean")) == rounded((x / 2, y) for x, y in ours)
@@ -288,6 +423,10 @@ def test_runs_of_igams_table_5_stand_at_the_papers_lambda_adv(drawn, tmp_path, f
 
 def test_a_figures_numbers_are_found_under_its_own_attack():
     rows = {row.folder: row for row in SWEEPS["mixacm_figure7b"].table.rows}
-    found = paper_accuracy(SWEEPS["mixacm_figure7b"], rows["figure7b_alpha_kld_0.95_gamma_10"], TABLES)
+    found = paper_accuracy(
+        SWEEPS["mixacm_figure7b"], rows["figure7b_alpha_kld_0.95_gamma_10"], TABLES
+    )
     assert found == pytest.approx({"clean": 0.9076, "pgd100": 0.5665})
-    assert not paper_accuracy(SWEEPS["mixacm_figure7b"], rows["figure7b_alpha_kld_0.9_gamma_10"], TABLES)
+    assert not paper_accuracy(
+        SWEEPS["mixacm_figure7b"], rows["figure7b_alpha_kld_0.9_gamma_10"], TABLES
+    )

@@ -1,4 +1,6 @@
-"""tables/ and `report --table`: the figures against the papers' text, our columns against run folders made by hand."""
+"""tables/ and `report --table`: the figures against the papers' text, our columns against run
+folders made by hand.
+"""
 
 import dataclasses
 import itertools
@@ -29,9 +31,13 @@ def test_a_table_is_well_formed(name):
         assert len(row.labels) == len(table.labels) and len(row.figures) == len(table.columns), row
         assert row.name.startswith(name.partition("_")[0] + "/"), row
         # A row that is repeated is itself no repetition: report looks no further.
-        assert not row.same_as or (not rows[row.same_as].same_as and not rows[row.same_as].quoted), row
+        assert not row.same_as or (
+            not rows[row.same_as].same_as and not rows[row.same_as].quoted
+        ), row
         for figure in row.figures:
-            assert figure in (PLOTTED, "-") or re.fullmatch(r"\d+(\.\d+)?(±\d+\.\d+)?\??", figure), row
+            assert figure in (PLOTTED, "-") or re.fullmatch(
+                r"\d+(\.\d+)?(±\d+\.\d+)?\??", figure
+            ), row
 
 
 def test_no_two_rows_share_a_run_folder():
@@ -51,7 +57,10 @@ def paper_lines(paper):
     # IGAM's Table 2 has figures torn into two cells: "33.<tab>.9", "52<tab>.2", "23.<tab>0".
     text = re.sub(r"(\d\.)\t(\d)", r"\1\2", re.sub(r"(\d)\.?\t\.(\d)", r"\1.\2", text))
     text = re.sub(r"\\text|[${}]", "", text).replace(" - ", "\t-\t")
-    return [numbers(line.partition("Table")[0]) for line in re.sub(r"WRN[- ]?\d+-\d+", "", text).splitlines()]
+    return [
+        numbers(line.partition("Table")[0])
+        for line in re.sub(r"WRN[- ]?\d+-\d+", "", text).splitlines()
+    ]
 
 
 def as_printed(name):
@@ -63,7 +72,9 @@ def as_printed(name):
         return [*zip(*first), *rows[len(first) :]]
     if name == "mixacm_table2":
         # Both halves begin with the clean accuracy; a row for one of them has the other empty.
-        return [half for row in rows for half in (row[:4], (row[0], *row[4:])) if set(half[1:]) != {"-"}]
+        return [
+            half for row in rows for half in (row[:4], (row[0], *row[4:])) if set(half[1:]) != {"-"}
+        ]
     if name == "mixacm_table3":
         # In the text, three rows are one line of columns.
         return [*zip(*rows[:3]), *rows[3:]]
@@ -78,7 +89,9 @@ def test_the_figures_are_the_papers(name):
     checked = 0
     for figures in as_printed(name):
         # Of a damaged line the parts between what is damaged; runs of figures that are numbers.
-        for damaged, part in itertools.groupby(figures, lambda figure: figure.endswith("?") or figure == PLOTTED):
+        for damaged, part in itertools.groupby(
+            figures, lambda figure: figure.endswith("?") or figure == PLOTTED
+        ):
             part = list(part)
             if damaged or set(part) == {"-"}:
                 continue
@@ -91,8 +104,12 @@ def test_the_figures_are_the_papers(name):
 @pytest.mark.skipif(not PAPERS.is_dir(), reason="the papers are not here")
 def test_a_wrong_figure_would_be_noticed(monkeypatch):
     table = TABLES["igam_table2"]
-    wrong = dataclasses.replace(table.rows[5], figures=("88.7", "54.0", "52.5", "47.6", "45.1", "43.0", "43.5"))
-    monkeypatch.setitem(TABLES, "igam_table2", dataclasses.replace(table, rows=(*table.rows[:5], wrong)))
+    wrong = dataclasses.replace(
+        table.rows[5], figures=("88.7", "54.0", "52.5", "47.6", "45.1", "43.0", "43.5")
+    )
+    monkeypatch.setitem(
+        TABLES, "igam_table2", dataclasses.replace(table, rows=(*table.rows[:5], wrong))
+    )
     with pytest.raises(AssertionError, match="IGAM, Table 2"):
         test_the_figures_are_the_papers("igam_table2")
 
@@ -134,21 +151,69 @@ def test_nothing_has_run(print_table, tmp_path):
         assert code == 0 and out.startswith(f"{TABLES[name].title}: ")
     code, out, _ = print_table("igam_table1")
     assert cells(out, "IGAM-MNIST") == [
-        "IGAM-MNIST", "93.6", "67.8", "63.6", "56.9", "43.5", "-", "-", "-", "-", "-", "flags/igam/table1_igam_mnist.flags"
-    ]  # fmt: skip
+        "IGAM-MNIST",
+        "93.6",
+        "67.8",
+        "63.6",
+        "56.9",
+        "43.5",
+        "-",
+        "-",
+        "-",
+        "-",
+        "-",
+        "flags/igam/table1_igam_mnist.flags",
+    ]
 
 
 def test_our_columns_name_attack_eps_and_images(print_table, tmp_path):
     run_folder(tmp_path, "igam/table1_standard", {"clean": 0.9512, "fgsm": 0.1, "pgd20": 0.0})
-    run_folder(tmp_path, "igam/table1_standard", {"clean": 0.94, "autoattack": 0.25}, count=1000, file="results_aa.json")
-    run_folder(tmp_path, "igam/table1_standard", {"clean": 0.94, "pgd20": 0.5}, count=1000, eps=0.1, file="results_b.json")
+    run_folder(
+        tmp_path,
+        "igam/table1_standard",
+        {"clean": 0.94, "autoattack": 0.25},
+        count=1000,
+        file="results_aa.json",
+    )
+    run_folder(
+        tmp_path,
+        "igam/table1_standard",
+        {"clean": 0.94, "pgd20": 0.5},
+        count=1000,
+        eps=0.1,
+        file="results_b.json",
+    )
     code, out, _ = print_table("igam_table1")
     heading, eps, images = (re.split(r"\s{2,}", line.strip()) for line in out.splitlines()[3:6])
-    assert heading == ["Model", "Clean", "FGSM", "PGD5", "PGD10", "PGD20", "clean", "clean", "fgsm", "pgd5", "pgd10",
-                       "pgd20", "autoattack", "pgd20", "flag file"]  # fmt: skip
+    assert heading == [
+        "Model",
+        "Clean",
+        "FGSM",
+        "PGD5",
+        "PGD10",
+        "PGD20",
+        "clean",
+        "clean",
+        "fgsm",
+        "pgd5",
+        "pgd10",
+        "pgd20",
+        "autoattack",
+        "pgd20",
+        "flag file",
+    ]
     assert eps == ["eps 8/255"] * 5 + ["eps 0.1"]
     assert images == ["n=10000", "n=1000", "n=10000", "n=10000", "n=1000", "n=1000"]
-    assert cells(out, "Standard")[6:-1] == ["95.12", "94.0", "10.00", "-", "-", "0.00", "25.0", "50.0"]
+    assert cells(out, "Standard")[6:-1] == [
+        "95.12",
+        "94.0",
+        "10.00",
+        "-",
+        "-",
+        "0.00",
+        "25.0",
+        "50.0",
+    ]
     assert cells(out, "FT-MNIST")[6:-1] == ["-"] * 8
 
 
@@ -160,7 +225,9 @@ def test_seeds_give_their_mean(print_table, tmp_path):
 
 
 def test_a_smoke_run_is_left_out(print_table, tmp_path):
-    run_folder(tmp_path, "table1_pgd7", {"clean": 0.5}, count=4, flags="--method=natural\n--smoke=true\n")
+    run_folder(
+        tmp_path, "table1_pgd7", {"clean": 0.5}, count=4, flags="--method=natural\n--smoke=true\n"
+    )
     assert set(cells(print_table("igam_table1")[1], "PGD7-trained")[6:-1]) == {"-"}
 
 
@@ -174,7 +241,14 @@ def test_a_repeated_row_takes_its_own_run_or_else_that_of_the_first(print_table,
 
 def test_a_row_at_two_radii(print_table, tmp_path):
     run_folder(tmp_path, "table2_ours", {"clean": 0.6, "pgd50": 0.3}, eps=4 / 255, count=50000)
-    run_folder(tmp_path, "table2_ours", {"clean": 0.6, "pgd50": 0.4}, eps=2 / 255, count=50000, file="results_eps2.json")
+    run_folder(
+        tmp_path,
+        "table2_ours",
+        {"clean": 0.6, "pgd50": 0.4},
+        eps=2 / 255,
+        count=50000,
+        file="results_eps2.json",
+    )
     row = cells(print_table("mixacm_table2")[1], "Ours  ")
     assert row[9:-1] == ["60.00", "-", "40.00", "-", "-", "30.00", "-"]
 

@@ -1,8 +1,8 @@
-"""The reference networks in plain TensorFlow 1 operations, and checkpoints of them with random weights.
+"""The reference networks in plain TensorFlow 1 operations, and checkpoints of them with random
+weights.
 
-Written from MadryLab's and IGAM's model.py, tf.contrib's batch norm by hand, and from nothing in this package: the oracle
-for its importers.
-"""
+Written from MadryLab's and IGAM's model.py, tf.contrib's batch norm by hand, and from nothing in
+this package: the oracle for its importers."""
 
 import contextlib
 import pathlib
@@ -15,10 +15,11 @@ tf1 = tf.compat.v1
 
 @contextlib.contextmanager
 def session_with_random_weights(build, seed=0):
-    """Calls build() in a new graph, draws every variable, moving statistics and slots too, and yields (what build
-    returned, session)."""
+    """Calls build() in a new graph, draws every variable, moving statistics and slots too, and
+    yields (what build returned, session)."""
     with tf.Graph().as_default(), tf1.Session() as session:
-        # A training earlier in the process may have asked for determinism, which wants a seed for the initialisers too.
+        # A training earlier in the process may have asked for determinism, which wants a seed for
+        # the initialisers too.
         tf1.set_random_seed(seed)
         built = build()
         rng = np.random.default_rng(seed)
@@ -37,13 +38,17 @@ def session_with_random_weights(build, seed=0):
 def save(session, folder, name="checkpoint", step=100, variables=None):
     """Saves a session as TensorFlow 1 scripts do, and returns the prefix."""
     pathlib.Path(folder).mkdir(parents=True, exist_ok=True)
-    return tf1.train.Saver(var_list=variables).save(session, str(pathlib.Path(folder, name)), global_step=step)
+    return tf1.train.Saver(var_list=variables).save(
+        session, str(pathlib.Path(folder, name)), global_step=step
+    )
 
 
 def save_arrays(prefix, arrays):
     """Saves variables of these names and values, without a step in the name."""
     with tf.Graph().as_default(), tf1.Session() as session:
-        variables = [tf1.get_variable(name, initializer=tf.constant(value)) for name, value in arrays.items()]
+        variables = [
+            tf1.get_variable(name, initializer=tf.constant(value)) for name, value in arrays.items()
+        ]
         session.run(tf1.global_variables_initializer())
         pathlib.Path(prefix).parent.mkdir(parents=True, exist_ok=True)
         return tf1.train.Saver(var_list=variables).save(session, str(prefix))
@@ -52,7 +57,9 @@ def save_arrays(prefix, arrays):
 def read_arrays(prefix, without=()):
     """Name -> array of a checkpoint, without the names that end so."""
     reader = tf.train.load_checkpoint(prefix)
-    names = [name for name in reader.get_variable_to_shape_map() if not name.endswith(tuple(without))]
+    names = [
+        name for name in reader.get_variable_to_shape_map() if not name.endswith(tuple(without))
+    ]
     return {name: reader.get_tensor(name) for name in names}
 
 
@@ -60,7 +67,9 @@ SLOTS = ("/Adam", "/Adam_1", "/Momentum", "beta1_power", "beta2_power", "global_
 
 
 def mnist(classes=10):
-    """mnist_challenge/model.py: images [n, 784] in [0, 1] -> logits, with its training step and so Adam's slots."""
+    """mnist_challenge/model.py: images [n, 784] in [0, 1] -> logits, with its training step and so
+    Adam's slots.
+    """
     x = tf1.placeholder(tf.float32, [None, 784])
     labels = tf1.placeholder(tf.int64, [None])
 
@@ -74,9 +83,13 @@ def mnist(classes=10):
     maps = tf.reshape(x, [-1, 28, 28, 1])
     maps = convolution_and_pool(maps, weight(5, 5, 1, 32), weight(32))
     maps = convolution_and_pool(maps, weight(5, 5, 32, 64), weight(64))
-    hidden = tf.nn.relu(tf.matmul(tf.reshape(maps, [-1, 7 * 7 * 64]), weight(7 * 7 * 64, 1024)) + weight(1024))
+    hidden = tf.nn.relu(
+        tf.matmul(tf.reshape(maps, [-1, 7 * 7 * 64]), weight(7 * 7 * 64, 1024)) + weight(1024)
+    )
     logits = tf.matmul(hidden, weight(1024, classes)) + weight(classes)
-    loss = tf.reduce_sum(tf.nn.sparse_softmax_cross_entropy_with_logits(labels=labels, logits=logits))
+    loss = tf.reduce_sum(
+        tf.nn.sparse_softmax_cross_entropy_with_logits(labels=labels, logits=logits)
+    )
     step = tf1.train.get_or_create_global_step()
     tf1.train.AdamOptimizer(1e-4).minimize(loss, global_step=step)
     return x, logits
@@ -84,7 +97,9 @@ def mnist(classes=10):
 
 def zero_mean_l2(x):
     """IGAM's model_new.py on pixels in 0-255."""
-    return tf.math.l2_normalize(x - tf.reduce_mean(x, axis=[1, 2, 3], keepdims=True), axis=[1, 2, 3])
+    return tf.math.l2_normalize(
+        x - tf.reduce_mean(x, axis=[1, 2, 3], keepdims=True), axis=[1, 2, 3]
+    )
 
 
 def l2(x):
@@ -98,7 +113,8 @@ def per_image(x):
 
 
 def wide(blocks=5, width=10, normalise=per_image, logits=(("logit", 10),), size=32):
-    """cifar10_challenge/model.py in evaluation mode, images [n, size, size, 3] in 0-255, in the variable scope at hand.
+    """cifar10_challenge/model.py in evaluation mode, images [n, size, size, 3] in 0-255, in the
+    variable scope at hand.
 
     Returns:
         (x, {"block1": ..., "block4": ..., each logit layer's scope: its logits}).
@@ -115,7 +131,8 @@ def wide(blocks=5, width=10, normalise=per_image, logits=(("logit", 10),), size=
             channels = maps.shape[-1]
             beta, gamma = (tf1.get_variable(name, channels) for name in ("beta", "gamma"))
             mean, variance = (
-                tf1.get_variable(name, channels, trainable=False) for name in ("moving_mean", "moving_variance")
+                tf1.get_variable(name, channels, trainable=False)
+                for name in ("moving_mean", "moving_variance")
             )
         maps = (maps - mean) / tf.sqrt(variance + 0.001) * gamma + beta
         return tf.where(maps < 0, 0.1 * maps, maps)
@@ -144,7 +161,9 @@ def wide(blocks=5, width=10, normalise=per_image, logits=(("logit", 10),), size=
                     maps = conv(batch_norm_and_leaky_relu(maps), dw("conv2", 3, 3, after, after), 1)
                 if before != after:
                     shortcut = tf.nn.avg_pool2d(shortcut, stride, stride, "VALID")
-                    shortcut = tf.pad(shortcut, [[0, 0], [0, 0], [0, 0], [(after - before) // 2] * 2])
+                    shortcut = tf.pad(
+                        shortcut, [[0, 0], [0, 0], [0, 0], [(after - before) // 2] * 2]
+                    )
                 maps, before = maps + shortcut, after
         ends[f"block{group + 1}"] = maps
     with tf1.variable_scope("unit_last"):

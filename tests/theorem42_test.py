@@ -1,4 +1,6 @@
-"""Theorem 4.2: both sides against brute force on few points, the constants by hand, and the command on real digits."""
+"""Theorem 4.2: both sides against brute force on few points, the constants by hand, and the command
+on real digits.
+"""
 
 import json
 
@@ -15,7 +17,9 @@ RNG = np.random.default_rng(0)
 POINTS = RNG.standard_normal((6, 4))
 POINTS -= POINTS.mean(axis=0)
 LINEAR = theorem42.ReluNetwork((RNG.standard_normal((1, 4)),))
-DEEP = theorem42.ReluNetwork((RNG.standard_normal((5, 4)), RNG.standard_normal((3, 5)), RNG.standard_normal((1, 3))))
+DEEP = theorem42.ReluNetwork(
+    (RNG.standard_normal((5, 4)), RNG.standard_normal((3, 5)), RNG.standard_normal((1, 3)))
+)
 LABELS = (LINEAR(POINTS) > 0).astype(float)
 SOFT = special.expit(1.5 * LINEAR(POINTS))
 
@@ -38,14 +42,18 @@ def test_the_networks_gradient_by_finite_differences_and_its_homogeneity():
             step = 1e-6 * np.eye(4)[i]
             numeric = (network(POINTS + step) - network(POINTS - step)) / 2e-6
             np.testing.assert_allclose(gradient[:, i], numeric, atol=1e-7)
-        np.testing.assert_allclose((gradient * POINTS).sum(axis=1), network(POINTS))  # f(x) = grad f(x)^T x
+        np.testing.assert_allclose(
+            (gradient * POINTS).sum(axis=1), network(POINTS)
+        )  # f(x) = grad f(x)^T x
 
 
 @pytest.mark.filterwarnings("ignore:The occurrence of roundoff")  # quad, at the kinks
 @pytest.mark.parametrize("mixup", [(1.0, 1.0), (2.0, 0.5)])
 @pytest.mark.parametrize("network", [LINEAR, DEEP], ids=["linear", "deep"])
 def test_the_mixup_loss_against_an_adaptive_integral(network, mixup):
-    """Smooth in the linear case, with kinks in the other: 64 nodes leave an error that the network's tolerance shows."""
+    """Smooth in the linear case, with kinks in the other: 64 nodes leave an error that the
+    network's tolerance shows.
+    """
     points, labels = POINTS[:4], LABELS[:4]
     total = 0.0
     for i in range(4):
@@ -59,7 +67,9 @@ def test_the_mixup_loss_against_an_adaptive_integral(network, mixup):
                 total += integrate.quad(value, 0, 1, limit=200)[0]
             else:
                 # The weight of quad's "alg" is its own end-point singularity: x^(a-1) (1-x)^(b-1).
-                weighted = integrate.quad(value, 0, 1, weight="alg", wvar=(mixup[0] - 1, mixup[1] - 1), limit=200)[0]
+                weighted = integrate.quad(
+                    value, 0, 1, weight="alg", wvar=(mixup[0] - 1, mixup[1] - 1), limit=200
+                )[0]
                 total += weighted / special.beta(*mixup)
     got = theorem42.mixup_loss(network, points, labels, mixup)
     np.testing.assert_allclose(got, total / 16, rtol=1e-9 if network is LINEAR else 2e-3)
@@ -67,12 +77,17 @@ def test_the_mixup_loss_against_an_adaptive_integral(network, mixup):
 
 @pytest.mark.parametrize("eps", [0.0, 0.05, 0.6])
 def test_the_linear_left_side_is_the_worst_corner_of_the_box(eps):
-    """The loss is convex in x, so that a corner of the box is worst: all 16 of them, hard and soft labels apart."""
+    """The loss is convex in x, so that a corner of the box is worst: all 16 of them, hard and soft
+    labels apart.
+    """
     corners = eps * np.array(np.meshgrid(*[[-1, 1]] * 4)).reshape(4, -1).T
     expected = 0.0
     for weight, labels in ((1.0, LABELS), (0.7, SOFT)):
         expected += weight * np.mean(
-            [max(loss(LINEAR((x + d)[None])[0], y) for d in corners) for x, y in zip(POINTS, labels)]
+            [
+                max(loss(LINEAR((x + d)[None])[0], y) for d in corners)
+                for x, y in zip(POINTS, labels)
+            ]
         )
     (side,) = theorem42.measure(LINEAR, POINTS, LABELS, SOFT, [eps], alpha=0.7)
     np.testing.assert_allclose([side.left_lower, side.left_upper], expected, rtol=1e-12)
@@ -85,7 +100,8 @@ def test_the_l2_left_side_by_numeric_optimisation():
         for x, y in zip(POINTS, labels):
             found = [
                 optimize.minimize(
-                    lambda d, x=x, y=y: -loss(LINEAR((x + d)[None])[0], y), sign * 0.1 * LINEAR.weights[0][0],
+                    lambda d, x=x, y=y: -loss(LINEAR((x + d)[None])[0], y),
+                    sign * 0.1 * LINEAR.weights[0][0],
                     constraints={"type": "ineq", "fun": lambda d: (eps * 2) ** 2 - d @ d},
                 ).fun
                 for sign in (1, -1)
@@ -108,7 +124,10 @@ def test_the_range_of_a_network_holds_what_a_dense_search_finds():
             np.testing.assert_allclose(high, grid.max(axis=1), rtol=1e-12)
             np.testing.assert_allclose(low, grid.min(axis=1), rtol=1e-12)
         # At 0.5 some are stuck where every unit is off.
-        assert eps == 0.5 or (found_high >= DEEP(POINTS) + 0.8 * (grid.max(axis=1) - DEEP(POINTS)) - slack).all()
+        assert (
+            eps == 0.5
+            or (found_high >= DEEP(POINTS) + 0.8 * (grid.max(axis=1) - DEEP(POINTS)) - slack).all()
+        )
 
 
 def test_the_constants_by_hand():
@@ -119,12 +138,18 @@ def test_the_constants_by_hand():
     cosine = min(abs(theta @ x) / np.linalg.norm(theta) / np.linalg.norm(x) for x in POINTS)
     c_x = min(np.linalg.norm(x) for x in POINTS) / 2
     # E[1 - lambda] under the mixture of Beta(a + 1, b) and Beta(b + 1, a).
-    weight = a / (a + b) * (1 - stats.beta(a + 1, b).mean()) + b / (a + b) * (1 - stats.beta(b + 1, a).mean())
+    weight = a / (a + b) * (1 - stats.beta(a + 1, b).mean()) + b / (a + b) * (
+        1 - stats.beta(b + 1, a).mean()
+    )
     assert got.training_errors == 0
     np.testing.assert_allclose(got.mean_norm, 0, atol=1e-12)
-    np.testing.assert_allclose((got.closeness, got.cosine, got.c_x, got.expected_weight), (k, cosine, c_x, weight))
+    np.testing.assert_allclose(
+        (got.closeness, got.cosine, got.c_x, got.expected_weight), (k, cosine, c_x, weight)
+    )
     np.testing.assert_allclose(got.eps_paper, (1 - alpha * k) / (1 + k) * c_x * cosine * weight)
-    np.testing.assert_allclose(got.eps_proof, (1 - alpha * k) / (1 + alpha * k) * c_x * cosine * weight)
+    np.testing.assert_allclose(
+        got.eps_proof, (1 - alpha * k) / (1 + alpha * k) * c_x * cosine * weight
+    )
     assert 0 < got.eps_paper < got.eps_proof
 
 
@@ -136,15 +161,21 @@ def test_a_failed_assumption_allows_no_eps():
 
 
 def test_the_expansions_agree_with_the_losses_to_second_order():
-    """The left one at a small eps; the right one, which is in (1 - lambda) theta^T (x_j - x_i), for points near together."""
+    """The left one at a small eps; the right one, which is in (1 - lambda) theta^T (x_j - x_i), for
+    points near together.
+    """
     eps = 1e-3
     (side,) = theorem42.measure(LINEAR, POINTS, LABELS, SOFT, [eps], alpha=0.7)
     (still,) = theorem42.measure(LINEAR, POINTS, LABELS, SOFT, [0.0], alpha=0.7)
-    np.testing.assert_allclose(side.expanded_left - still.left_lower, side.left_l2 - still.left_lower, rtol=1e-3)
+    np.testing.assert_allclose(
+        side.expanded_left - still.left_lower, side.left_l2 - still.left_lower, rtol=1e-3
+    )
     small = 0.05 * POINTS
     (side,) = theorem42.measure(LINEAR, small, LABELS, SOFT, [0.0], alpha=0.7)
     np.testing.assert_allclose(side.expanded_right, side.right, rtol=1e-5)
-    assert abs(side.right - side.left_lower) > 1e-3 * side.right  # it is not the constant alone that agrees
+    assert (
+        abs(side.right - side.left_lower) > 1e-3 * side.right
+    )  # it is not the constant alone that agrees
 
 
 def test_the_largest_eps_is_where_the_sides_meet():
@@ -170,9 +201,13 @@ def test_training_follows_the_gradient_of_the_loss():
 
 
 def test_the_command_on_digits(tmp_path, capsys):
-    """On real images the inequality holds up to the allowed eps, for the losses and for the expansions."""
+    """On real images the inequality holds up to the allowed eps, for the losses and for the
+    expansions.
+    """
     output = tmp_path / "found.json"
-    command.main(parse(Theorem42Config, ["--num_points=60", "--hidden_units=8", f"--output={output}"]))
+    command.main(
+        parse(Theorem42Config, ["--num_points=60", "--hidden_units=8", f"--output={output}"])
+    )
     found = json.loads(output.read_text())
     assert (found["dataset"], found["points"]) == ("digits", 60)
     for name in ("logistic regression", "ReLU network"):
@@ -182,7 +217,10 @@ def test_the_command_on_digits(tmp_path, capsys):
         within = [side for side in sides if side["eps"] <= allowed]
         assert allowed == 0 or len(within) == 5
         for side in within:
-            assert side["left_upper"] <= side["right"] and side["expanded_left"] <= side["expanded_right"] + 1e-12
+            assert (
+                side["left_upper"] <= side["right"]
+                and side["expanded_left"] <= side["expanded_right"] + 1e-12
+            )
         lefts = [side["left_upper"] for side in sides]
         assert lefts == sorted(lefts) and lefts[-1] > lefts[0]
     assert found["logistic regression"]["assumptions"]["eps_proof"] > 0

@@ -1,4 +1,6 @@
-"""Tiny-ImageNet's builder, on small archives of the published form: 2 classes, 3 training images each, 2 test images."""
+"""Tiny-ImageNet's builder, on small archives of the published form: 2 classes, 3 training images
+each, 2 test images.
+"""
 
 import functools
 import http.server
@@ -35,13 +37,23 @@ def jpeg(value: int, shape=(64, 64, 3)) -> bytes:
 
 
 def published() -> dict[str, bytes]:
-    """The archive's files. n01's pixels are 10.., n02's 20.., the first image of each is grey; test: 120 n02, 110 n01."""
-    files = {f"{ROOT}/wnids.txt": b"n02\nn01\n", f"{ROOT}/words.txt": b"n01\tcat\n"}  # not in order, as published
+    """The archive's files. n01's pixels are 10.., n02's 20.., the first image of each is grey;
+    test: 120 n02, 110 n01.
+    """
+    files = {
+        f"{ROOT}/wnids.txt": b"n02\nn01\n",
+        f"{ROOT}/words.txt": b"n01\tcat\n",
+    }  # not in order, as published
     for wnid, value in (("n01", 10), ("n02", 20)):
         files[f"{ROOT}/train/{wnid}/{wnid}_boxes.txt"] = b""
         for i in range(3):
-            files[f"{ROOT}/train/{wnid}/images/{wnid}_{i}.JPEG"] = jpeg(value + i, (64, 64, 3 if i else 1))
-    files[f"{ROOT}/val/images/val_0.JPEG"], files[f"{ROOT}/val/images/val_1.JPEG"] = jpeg(120), jpeg(110, (64, 64, 1))
+            files[f"{ROOT}/train/{wnid}/images/{wnid}_{i}.JPEG"] = jpeg(
+                value + i, (64, 64, 3 if i else 1)
+            )
+    files[f"{ROOT}/val/images/val_0.JPEG"], files[f"{ROOT}/val/images/val_1.JPEG"] = (
+        jpeg(120),
+        jpeg(110, (64, 64, 1)),
+    )
     files[ANNOTATIONS] = b"val_0.JPEG\tn02\t0\t0\t9\t9\nval_1.JPEG\tn01\t0\t0\t9\t9\n"
     files[f"{ROOT}/test/images/test_0.JPEG"] = b"not read"
     return files
@@ -74,7 +86,9 @@ TEST = [(110, 0), (120, 1)]
 
 
 def refused(data_dir: pathlib.Path, message: str, **arguments) -> None:
-    """load_data fails with one line, and leaves nothing that a later start could take for prepared data."""
+    """load_data fails with one line, and leaves nothing that a later start could take for prepared
+    data.
+    """
     with pytest.raises(InputError, match=message) as caught:
         data.load_data("tiny_imagenet", "train", data_dir=str(data_dir), **arguments)
     assert "\n" not in str(caught.value)
@@ -86,12 +100,21 @@ def refused(data_dir: pathlib.Path, message: str, **arguments) -> None:
 @pytest.mark.parametrize("place", [".", "downloads/manual"])
 def test_prepared_once_from_a_local_archive(tmp_path, no_network, write, place):
     files = published()
-    files |= {f"{ROOT}/train/n01/images/._n01_0.JPEG": b"", f"{ROOT}/train/n01/images/notes.txt": b""}
+    files |= {
+        f"{ROOT}/train/n01/images/._n01_0.JPEG": b"",
+        f"{ROOT}/train/n01/images/notes.txt": b"",
+    }
     write(tmp_path / place, files)
     train = data.load_data("tiny_imagenet", "train", data_dir=str(tmp_path), download=False)
-    assert (train.class_names, train.name, train.split) == (("n01", "n02"), "tiny_imagenet", "train")
+    assert (train.class_names, train.name, train.split) == (
+        ("n01", "n02"),
+        "tiny_imagenet",
+        "train",
+    )
     assert pixels(train) == TRAIN
-    (tmp_path / place / ROOT).with_suffix(".zip" if write is write_zip else "").rename(tmp_path / "elsewhere")
+    (tmp_path / place / ROOT).with_suffix(".zip" if write is write_zip else "").rename(
+        tmp_path / "elsewhere"
+    )
     again = data.load_data("tiny_imagenet", "train", data_dir=str(tmp_path), download=False)
     np.testing.assert_array_equal(train.images, again.images)
     assert again.class_names == ("n01", "n02")
@@ -99,7 +122,9 @@ def test_prepared_once_from_a_local_archive(tmp_path, no_network, write, place):
     assert pixels(test) == TEST
     few = data.load_data("tiny_imagenet", "train", data_dir=str(tmp_path), max_examples=4)
     np.testing.assert_array_equal(few.images, train.images[:4])
-    with pytest.raises(InputError, match="unknown split 'dev' of 'tiny_imagenet'; valid names: test, train"):
+    with pytest.raises(
+        InputError, match="unknown split 'dev' of 'tiny_imagenet'; valid names: test, train"
+    ):
         data.load_data("tiny_imagenet", "dev", data_dir=str(tmp_path))
 
 
@@ -115,8 +140,13 @@ def test_jpeg_files_are_stored_as_they_come(tmp_path, no_network):
 
 def test_tfds_load_knows_the_name(tmp_path, no_network):
     write_zip(tmp_path, published())
-    (train, test), info = tfds.load("tiny_imagenet", split=["train", "test"], data_dir=str(tmp_path), with_info=True,
-                                    as_supervised=True)
+    (train, test), info = tfds.load(
+        "tiny_imagenet",
+        split=["train", "test"],
+        data_dir=str(tmp_path),
+        with_info=True,
+        as_supervised=True,
+    )
     for split, expected in ((train, TRAIN), (test, TEST)):
         assert split.element_spec[0] == tf.TensorSpec((64, 64, 3), tf.uint8)
         assert sorted((int(image[0, 0, 0]), int(label)) for image, label in split) == expected
@@ -127,7 +157,9 @@ def test_tfds_load_knows_the_name(tmp_path, no_network):
 def test_manual_dir_of_a_download_config(tmp_path, no_network):
     write_zip(tmp_path / "mine", published())
     builder = tfds.builder("tiny_imagenet", data_dir=str(tmp_path / "data"))
-    builder.download_and_prepare(download_config=tfds.download.DownloadConfig(manual_dir=tmp_path / "mine"))
+    builder.download_and_prepare(
+        download_config=tfds.download.DownloadConfig(manual_dir=tmp_path / "mine")
+    )
     assert builder.info.splits.total_num_examples == 8
 
 
@@ -140,7 +172,9 @@ def server(tmp_path, monkeypatch):
     class Handler(http.server.SimpleHTTPRequestHandler):
         log_message = lambda *_: None
 
-    httpd = http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Handler, directory=folder))
+    httpd = http.server.ThreadingHTTPServer(
+        ("127.0.0.1", 0), functools.partial(Handler, directory=folder)
+    )
     threading.Thread(target=httpd.serve_forever, daemon=True).start()
     monkeypatch.setattr(tiny_imagenet, "URL", f"http://127.0.0.1:{httpd.server_port}/{ROOT}.zip")
     yield folder
@@ -151,7 +185,11 @@ def server(tmp_path, monkeypatch):
 def test_downloaded_where_it_is_not_there(tmp_path, server):
     write_zip(server, published())
     (tmp_path / "data").mkdir()
-    refused(tmp_path / "data", "'tiny_imagenet' is not prepared in .* and the network was not tried", download=False)
+    refused(
+        tmp_path / "data",
+        "'tiny_imagenet' is not prepared in .* and the network was not tried",
+        download=False,
+    )
     train = data.load_data("tiny_imagenet", "train", data_dir=str(tmp_path / "data"))
     assert pixels(train) == TRAIN
     assert not (tmp_path / "data" / "downloads" / "extracted" / ROOT).exists()
@@ -160,23 +198,32 @@ def test_downloaded_where_it_is_not_there(tmp_path, server):
 def test_web_page_in_place_of_the_download(tmp_path, server):
     (server / f"{ROOT}.zip").write_text("<!DOCTYPE html><title>Moved</title>")
     (tmp_path / "data").mkdir()
-    message = r"archive '.*/data/downloads/tiny_imagenet/.*\.zip' is damaged.*: expected a zip file, got 35 bytes that begin"
+    message = (
+        r"archive '.*/data/downloads/tiny_imagenet/.*\.zip' is damaged.*: expected a zip "
+        r"file, got 35 bytes that begin"
+    )
     refused(tmp_path / "data", message)
     files = published()
     files[IMAGE] = b"no image"
     write_zip(server, files)  # the page is not kept: the next start downloads anew
     refused(tmp_path / "data", "cannot decode the image train/n02/images/n02_1.JPEG")
     write_zip(server, published())
-    assert pixels(data.load_data("tiny_imagenet", "train", data_dir=str(tmp_path / "data"))) == TRAIN
+    assert (
+        pixels(data.load_data("tiny_imagenet", "train", data_dir=str(tmp_path / "data"))) == TRAIN
+    )
 
 
 def test_download_that_fails(tmp_path, server):
     (tmp_path / "data").mkdir()
-    refused(tmp_path / "data", "'tiny_imagenet' is not prepared in .* could not be downloaded: .*404")
+    refused(
+        tmp_path / "data", "'tiny_imagenet' is not prepared in .* could not be downloaded: .*404"
+    )
 
 
 def test_smoke_run_does_not_download(tmp_path, no_network):
-    config = types.SimpleNamespace(dataset="tiny_imagenet", data_dir=str(tmp_path), image_size=None, seed=0, smoke=True)
+    config = types.SimpleNamespace(
+        dataset="tiny_imagenet", data_dir=str(tmp_path), image_size=None, seed=0, smoke=True
+    )
     assert load_split(config, "train").name == "synthetic"
 
 
@@ -188,25 +235,67 @@ def put(name: str, content: bytes):
     return lambda files: files.update({f"{ROOT}/{name}": content})
 
 
-@pytest.mark.parametrize("change, message", [
-    (without("wnids.txt"), "expected the file tiny-imagenet-200/wnids.txt, there is none"),
-    (put("wnids.txt", b"n01\nn02\nn03\n"), "expected 2 classes in wnids.txt, got 3"),
-    (put("wnids.txt", b"\xff\xfe\x00"), "expected 2 classes in wnids.txt, got 1"),
-    (put("wnids.txt", b"n01\nn05\n"), r"the class 'n02' of train/n02/images/n02_0.JPEG is not in wnids.txt"),
-    (put("train/n03/images/n03_0.JPEG", jpeg(1)), "the class 'n03' of train/n03/.* is not in wnids.txt"),
-    (without("train/n02/images/n02_1.JPEG"), r"expected 3 images \(.JPEG\) in train/n02/images, got 2"),
-    (put("train/n02/images/n02_3.JPEG", jpeg(1)), r"expected 3 images \(.JPEG\) in train/n02/images, got 4"),
-    (without("val/val_annotations.txt"), "expected the file tiny-imagenet-200/val/val_annotations.txt, there is none"),
-    (put("val/val_annotations.txt", b"val_0.JPEG\tn02\n"), "expected 2 images in val/val_annotations.txt, got 1"),
-    (put("val/val_annotations.txt", b"val_0.JPEG\tn07\n"), "gives 'val_0.JPEG' the class 'n07', which is not in wnids"),
-    (put("val/val_annotations.txt", b"<html>\n"), "gives '<html>' the class '', which is not in wnids.txt"),
-    (put("val/val_annotations.txt", b"val_9.JPEG\tn02\n"), "names the image val/images/val_9.JPEG, there is none"),
-    (put("val/val_annotations.txt", b"val_0.JPEG\tn02\n" * 2), "names the image val/images/val_0.JPEG twice"),
-    (put("train/n02/images/n02_1.JPEG", jpeg(1, (64, 32, 3))), "expected images of 64x64, train/n02/.*1.JPEG is 64x32"),
-    (put("train/n02/images/n02_1.JPEG", jpeg(1)[:-300]), "cannot decode the image train/n02/images/n02_1.JPEG: "),
-    (put("val/images/val_1.JPEG", b"no image"), "cannot decode the image val/images/val_1.JPEG: "),
-    (put("val/images/val_1.JPEG", b""), "cannot decode the image val/images/val_1.JPEG: "),
-])
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        (without("wnids.txt"), "expected the file tiny-imagenet-200/wnids.txt, there is none"),
+        (put("wnids.txt", b"n01\nn02\nn03\n"), "expected 2 classes in wnids.txt, got 3"),
+        (put("wnids.txt", b"\xff\xfe\x00"), "expected 2 classes in wnids.txt, got 1"),
+        (
+            put("wnids.txt", b"n01\nn05\n"),
+            r"the class 'n02' of train/n02/images/n02_0.JPEG is not in wnids.txt",
+        ),
+        (
+            put("train/n03/images/n03_0.JPEG", jpeg(1)),
+            "the class 'n03' of train/n03/.* is not in wnids.txt",
+        ),
+        (
+            without("train/n02/images/n02_1.JPEG"),
+            r"expected 3 images \(.JPEG\) in train/n02/images, got 2",
+        ),
+        (
+            put("train/n02/images/n02_3.JPEG", jpeg(1)),
+            r"expected 3 images \(.JPEG\) in train/n02/images, got 4",
+        ),
+        (
+            without("val/val_annotations.txt"),
+            "expected the file tiny-imagenet-200/val/val_annotations.txt, there is none",
+        ),
+        (
+            put("val/val_annotations.txt", b"val_0.JPEG\tn02\n"),
+            "expected 2 images in val/val_annotations.txt, got 1",
+        ),
+        (
+            put("val/val_annotations.txt", b"val_0.JPEG\tn07\n"),
+            "gives 'val_0.JPEG' the class 'n07', which is not in wnids",
+        ),
+        (
+            put("val/val_annotations.txt", b"<html>\n"),
+            "gives '<html>' the class '', which is not in wnids.txt",
+        ),
+        (
+            put("val/val_annotations.txt", b"val_9.JPEG\tn02\n"),
+            "names the image val/images/val_9.JPEG, there is none",
+        ),
+        (
+            put("val/val_annotations.txt", b"val_0.JPEG\tn02\n" * 2),
+            "names the image val/images/val_0.JPEG twice",
+        ),
+        (
+            put("train/n02/images/n02_1.JPEG", jpeg(1, (64, 32, 3))),
+            "expected images of 64x64, train/n02/.*1.JPEG is 64x32",
+        ),
+        (
+            put("train/n02/images/n02_1.JPEG", jpeg(1)[:-300]),
+            "cannot decode the image train/n02/images/n02_1.JPEG: ",
+        ),
+        (
+            put("val/images/val_1.JPEG", b"no image"),
+            "cannot decode the image val/images/val_1.JPEG: ",
+        ),
+        (put("val/images/val_1.JPEG", b""), "cannot decode the image val/images/val_1.JPEG: "),
+    ],
+)
 def test_archive_that_is_not_complete(tmp_path, no_network, change, message):
     files = published()
     change(files)
@@ -220,11 +309,17 @@ def test_zip_that_is_damaged(tmp_path, no_network):
     path = write_zip(tmp_path, published())
     whole = path.read_bytes()
     path.write_bytes(whole[:-100])
-    refused(tmp_path, r"expected a zip file, got [\d,]+ bytes that begin with b'PK.*File is not a zip file; replace it")
+    refused(
+        tmp_path,
+        r"expected a zip file, got [\d,]+ bytes that begin with b'PK.*File is not a zip file; "
+        r"replace it",
+    )
     path.write_bytes(b"")
     refused(tmp_path, "expected a zip file, got 0 bytes")
-    at = whole.index(published()[IMAGE]) + 300  # inside the one image's own bytes: stored, not compressed
-    path.write_bytes(whole[:at] + bytes([whole[at] ^ 1]) + whole[at + 1:])
+    at = (
+        whole.index(published()[IMAGE]) + 300
+    )  # inside the one image's own bytes: stored, not compressed
+    path.write_bytes(whole[:at] + bytes([whole[at] ^ 1]) + whole[at + 1 :])
     refused(tmp_path, "cannot read train/n02/images/n02_1.JPEG: Bad CRC-32")
     path.write_bytes(whole)
     assert pixels(data.load_data("tiny_imagenet", "train", data_dir=str(tmp_path))) == TRAIN
@@ -238,7 +333,11 @@ def test_zip_of_something_else(tmp_path, no_network):
 def test_numbers_of_the_published_archive(monkeypatch):
     monkeypatch.undo()
     builder = tiny_imagenet.TinyImagenet
-    assert (builder.NUM_CLASSES, builder.TRAIN_IMAGES_PER_CLASS, builder.TEST_IMAGES) == (200, 500, 10_000)
+    assert (builder.NUM_CLASSES, builder.TRAIN_IMAGES_PER_CLASS, builder.TEST_IMAGES) == (
+        200,
+        500,
+        10_000,
+    )
     assert data.SHAPES["tiny_imagenet"] == ((64, 64, 3), builder.NUM_CLASSES)
 
 

@@ -1,7 +1,8 @@
-"""The networks of RobustBench's checkpoints in plain PyTorch, written from the papers and the checkpoints' key names.
+"""The networks of RobustBench's checkpoints in plain PyTorch, written from the papers and the
+checkpoints' key names.
 
-Every network takes images [batch, 3, height, width] in [0, 1] and normalises them first, in float64 once `.double()`.
-"""
+Every network takes images [batch, 3, height, width] in [0, 1] and normalises them first, in float64
+once `.double()`."""
 
 import torch
 from torch import nn
@@ -21,11 +22,15 @@ class Normalised(nn.Module):
 
 
 def conv(inputs, outputs, kernel, stride=1, padding=None):
-    return nn.Conv2d(inputs, outputs, kernel, stride, kernel // 2 if padding is None else padding, bias=False)
+    return nn.Conv2d(
+        inputs, outputs, kernel, stride, kernel // 2 if padding is None else padding, bias=False
+    )
 
 
 class GowalBlock(nn.Module):
-    """The stride is on the first convolution, padded by hand: one pixel around, or at bottom and right for stride 2."""
+    """The stride is on the first convolution, padded by hand: one pixel around, or at bottom and
+    right for stride 2.
+    """
 
     def __init__(self, inputs, outputs, stride):
         super().__init__()
@@ -67,7 +72,10 @@ class GowalWideResNet(Normalised):
         groups = []
         for group in range(3):
             first = GowalBlock(sizes[group], sizes[group + 1], 2 if group else 1)
-            rest = [GowalBlock(sizes[group + 1], sizes[group + 1], 1) for _ in range((depth - 4) // 6 - 1)]
+            rest = [
+                GowalBlock(sizes[group + 1], sizes[group + 1], 1)
+                for _ in range((depth - 4) // 6 - 1)
+            ]
             groups.append(Group("block", [first, *rest]))
         self.layer = nn.Sequential(*groups)
         self.batchnorm = nn.BatchNorm2d(sizes[3])
@@ -92,7 +100,9 @@ class WideBlock(nn.Module):
 
 
 class WideResNet(Normalised):
-    """Zagoruyko & Komodakis (2016) with the names of Hendrycks et al. (2019) and Rice et al. (2020)."""
+    """Zagoruyko & Komodakis (2016) with the names of Hendrycks et al. (2019) and Rice et al.
+    (2020).
+    """
 
     def __init__(self, depth, width, classes, mean, std):
         super().__init__(mean, std)
@@ -128,16 +138,23 @@ class PreActBlock(nn.Module):
 
 
 class PreActResNet18(Normalised):
-    """He et al. (2016b). Without the last batch norm and with raw shortcuts: Wong et al. (2020) in RobustBench."""
+    """He et al. (2016b). Without the last batch norm and with raw shortcuts: Wong et al. (2020) in
+    RobustBench.
+    """
 
-    def __init__(self, channels, classes, mean, std, *, final_batch_norm=True, activated_shortcut=True):
+    def __init__(
+        self, channels, classes, mean, std, *, final_batch_norm=True, activated_shortcut=True
+    ):
         super().__init__(mean, std)
         self.conv1 = conv(3, channels, 3)
         inputs = channels
         for group in (1, 2, 3, 4):
             outputs = channels << (group - 1)
             first = PreActBlock(inputs, outputs, 1 if group == 1 else 2, activated_shortcut)
-            self.add_module(f"layer{group}", nn.Sequential(first, PreActBlock(outputs, outputs, 1, activated_shortcut)))
+            self.add_module(
+                f"layer{group}",
+                nn.Sequential(first, PreActBlock(outputs, outputs, 1, activated_shortcut)),
+            )
             inputs = outputs
         if final_batch_norm:
             self.bn = nn.BatchNorm2d(inputs)
@@ -183,12 +200,16 @@ def add_shortcut(block, name, inputs, outputs, stride):
     if stride == 1 and inputs == outputs:
         block.short = lambda x: x
     else:
-        block.add_module(name, nn.Sequential(conv(inputs, outputs, 1, stride), nn.BatchNorm2d(outputs)))
+        block.add_module(
+            name, nn.Sequential(conv(inputs, outputs, 1, stride), nn.BatchNorm2d(outputs))
+        )
         block.short = lambda x: getattr(block, name)(x)
 
 
 class ResNet(Normalised):
-    """He et al. (2016a). The ImageNet form has torchvision's names, the CIFAR form those of the robustness library."""
+    """He et al. (2016a). The ImageNet form has torchvision's names, the CIFAR form those of the
+    robustness library.
+    """
 
     def __init__(self, block, counts, channels, classes, mean, std, *, imagenet):
         super().__init__(mean, std)
@@ -200,7 +221,14 @@ class ResNet(Normalised):
             blocks = []
             for index in range(count):
                 stride = 2 if group > 1 and index == 0 else 1
-                blocks.append(block(inputs, channels << (group - 1), stride, "downsample" if imagenet else "shortcut"))
+                blocks.append(
+                    block(
+                        inputs,
+                        channels << (group - 1),
+                        stride,
+                        "downsample" if imagenet else "shortcut",
+                    )
+                )
                 inputs = (channels << (group - 1)) * block.expansion
             self.add_module(f"layer{group}", nn.Sequential(*blocks))
         self.add_module("fc" if imagenet else "linear", nn.Linear(inputs, classes))
@@ -226,7 +254,9 @@ def cifar_resnet_50(channels, classes, mean, std):
 
 
 def randomise(network, seed=0):
-    """Random weights and running statistics, in eval mode, so that nothing is a one or a zero and logits stay moderate."""
+    """Random weights and running statistics, in eval mode, so that nothing is a one or a zero and
+    logits stay moderate.
+    """
     generator = torch.Generator().manual_seed(seed)
 
     def uniform(tensor, low, high):

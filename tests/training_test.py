@@ -20,9 +20,19 @@ from tf_robust_transfer.training.run_folder import RunFolder
 from tf_robust_transfer.training.runner import teacher_flags
 
 # 9 batches an epoch of digits, in about a second.
-QUICK = ("--dataset=digits", "--batch_size=64", "--train_fraction=0.45", "--epochs=3", "--optimizer=adam",
-         "--learning_rate=0.002", "--eps=0.1", "--attacks=fgsm", "--max_examples=60", "--watch_examples=20",
-         "--watch_attack=pgd2")  # fmt: skip
+QUICK = (
+    "--dataset=digits",
+    "--batch_size=64",
+    "--train_fraction=0.45",
+    "--epochs=3",
+    "--optimizer=adam",
+    "--learning_rate=0.002",
+    "--eps=0.1",
+    "--attacks=fgsm",
+    "--max_examples=60",
+    "--watch_examples=20",
+    "--watch_attack=pgd2",
+)
 SLOW = pytest.mark.slow
 
 
@@ -31,15 +41,25 @@ def teacher(tmp_path_factory):
     """A quickly trained teacher with batch norm, as a run folder."""
     folder = tmp_path_factory.mktemp("runs") / "teacher"
     run_training(
-        parse(TrainConfig, [*QUICK, "--model_options=batch_norm=True", "--method=adversarial_training",
-                            "--train_attack_steps=1", f"--run_dir={folder}"])
-    )  # fmt: skip
+        parse(
+            TrainConfig,
+            [
+                *QUICK,
+                "--model_options=batch_norm=True",
+                "--method=adversarial_training",
+                "--train_attack_steps=1",
+                f"--run_dir={folder}",
+            ],
+        )
+    )
     return folder
 
 
 @pytest.fixture(scope="module")
 def igam(teacher):
-    """A finished IGAM run with every moving part: noise, warm start, discriminator, augmentation, weight decay."""
+    """A finished IGAM run with every moving part: noise, warm start, discriminator, augmentation,
+    weight decay.
+    """
     folder = teacher.parent / "igam"
     arguments = igam_arguments(teacher, folder)
     run_training(parse(TrainConfig, arguments))
@@ -47,14 +67,33 @@ def igam(teacher):
 
 
 def igam_arguments(teacher, folder):
-    return [*QUICK, "--method=igam", f"--teacher={teacher}", "--model_options=batch_norm=True", "--warm_start_epochs=1",
-            "--noise=0.1", "--discriminator_every=3", "--discriminator_channels=8,16", "--weight_decay=1e-4",
-            "--augmentation=crop", f"--run_dir={folder}"]  # fmt: skip
+    return [
+        *QUICK,
+        "--method=igam",
+        f"--teacher={teacher}",
+        "--model_options=batch_norm=True",
+        "--warm_start_epochs=1",
+        "--noise=0.1",
+        "--discriminator_every=3",
+        "--discriminator_channels=8,16",
+        "--weight_decay=1e-4",
+        "--augmentation=crop",
+        f"--run_dir={folder}",
+    ]
 
 
 def mixacm_arguments(teacher, folder):
-    return [*QUICK, "--method=mixacm", f"--teacher={teacher}", "--model_options=batch_norm=True", "--optimizer=sgd",
-            "--nesterov", "--learning_rate=0.05", "--blocks=block1,block2", f"--run_dir={folder}"]  # fmt: skip
+    return [
+        *QUICK,
+        "--method=mixacm",
+        f"--teacher={teacher}",
+        "--model_options=batch_norm=True",
+        "--optimizer=sgd",
+        "--nesterov",
+        "--learning_rate=0.05",
+        "--blocks=block1,block2",
+        f"--run_dir={folder}",
+    ]
 
 
 def mixed_arguments(teacher, folder):
@@ -63,7 +102,9 @@ def mixed_arguments(teacher, folder):
 
 @pytest.fixture(scope="module")
 def mixed(teacher):
-    """A finished MixACM run in bfloat16: its folder, the student that trained, and the networks that were measured."""
+    """A finished MixACM run in bfloat16: its folder, the student that trained, and the networks
+    that were measured.
+    """
     folder, methods, measured = teacher.parent / "mixed", [], []
 
     def compiled_method(*args, made=build.compiled_method, **kwargs):
@@ -83,18 +124,27 @@ def mixed(teacher):
 
 
 def test_a_run_folder_holds_all_that_the_contract_names(igam):
-    assert {"flags.txt", "model.keras", "results.json", "input_gradients.png", "tensorboard", "checkpoints"} <= set(
-        os.listdir(igam)
-    )
+    assert {
+        "flags.txt",
+        "model.keras",
+        "results.json",
+        "input_gradients.png",
+        "tensorboard",
+        "checkpoints",
+    } <= set(os.listdir(igam))
     results = json.loads((igam / "results.json").read_text())
     assert results["dataset"] == "digits" and results["num_examples"] == 60 and results["seed"] == 0
     assert results["threat_model"] == {"norm": "linf", "eps": 0.1}
     assert set(results["accuracy"]) == set(results["confidence_interval_95"]) == {"clean", "fgsm"}
-    assert not [name for name in os.listdir(igam) if name.startswith(".")], "temporary files left behind"
+    assert not [name for name in os.listdir(igam) if name.startswith(".")], (
+        "temporary files left behind"
+    )
 
 
 def test_flags_txt_holds_every_flag(igam, teacher):
-    assert parse(TrainConfig, [f"--flagfile={igam}/flags.txt"]) == parse(TrainConfig, igam_arguments(teacher, igam))
+    assert parse(TrainConfig, [f"--flagfile={igam}/flags.txt"]) == parse(
+        TrainConfig, igam_arguments(teacher, igam)
+    )
 
 
 @pytest.mark.parametrize("run", ["teacher", pytest.param("igam", marks=SLOW)])
@@ -118,8 +168,18 @@ def test_tensorboard_shows_scalars_and_images(igam):
                 assert points[0].tensor_proto.string_val[2].startswith(b"\x89PNG")
             elif plugin == "scalars":
                 scalars[tag] = [point.step for point in points]
-    expected = ("loss", "cross_entropy", "adversarial", "difference", "discriminator_accuracy", "weight_decay",
-                "learning_rate", "images_per_second", "test_clean_accuracy", "test_robust_accuracy")  # fmt: skip
+    expected = (
+        "loss",
+        "cross_entropy",
+        "adversarial",
+        "difference",
+        "discriminator_accuracy",
+        "weight_decay",
+        "learning_rate",
+        "images_per_second",
+        "test_clean_accuracy",
+        "test_robust_accuracy",
+    )
     for name in expected:
         assert f"epoch_{name}" in scalars, f"no scalar {name} in {sorted(scalars)}"
     assert scalars["epoch_loss"] == [0, 1, 2]
@@ -144,8 +204,12 @@ run_training(parse(TrainConfig, sys.argv[1:]))
 """
 
 
-@pytest.mark.parametrize("method", ["igam", pytest.param("mixacm", marks=SLOW), pytest.param("mixed", marks=SLOW)])
-def test_a_killed_run_goes_on_and_ends_with_the_same_weights_bit_for_bit(method, teacher, tmp_path, request):
+@pytest.mark.parametrize(
+    "method", ["igam", pytest.param("mixacm", marks=SLOW), pytest.param("mixed", marks=SLOW)]
+)
+def test_a_killed_run_goes_on_and_ends_with_the_same_weights_bit_for_bit(
+    method, teacher, tmp_path, request
+):
     if method == "igam":
         alone, arguments = request.getfixturevalue("igam"), igam_arguments
     elif method == "mixed":
@@ -154,12 +218,17 @@ def test_a_killed_run_goes_on_and_ends_with_the_same_weights_bit_for_bit(method,
         alone, arguments = tmp_path / "alone", mixacm_arguments
         run_training(parse(TrainConfig, arguments(teacher, alone)))
     killed = tmp_path / "killed"
-    # Checkpoints after nearly every step; killed within the second epoch, at step 13, when that of step 12 is there.
+    # Checkpoints after nearly every step; killed within the second epoch, at step 13, when that of
+    # step 12 is there.
     often = [*arguments(teacher, killed), "--checkpoint_minutes=0.00001"]
     process = fresh_process.run(_KILLED.format(step=13), *often)
     assert process.returncode == -signal.SIGKILL, process.stderr[-2000:]
     assert not (killed / "model.keras").exists()
-    assert (killed / "checkpoints" / "checkpoint").read_text().startswith('model_checkpoint_path: "ckpt-12"')
+    assert (
+        (killed / "checkpoints" / "checkpoint")
+        .read_text()
+        .startswith('model_checkpoint_path: "ckpt-12"')
+    )
     run_training(parse(TrainConfig, often))
     for left_alone, resumed in zip(weights(alone), weights(killed), strict=True):
         np.testing.assert_array_equal(left_alone, resumed)
@@ -202,8 +271,14 @@ run_training(parse(TrainConfig, [*sys.argv[1:], "--distribution_strategy=mirrore
 
 def test_a_run_on_two_devices_gives_the_weights_of_one(teacher, tmp_path):
     # IGAM's own step on two devices is in methods_test.py; this is about the run around a step.
-    arguments = [*mixacm_arguments(teacher, tmp_path / "one"), "--model_options=width=1", "--weight_decay=1e-4",
-                 "--augmentation=crop", "--learning_rate=0.01", "--epochs=2"]  # fmt: skip
+    arguments = [
+        *mixacm_arguments(teacher, tmp_path / "one"),
+        "--model_options=width=1",
+        "--weight_decay=1e-4",
+        "--augmentation=crop",
+        "--learning_rate=0.01",
+        "--epochs=2",
+    ]
     run_training(parse(TrainConfig, arguments))
     process = fresh_process.run(_MIRRORED, *arguments, f"--run_dir={tmp_path}/two")
     assert process.returncode == 0, process.stderr[-2000:]
@@ -219,7 +294,9 @@ def test_a_finished_run_is_left_as_it_is(igam, teacher):
 
 def test_a_folder_of_other_flags_is_refused_and_kept(igam, teacher):
     before = (igam / "model.keras").read_bytes()
-    with pytest.raises(InputError, match=r"was made with --lambda_diff=10.0, not --lambda_diff=20.0"):
+    with pytest.raises(
+        InputError, match=r"was made with --lambda_diff=10.0, not --lambda_diff=20.0"
+    ):
         run_training(parse(TrainConfig, [*igam_arguments(teacher, igam), "--lambda_diff=20"]))
     assert (igam / "model.keras").read_bytes() == before
 
@@ -229,7 +306,10 @@ def test_a_run_that_bad_input_ended_at_once_takes_the_mended_flags(tmp_path):
     with pytest.raises(InputError, match="no/such"):
         run_training(parse(TrainConfig, igam_arguments("no/such", folder)))
     assert [path.name for path in folder.iterdir()] == ["flags.txt"]
-    assert "--teacher=mended" in RunFolder(parse(TrainConfig, igam_arguments("mended", folder))).flags.read_text()
+    assert (
+        "--teacher=mended"
+        in RunFolder(parse(TrainConfig, igam_arguments("mended", folder))).flags.read_text()
+    )
 
 
 def test_an_unwritable_run_folder(tmp_path):
@@ -239,8 +319,15 @@ def test_an_unwritable_run_folder(tmp_path):
 
 
 def test_a_loss_that_is_not_finite_names_step_and_term_and_keeps_the_checkpoint(tmp_path):
-    arguments = [*QUICK, "--optimizer=sgd", "--schedule=constant", "--learning_rate=1e10", "--momentum=0",
-                 "--checkpoint_minutes=0.00001", f"--run_dir={tmp_path}/run"]  # fmt: skip
+    arguments = [
+        *QUICK,
+        "--optimizer=sgd",
+        "--schedule=constant",
+        "--learning_rate=1e10",
+        "--momentum=0",
+        "--checkpoint_minutes=0.00001",
+        f"--run_dir={tmp_path}/run",
+    ]
     with pytest.raises(InputError, match=r"not finite at step (\d+): cross_entropy") as caught:
         run_training(parse(TrainConfig, arguments))
     step = int(str(caught.value).split("at step ")[1].split(":")[0])
@@ -250,16 +337,30 @@ def test_a_loss_that_is_not_finite_names_step_and_term_and_keeps_the_checkpoint(
 
 
 def test_train_steps_may_end_within_an_epoch(tmp_path):
-    folder = run_training(parse(TrainConfig, [*QUICK, "--train_steps=11", f"--run_dir={tmp_path}/run"]))
-    assert (folder.checkpoints / "checkpoint").read_text().startswith('model_checkpoint_path: "ckpt-11"')
+    folder = run_training(
+        parse(TrainConfig, [*QUICK, "--train_steps=11", f"--run_dir={tmp_path}/run"])
+    )
+    assert (
+        (folder.checkpoints / "checkpoint")
+        .read_text()
+        .startswith('model_checkpoint_path: "ckpt-11"')
+    )
 
 
 def test_a_chain_trains_its_teacher_first_beside_the_student(tmp_path):
     (tmp_path / "source.flags").write_text("\n".join([*QUICK, "--epochs=1"]))
-    arguments = [*QUICK, "--epochs=1", "--method=rkd", f"--teacher=flagfile:{tmp_path}/source.flags",
-                 "--seed=5", f"--run_dir={tmp_path}/student"]  # fmt: skip
+    arguments = [
+        *QUICK,
+        "--epochs=1",
+        "--method=rkd",
+        f"--teacher=flagfile:{tmp_path}/source.flags",
+        "--seed=5",
+        f"--run_dir={tmp_path}/student",
+    ]
     run_training(parse(TrainConfig, arguments))
-    assert (tmp_path / "source" / "model.keras").exists() and (tmp_path / "student" / "model.keras").exists()
+    assert (tmp_path / "source" / "model.keras").exists() and (
+        tmp_path / "student" / "model.keras"
+    ).exists()
     assert "--seed=5\n" in (tmp_path / "source" / "flags.txt").read_text()
 
 
@@ -272,7 +373,16 @@ def test_a_teachers_flag_file_may_set_its_own_seed_and_folder(tmp_path):
 
 def test_finetuning_keeps_the_teachers_features(teacher, tmp_path):
     folder = run_training(
-        parse(TrainConfig, [*QUICK, "--epochs=1", "--method=finetune", f"--teacher={teacher}", f"--run_dir={tmp_path}/ft"])
+        parse(
+            TrainConfig,
+            [
+                *QUICK,
+                "--epochs=1",
+                "--method=finetune",
+                f"--teacher={teacher}",
+                f"--run_dir={tmp_path}/ft",
+            ],
+        )
     )
     old, new = rt.load_model(str(teacher)), rt.load_model(str(folder.path))
     for before, after in zip(old.layers[:-1], new.layers[:-1], strict=True):
@@ -289,7 +399,10 @@ def test_finetuning_keeps_the_teachers_features(teacher, tmp_path):
         (["--attacks=pdg20"], "unknown attack 'pdg20'; nearest valid names: .*pgd20"),
         (["--method=igam"], "method igam needs --teacher"),
         (["--method=igam", "--teacher=/nowhere"], "no model at '/nowhere'"),
-        (["--model=small_cnn", "--model_options=widht=2"], "no option 'widht'; nearest valid names: width"),
+        (
+            ["--model=small_cnn", "--model_options=widht=2"],
+            "no option 'widht'; nearest valid names: width",
+        ),
         (["--augmentation=flop"], "unknown augmentation 'flop'; nearest valid names: flip"),
         (["--distribution_strategy=multi_worker_mirrored"], "use mirrored"),
         (["--train_fraction=2"], "train_fraction"),
@@ -302,30 +415,61 @@ def test_bad_input_gives_one_clear_line(arguments, says, tmp_path):
 
 
 def test_a_teacher_of_another_shape_is_refused(teacher, tmp_path):
-    with pytest.raises(InputError, match=r"the teacher takes images of shape \(8, 8, 1\), the student \(16, 16, 1\)"):
+    with pytest.raises(
+        InputError,
+        match=r"the teacher takes images of shape \(8, 8, 1\), the student \(16, 16, 1\)",
+    ):
         run_training(
-            parse(TrainConfig, [*QUICK, "--image_size=16x16", "--method=igam", f"--teacher={teacher}",
-                                f"--run_dir={tmp_path}/run"])
-        )  # fmt: skip
+            parse(
+                TrainConfig,
+                [
+                    *QUICK,
+                    "--image_size=16x16",
+                    "--method=igam",
+                    f"--teacher={teacher}",
+                    f"--run_dir={tmp_path}/run",
+                ],
+            )
+        )
 
 
 def test_finetuning_a_teacher_of_another_shape_is_refused(teacher, tmp_path):
-    with pytest.raises(InputError, match=r"the teacher takes images of shape \(8, 8, 1\), the data has \(16, 16, 1\)"):
+    with pytest.raises(
+        InputError,
+        match=r"the teacher takes images of shape \(8, 8, 1\), the data has \(16, 16, 1\)",
+    ):
         run_training(
-            parse(TrainConfig, [*QUICK, "--image_size=16x16", "--method=finetune", f"--teacher={teacher}",
-                                f"--run_dir={tmp_path}/run"])
-        )  # fmt: skip
+            parse(
+                TrainConfig,
+                [
+                    *QUICK,
+                    "--image_size=16x16",
+                    "--method=finetune",
+                    f"--teacher={teacher}",
+                    f"--run_dir={tmp_path}/run",
+                ],
+            )
+        )
 
 
 def test_schedules():
     piecewise = build.learning_rate(
-        parse(TrainConfig, ["--schedule=piecewise", "--schedule_boundaries=1/2,3/4", "--learning_rate=0.1"]), 320_000
+        parse(
+            TrainConfig,
+            ["--schedule=piecewise", "--schedule_boundaries=1/2,3/4", "--learning_rate=0.1"],
+        ),
+        320_000,
     )
     rates = [float(piecewise(step)) for step in (0, 160_000, 160_001, 240_000, 240_001, 320_000)]
     np.testing.assert_allclose(rates, [0.1, 0.1, 0.01, 0.01, 0.001, 0.001], rtol=1e-6)
     cosine = build.learning_rate(parse(TrainConfig, ["--learning_rate=0.2"]), 100)
-    np.testing.assert_allclose([float(cosine(step)) for step in (0, 50, 100)], [0.2, 0.1, 0.0], atol=1e-7)
-    assert build.learning_rate(parse(TrainConfig, ["--schedule=constant", "--learning_rate=0.3"]), 10) == 0.3
+    np.testing.assert_allclose(
+        [float(cosine(step)) for step in (0, 50, 100)], [0.2, 0.1, 0.0], atol=1e-7
+    )
+    assert (
+        build.learning_rate(parse(TrainConfig, ["--schedule=constant", "--learning_rate=0.3"]), 10)
+        == 0.3
+    )
 
 
 def weights(folder):
@@ -343,33 +487,57 @@ def test_first_steps_that_throw_the_weights_out_are_told_in_a_line(learning_rate
         method.fit(images, labels, batch_size=8, verbose=0, callbacks=[callbacks.WatchFirstSteps()])
         # A run that goes on is not looked at: its kernel at the start is not known.
         method.fit(images, labels, batch_size=8, verbose=0, callbacks=[callbacks.WatchFirstSteps()])
-    lines = [record.getMessage() for record in caplog.records if "throw the weights out" in record.getMessage()]
+    lines = [
+        record.getMessage()
+        for record in caplog.records
+        if "throw the weights out" in record.getMessage()
+    ]
     assert len(lines) == told and all("--warm_up_epochs" in line for line in lines)
 
 
 class TestBeforeAnythingCosts:
-    """A student whose teacher is a flag file that is not trained yet: what is wrong is told before it is."""
+    """A student whose teacher is a flag file that is not trained yet: what is wrong is told before
+    it is.
+    """
 
     def arguments(self, tmp_path, *more):
         (tmp_path / "teacher.flags").write_text("\n".join([*QUICK, "--method=natural", ""]))
-        return [*QUICK, "--method=mixacm", f"--teacher=flagfile:{tmp_path}/teacher.flags", "--blocks=block1",
-                f"--run_dir={tmp_path}/runs/student", *more]  # fmt: skip
+        return [
+            *QUICK,
+            "--method=mixacm",
+            f"--teacher=flagfile:{tmp_path}/teacher.flags",
+            "--blocks=block1",
+            f"--run_dir={tmp_path}/runs/student",
+            *more,
+        ]
 
     @pytest.mark.parametrize(
         ("more", "says"),
         [
             (["--blocks=block1,block7"], "has no endpoint 'block7'"),
-            (["--image_size=16x16"], r"teacher takes images of shape \(8, 8, 1\), the student \(16, 16, 1\)"),
-            (["--warm_up_epochs=5"], "--warm_up_epochs needs .* a longer training, got schedule cosine and 45 of 27"),
+            (
+                ["--image_size=16x16"],
+                r"teacher takes images of shape \(8, 8, 1\), the student \(16, 16, 1\)",
+            ),
+            (
+                ["--warm_up_epochs=5"],
+                "--warm_up_epochs needs .* a longer training, got schedule cosine and 45 of 27",
+            ),
         ],
-    )  # fmt: skip
+    )
     def test_what_does_not_fit_is_told_before_the_teacher_is_trained(self, more, says, tmp_path):
         with pytest.raises(InputError, match=says):
             run_training(parse(TrainConfig, self.arguments(tmp_path, *more)))
         assert not (tmp_path / "runs/teacher").exists()
 
     def test_check_prints_the_settings_and_trains_nothing(self, tmp_path, capsys):
-        train.main(parse(TrainConfig, self.arguments(tmp_path, "--check", "--noise=0.4", "--alpha_acm=7")))
+        train.main(
+            parse(TrainConfig, self.arguments(tmp_path, "--check", "--noise=0.4", "--alpha_acm=7"))
+        )
         every, own, without = re.split(r"method mixacm:|without effect:", capsys.readouterr().out)
-        assert "--learning_rate=0.002\n" in every and "--alpha_acm=7.0\n" in own and "--gamma=10.0\n" in own
+        assert (
+            "--learning_rate=0.002\n" in every
+            and "--alpha_acm=7.0\n" in own
+            and "--gamma=10.0\n" in own
+        )
         assert without.split() == ["--noise=0.4"] and not (tmp_path / "runs").exists()

@@ -14,11 +14,12 @@ from tf_robust_transfer.evaluation import RobustnessWarning
 def run_command(main, config_class) -> None:
     """Parses the command line into config_class, calls main(config), and exits.
 
-    Exit codes: 0 done; 2 bad input, with one line on stderr; 1 anything unforeseen, with its traceback.
-    """
+    Exit codes: 0 done; 2 bad input, with one line on stderr; 1 anything unforeseen, with its
+    traceback."""
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
     logging.getLogger("tf_robust_transfer").setLevel(logging.INFO)
-    # Each attack on each model is a function of its own, which TensorFlow takes for one function traced again and again.
+    # Each attack on each model is a function of its own, which TensorFlow takes for one function
+    # traced again and again.
     tf.get_logger().setLevel(logging.ERROR)
     warnings.simplefilter("always", RobustnessWarning)
     warnings.showwarning = _show_warning

@@ -1,8 +1,7 @@
 """Command-line flags and the frozen dataclasses that the rest of the package reads.
 
-Each field of a dataclass below is a flag of the same name: type, default, help and check stand in one place. The only
-module, beside the mains, that knows absl.
-"""
+Each field of a dataclass below is a flag of the same name: type, default, help and check stand in
+one place. The only module, beside the mains, that knows absl."""
 
 import dataclasses
 import logging
@@ -22,10 +21,21 @@ from tf_robust_transfer.flag_types import boolean, fraction, names, options, siz
 from tf_robust_transfer.methods import METHODS
 from tf_robust_transfer.models import find_model
 from tf_robust_transfer.models.batch_statistics import BATCH_NORMS
-from tf_robust_transfer.options import Options, above, at_least, flags_of, from_texts, one_of, option, to_texts
+from tf_robust_transfer.options import (
+    Options,
+    above,
+    at_least,
+    flags_of,
+    from_texts,
+    one_of,
+    option,
+    to_texts,
+)
 
 _LOG = logging.getLogger("tf_robust_transfer")
-SPEC = "a saved model or run folder, or SCHEME:..., such as madry_mnist:DIR or robustbench:ID:FILE.pt"
+SPEC = (
+    "a saved model or run folder, or SCHEME:..., such as madry_mnist:DIR or robustbench:ID:FILE.pt"
+)
 _ASKING = ("help", "h")
 STRATEGIES = ("auto", "one_device", "mirrored", "multi_worker_mirrored")
 
@@ -52,13 +62,21 @@ def augmentations(text) -> tuple[str, ...]:
 class SharedConfig(Options):
     """Flags of every command."""
 
-    dataset: str = option("digits", "digits (built in), folder:PATH, or a TFDS name such as mnist or cifar10")
+    dataset: str = option(
+        "digits", "digits (built in), folder:PATH, or a TFDS name such as mnist or cifar10"
+    )
     data_dir: str = option("", "TFDS directory; data prepared there is used offline")
-    image_size: tuple | None = option("", "resize images to HEIGHTxWIDTH, such as 28x28; empty: as they are", size)
+    image_size: tuple | None = option(
+        "", "resize images to HEIGHTxWIDTH, such as 28x28; empty: as they are", size
+    )
     batch_size: int = option("128", "examples in a (global) batch", int, **at_least(1))
-    seed: int = option("0", "of weights, data order, augmentation, noise and attacks", int, **at_least(0))
+    seed: int = option(
+        "0", "of weights, data order, augmentation, noise and attacks", int, **at_least(0)
+    )
     run_dir: str = option("", "run folder; by default runs/ and the flag file's name")
-    distribution_strategy: str = option("auto", "where the work runs: " + ", ".join(STRATEGIES), **one_of(*STRATEGIES))
+    distribution_strategy: str = option(
+        "auto", "where the work runs: " + ", ".join(STRATEGIES), **one_of(*STRATEGIES)
+    )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,10 +84,18 @@ class AttackConfig(Options):
     """Flags of the threat model and of the evaluation."""
 
     norm: str = option("linf", "norm of the threat model: linf or l2", **one_of("linf", "l2"))
-    eps: float = option("8/255", "radius of the threat model, a fraction of the pixel range", fraction)
-    attacks: tuple = option("fgsm,pgd20", "attacks of the evaluation; clean accuracy is always measured", attack_names)
-    attack_step_size: float = option("0", "step size of the evaluation's PGD; 0: 2.5 eps / steps", fraction, **at_least(0))
-    max_examples: int = option("0", "evaluate on so many first test examples; 0: all", int, **at_least(0))
+    eps: float = option(
+        "8/255", "radius of the threat model, a fraction of the pixel range", fraction
+    )
+    attacks: tuple = option(
+        "fgsm,pgd20", "attacks of the evaluation; clean accuracy is always measured", attack_names
+    )
+    attack_step_size: float = option(
+        "0", "step size of the evaluation's PGD; 0: 2.5 eps / steps", fraction, **at_least(0)
+    )
+    max_examples: int = option(
+        "0", "evaluate on so many first test examples; 0: all", int, **at_least(0)
+    )
 
     @property
     def threat_model(self):
@@ -80,9 +106,15 @@ class AttackConfig(Options):
 class TrainConfig(AttackConfig, SharedConfig):
     """Flags of `train`."""
 
-    method: str = option("natural", f"{', '.join(METHODS)}; `--method=NAME --help` shows its flags", choices=METHODS)
-    model: str = option("small_cnn", "network to train: madry_mnist, small_cnn, wrn_{depth}_{width}")
-    model_options: dict = option("", "of the network: stem_stride=2,activation=swish,mean=[0.5,0.5,0.5]", options)
+    method: str = option(
+        "natural", f"{', '.join(METHODS)}; `--method=NAME --help` shows its flags", choices=METHODS
+    )
+    model: str = option(
+        "small_cnn", "network to train: madry_mnist, small_cnn, wrn_{depth}_{width}"
+    )
+    model_options: dict = option(
+        "", "of the network: stem_stride=2,activation=swish,mean=[0.5,0.5,0.5]", options
+    )
     teacher: str = option("", f"{SPEC}; or flagfile:PATH, trained now if it is not there")
     epochs: float = option("10", "passes over the training images", fraction, **above(0))
     train_steps: int = option("0", "steps instead of epochs", int, **at_least(0))
@@ -90,24 +122,49 @@ class TrainConfig(AttackConfig, SharedConfig):
     augmentation: tuple = option(
         "", "crop (crop:2 pads 2 a side, not 4), flip, randaugment, resized_crop", augmentations
     )
-    check: bool = option("false", "print the settings of the run and what has no effect, check them, and end", boolean)
-    smoke: bool = option("false", "two steps of the real network at batch 2, synthetic images where data is absent", boolean)
+    check: bool = option(
+        "false",
+        "print the settings of the run and what has no effect, check them, and end",
+        boolean,
+    )
+    smoke: bool = option(
+        "false",
+        "two steps of the real network at batch 2, synthetic images where data is absent",
+        boolean,
+    )
     # Optimization
     optimizer: str = option("sgd", "sgd or adam", **one_of("sgd", "adam"))
     learning_rate: float = option("0.1", "at the start", fraction, **above(0))
     momentum: float = option("0.9", "of sgd", fraction, **at_least(0))
     nesterov: bool = option("false", "Nesterov momentum (MixACM)", boolean)
-    schedule: str = option("cosine", "constant, cosine or piecewise", **one_of("constant", "cosine", "piecewise"))
-    schedule_boundaries: tuple = option("1/2,3/4", "piecewise: shares of the training after which the rate falls", names)
-    warm_up_epochs: float = option("0", "cosine: the rate first grows linearly for so long", fraction, **at_least(0))
-    warm_up_learning_rate: float = option("0", "cosine: where the warm-up starts", fraction, **at_least(0))
-    schedule_factor: float = option("0.1", "piecewise: what the rate is multiplied by", fraction, **above(0))
-    mixed_precision: str = option("none", "bfloat16 or float16 inside the student", **one_of("none", "bfloat16", "float16"))
+    schedule: str = option(
+        "cosine", "constant, cosine or piecewise", **one_of("constant", "cosine", "piecewise")
+    )
+    schedule_boundaries: tuple = option(
+        "1/2,3/4", "piecewise: shares of the training after which the rate falls", names
+    )
+    warm_up_epochs: float = option(
+        "0", "cosine: the rate first grows linearly for so long", fraction, **at_least(0)
+    )
+    warm_up_learning_rate: float = option(
+        "0", "cosine: where the warm-up starts", fraction, **at_least(0)
+    )
+    schedule_factor: float = option(
+        "0.1", "piecewise: what the rate is multiplied by", fraction, **above(0)
+    )
+    mixed_precision: str = option(
+        "none", "bfloat16 or float16 inside the student", **one_of("none", "bfloat16", "float16")
+    )
     # What is watched and kept
     watch_attack: str = option("pgd10", "attack of the robust accuracy by epoch", attack_name)
-    watch_examples: int = option("500", "test examples of the accuracies by epoch; 0: none", int, **at_least(0))
-    checkpoint_minutes: float = option("5", "a checkpoint at least so often, beside each epoch's", fraction, **at_least(0))
-    # The method's own flags, an instance of its `Flags`. Those are read as though they were this config's.
+    watch_examples: int = option(
+        "500", "test examples of the accuracies by epoch; 0: none", int, **at_least(0)
+    )
+    checkpoint_minutes: float = option(
+        "5", "a checkpoint at least so often, beside each epoch's", fraction, **at_least(0)
+    )
+    # The method's own flags, an instance of its `Flags`. Those are read as though they were this
+    # config's.
     of_method: Options = dataclasses.field(default_factory=METHODS["natural"].Flags)
     # Flags that were given and that the method does not look at.
     ignored: tuple = dataclasses.field(default=(), compare=False, repr=False)
@@ -117,7 +174,9 @@ class TrainConfig(AttackConfig, SharedConfig):
             for flag in flags_of(type(self.of_method)):
                 if flag.name == name:
                     return flag.value(self.of_method)
-        raise AttributeError(f"neither `train` nor method {self.__dict__.get('method')} has a flag {name!r}")
+        raise AttributeError(
+            f"neither `train` nor method {self.__dict__.get('method')} has a flag {name!r}"
+        )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -127,27 +186,48 @@ class EvaluateConfig(AttackConfig, SharedConfig):
     model: str = option("", f"the model to attack: {SPEC}")
     split: str = option("test", "split of the data set")
     output: str = option("", "results as JSON; empty: only printed")
-    precision: str = option("float32", "of what attacks see: float32, mixed (bfloat16 gradients), bfloat16 or auto")
+    precision: str = option(
+        "float32", "of what attacks see: float32, mixed (bfloat16 gradients), bfloat16 or auto"
+    )
     batch_norm: str = option(
         "moving",
-        "moving averages, or batch: the statistics of each --batch_size images, as IGAM's reference code attacks",
+        "moving averages, or batch: the statistics of each --batch_size images, as IGAM's "
+        "reference code attacks",
         **one_of(*BATCH_NORMS),
     )
-    state: str = option("", "file that an interrupted evaluation goes on from; by default the output's name and .state.npz")
+    state: str = option(
+        "",
+        "file that an interrupted evaluation goes on from; by default the output's name and "
+        ".state.npz",
+    )
     save_adversarial: str = option("", "adversarial examples of the last attack, .npy")
-    adversarial_examples: str = option("", "measure accuracy on these examples, .npy, instead of attacking")
-    diagnostics: bool = option("false", "measure alignment and linearised robustness too (IGAM, section 6)", boolean)
-    teacher: str = option("", "with --diagnostics: compare input gradients with this model's; a SPEC as --model's")
+    adversarial_examples: str = option(
+        "", "measure accuracy on these examples, .npy, instead of attacking"
+    )
+    diagnostics: bool = option(
+        "false", "measure alignment and linearised robustness too (IGAM, section 6)", boolean
+    )
+    teacher: str = option(
+        "", "with --diagnostics: compare input gradients with this model's; a SPEC as --model's"
+    )
 
 
 @dataclasses.dataclass(frozen=True)
 class ConvertConfig(SharedConfig):
     """Flags of `convert`."""
 
-    dataset: str = option("", "data set on which the clean accuracy is measured, as in evaluate; empty: none")
+    dataset: str = option(
+        "", "data set on which the clean accuracy is measured, as in evaluate; empty: none"
+    )
     model: str = option("", f"the model to convert: {SPEC}")
-    output: str = option("", "the .keras file to write, in place of an older one; FILE.keras.json tells where it came from")
-    sha256: str = option("", "expected SHA-256 of the model's file (TF1: its .data file), checked before it is read")
+    output: str = option(
+        "",
+        "the .keras file to write, in place of an older one; FILE.keras.json tells where it came "
+        "from",
+    )
+    sha256: str = option(
+        "", "expected SHA-256 of the model's file (TF1: its .data file), checked before it is read"
+    )
     split: str = option("test", "split of the data set")
     max_examples: int = option("0", "measure on so many first examples; 0: all", int, **at_least(0))
 
@@ -159,16 +239,38 @@ class VisualizeConfig(SharedConfig):
     kind: str = option("input_gradients", "input_gradients, channel_maps, loss_landscape or sweep")
     models: tuple = option("", f"comma-separated, each {SPEC}", names)
     split: str = option("test", "split of the data set")
-    num_images: int = option("0", "test images; 0: 8, for channel_maps 500, for loss_landscape 2", int, **at_least(0))
+    num_images: int = option(
+        "0", "test images; 0: 8, for channel_maps 500, for loss_landscape 2", int, **at_least(0)
+    )
     output: str = option("", "PNG to write")
-    norm: str = option("linf", "loss_landscape: norm of the directions: linf or l2", **one_of("linf", "l2"))
-    eps: float = option("8/255", "loss_landscape: radius of the ball that is marked", fraction, **at_least(0))
-    landscape_extent: float = option("0", "loss_landscape: half the plane's width; 0: 3 eps", fraction, **at_least(0))
-    runs: tuple = option("runs", "sweep: run folders or folders of them, comma-separated; * and ? may stand in names", names)
-    x: str = option("", "sweep: flag on the x axis, such as train_fraction; also depth and width of --model=wrn_DEPTH_WIDTH")
+    norm: str = option(
+        "linf", "loss_landscape: norm of the directions: linf or l2", **one_of("linf", "l2")
+    )
+    eps: float = option(
+        "8/255", "loss_landscape: radius of the ball that is marked", fraction, **at_least(0)
+    )
+    landscape_extent: float = option(
+        "0", "loss_landscape: half the plane's width; 0: 3 eps", fraction, **at_least(0)
+    )
+    runs: tuple = option(
+        "runs",
+        "sweep: run folders or folders of them, comma-separated; * and ? may stand in names",
+        names,
+    )
+    x: str = option(
+        "",
+        "sweep: flag on the x axis, such as train_fraction; also depth and width of "
+        "--model=wrn_DEPTH_WIDTH",
+    )
     series: str = option("", "sweep: flag whose values are lines of their own")
-    attacks: tuple = option("", "sweep: attacks that are drawn; empty: clean and all that were run", names)
-    paper: str = option("", "sweep: a paper's figure, drawn from the runs of its flag files: mixacm_figure3, 6a, 6b, 7a, 7b")
+    attacks: tuple = option(
+        "", "sweep: attacks that are drawn; empty: clean and all that were run", names
+    )
+    paper: str = option(
+        "",
+        "sweep: a paper's figure, drawn from the runs of its flag files: mixacm_figure3, 6a, 6b, "
+        "7a, 7b",
+    )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -177,11 +279,19 @@ class Theorem41Config(SharedConfig):
 
     models: tuple = option("", f"the students, comma-separated, each {SPEC}", names)
     teacher: str = option("", f"their teacher: {SPEC}")
-    eps: float = option("8/255", "linf radius, a fraction of the pixel range", fraction, **at_least(0))
-    max_examples: int = option("1000", "so many first examples of either split; 0: all", int, **at_least(0))
+    eps: float = option(
+        "8/255", "linf radius, a fraction of the pixel range", fraction, **at_least(0)
+    )
+    max_examples: int = option(
+        "1000", "so many first examples of either split; 0: all", int, **at_least(0)
+    )
     gamma: float = option("1", "temperature of the softmax in the loss", fraction, **above(0))
-    logit_norm: str = option("l2", "norm of the difference of logits: l2 or linf", **one_of("l2", "linf"))
-    delta: float = option("0.05", "the bound holds with probability 1 - delta", fraction, **above(0))
+    logit_norm: str = option(
+        "l2", "norm of the difference of logits: l2 or linf", **one_of("l2", "linf")
+    )
+    delta: float = option(
+        "0.05", "the bound holds with probability 1 - delta", fraction, **above(0)
+    )
     output: str = option("", "all numbers as JSON; empty: only printed")
 
 
@@ -202,8 +312,13 @@ class ReportConfig(Options):
     """Flags of `report`."""
 
     runs: str = option("runs", "a run folder, or a folder of run folders")
-    robustbench: bool = option("false", "print RobustBench's JSON entry of each result with AutoAttack instead", boolean)
-    table: str = option("", "print this table of a paper instead, such as igam_table1, our columns beside the paper's")
+    robustbench: bool = option(
+        "false", "print RobustBench's JSON entry of each result with AutoAttack instead", boolean
+    )
+    table: str = option(
+        "",
+        "print this table of a paper instead, such as igam_table1, our columns beside the paper's",
+    )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -217,7 +332,8 @@ class QuickstartConfig(Options):
 def parse(config_class, arguments: Sequence[str]):
     """Reads the arguments of a command (without the program's name) into its dataclass.
 
-    Every flag is checked here, those of the method among them. Flags that it does not look at are in `config.ignored`.
+    Every flag is checked here, those of the method among them. Flags that it does not look at are
+    in `config.ignored`.
 
     Raises:
         InputError: unknown flag, missing flag file, unreadable or forbidden value.
@@ -238,7 +354,9 @@ def parse(config_class, arguments: Sequence[str]):
     find_model(config.model, config.model_options)
     used = {flag.name for flag in train_flags(config.method)}
     ignored = tuple(flag for flag in given if flag.name not in used)
-    return dataclasses.replace(config, of_method=from_texts(METHODS[config.method].Flags, texts), ignored=ignored)
+    return dataclasses.replace(
+        config, of_method=from_texts(METHODS[config.method].Flags, texts), ignored=ignored
+    )
 
 
 def all_flags(config_class) -> dict:
@@ -251,12 +369,16 @@ def all_flags(config_class) -> dict:
         for flag in flags_of(owner):
             first = found.setdefault(flag.name, flag)
             if first.metadata["parse"] is not flag.metadata["parse"]:
-                raise TypeError(f"--{flag.name} is read in two ways: each owner of a name has to share its type")
+                raise TypeError(
+                    f"--{flag.name} is read in two ways: each owner of a name has to share its type"
+                )
     return found
 
 
 def train_flags(method: str | None) -> list:
-    """The flags, `options.Flag`s, that runs of a method look at; None or an unknown method: those of all."""
+    """The flags, `options.Flag`s, that runs of a method look at; None or an unknown method: those
+    of all.
+    """
     if method not in METHODS:
         return list(all_flags(TrainConfig).values())
     found = [*flags_of(TrainConfig), *flags_of(METHODS[method].Flags)]
@@ -273,13 +395,17 @@ def _through_absl(known, texts):
     """The texts as absl's flags have them, which is the system that the commands' flags are of."""
     values = flags.FlagValues()
     for name, flag in known.items():
-        flags.DEFINE_string(name, flag.shown, flag.metadata["help"], flag_values=values, required=False)
+        flags.DEFINE_string(
+            name, flag.shown, flag.metadata["help"], flag_values=values, required=False
+        )
     values(["command", *(f"--{name}={text}" for name, text in texts.items())])
     return {name: values[name].value for name in texts}
 
 
 def tell_ignored(config) -> None:
-    """Warns of the flags that have no effect: one by one where they were typed, in one line for each file."""
+    """Warns of the flags that have no effect: one by one where they were typed, in one line for
+    each file.
+    """
     by_file = {}
     for flag in config.ignored:
         by_file.setdefault(flag.file, []).append(f"--{flag.name}")
@@ -287,35 +413,58 @@ def tell_ignored(config) -> None:
         _LOG.warning("%s has no effect on method %s", name, config.method)
     for file, found in by_file.items():
         listed = ", ".join(sorted(set(found)))
-        _LOG.warning("%d flags of %s have no effect on method %s: %s", len(set(found)), file, config.method, listed)
+        _LOG.warning(
+            "%d flags of %s have no effect on method %s: %s",
+            len(set(found)),
+            file,
+            config.method,
+            listed,
+        )
 
 
 def effective(config) -> str:
-    """What `train --check` prints: the settings of the run by owner, and the flags without effect."""
+    """What `train --check` prints: the run's settings by owner, and flags without effect."""
     of_method = to_texts(config.of_method)
     shared = {name: text for name, text in to_text(config).items() if name not in of_method}
     lines = ["every run:", *(f"  --{name}={text}" for name, text in shared.items())]
-    lines += [f"method {config.method}:", *(f"  --{name}={text}" for name, text in of_method.items())]
+    lines += [
+        f"method {config.method}:",
+        *(f"  --{name}={text}" for name, text in of_method.items()),
+    ]
     if config.ignored:
-        lines += ["without effect:", *(f"  --{flag.name}={flag.text}{flag.place}" for flag in config.ignored)]
+        lines += [
+            "without effect:",
+            *(f"  --{flag.name}={flag.text}{flag.place}" for flag in config.ignored),
+        ]
     return "\n".join(lines) + "\n"
 
 
 def _help(config_class, texts) -> str:
-    """The flags with their defaults; of `train` with those of the method that is given, or of all by their owners."""
+    """The flags with their defaults; of `train` with those of the method that is given, or of all
+    by their owners.
+    """
     lines = [_line(flag, flag.shown) for flag in flags_of(config_class)]
     if issubclass(config_class, TrainConfig) and "method" in texts:
         method = look_up("--method", texts["method"], METHODS)
-        lines += [f"\nmethod {texts['method']}:", *(_line(flag, flag.shown) for flag in flags_of(method.Flags))]
+        lines += [
+            f"\nmethod {texts['method']}:",
+            *(_line(flag, flag.shown) for flag in flags_of(method.Flags)),
+        ]
     elif issubclass(config_class, TrainConfig):
         owners = {}
         for name, method in METHODS.items():
             for flag in flags_of(method.Flags):
                 owners.setdefault(flag.name, {})[name] = flag
-        lines.append("\nof the methods (--method=NAME --help shows those of one, with its defaults):")
+        lines.append(
+            "\nof the methods (--method=NAME --help shows those of one, with its defaults):"
+        )
         for by_method in owners.values():
             first = next(iter(by_method.values()))
-            own = [f"{name} {flag.shown}" for name, flag in by_method.items() if flag.shown != first.shown]
+            own = [
+                f"{name} {flag.shown}"
+                for name, flag in by_method.items()
+                if flag.shown != first.shown
+            ]
             listed = "all methods" if len(by_method) == len(METHODS) else ", ".join(by_method)
             lines.append(_line(first, "; ".join([first.shown, *own])) + f" ({listed})")
     return "\n".join(lines) + "\n"
@@ -330,16 +479,24 @@ def to_text(config) -> dict[str, str]:
     texts = to_texts(config)
     if isinstance(config, TrainConfig):
         dropped = {"check"} | _unused(METHODS[config.method])
-        texts = {name: text for name, text in texts.items() if name not in dropped} | to_texts(config.of_method)
+        texts = {name: text for name, text in texts.items() if name not in dropped} | to_texts(
+            config.of_method
+        )
     return texts
 
 
 def default_run_dir(arguments: Sequence[str]) -> str:
-    """runs/ and the name of the first flag file, without "flags/" and its ending; "" where there is no flag file."""
+    """runs/ and the name of the first flag file, without "flags/" and its ending; "" where there is
+    no flag file.
+    """
     for argument in arguments:
         name, _, value = argument.lstrip("-").partition("=")
         if name == "flagfile" and value:
             path = pathlib.PurePath(os.path.relpath(value)).with_suffix("")
-            parts = path.parts[path.parts.index("flags") + 1 :] if "flags" in path.parts else path.parts[-1:]
+            parts = (
+                path.parts[path.parts.index("flags") + 1 :]
+                if "flags" in path.parts
+                else path.parts[-1:]
+            )
             return str(pathlib.PurePath("runs", *parts))
     return ""

@@ -1,4 +1,6 @@
-"""Any model to a .keras file: python -m tf_robust_transfer.convert --model=madry_mnist:models/secret --output=madry.keras"""
+"""Any model to a .keras file: python -m tf_robust_transfer.convert
+--model=madry_mnist:models/secret --output=madry.keras
+"""
 
 import os
 import pathlib
@@ -27,7 +29,9 @@ def main(config: ConvertConfig) -> None:
     batch = _random_batch(model)
     logits = model(batch, training=False).numpy()
     if not np.isfinite(logits).all():
-        raise InputError(f"{config.model!r} gives logits that are not finite: its weights are damaged")
+        raise InputError(
+            f"{config.model!r} gives logits that are not finite: its weights are damaged"
+        )
     described = {
         "model": output.name,
         "sha256": None,
@@ -43,8 +47,8 @@ def main(config: ConvertConfig) -> None:
             "tf_robust_transfer": tf_robust_transfer.__version__,
         },
     }
-    # The old description goes before the new model comes, and the new description comes last: wherever this is
-    # interrupted, a description that is there describes the model beside it.
+    # The old description goes before the new model comes, and the new description comes last:
+    # wherever this is interrupted, a description that is there describes the model beside it.
     sidecar = output.with_name(f"{output.name}.json")
     output.parent.mkdir(parents=True, exist_ok=True)
     with replacing(sidecar) as sidecar_temporary, replacing(output) as temporary:
@@ -52,12 +56,16 @@ def main(config: ConvertConfig) -> None:
         _check_written(temporary, batch, logits)
         write_json(sidecar_temporary, described | {"sha256": file_sha256(temporary)})
         sidecar.unlink(missing_ok=True)
-    sys.stdout.write(f"{config.output}: {described['num_parameters']:,} parameters, images {described['input_shape']}, "
-                     f"{described['num_classes']} classes; described in {sidecar.name}\n")  # fmt: skip
+    sys.stdout.write(
+        f"{config.output}: {described['num_parameters']:,} parameters, images "
+        f"{described['input_shape']}, "
+        f"{described['num_classes']} classes; described in {sidecar.name}\n"
+    )
     if "accuracy" in described:
         low, high = described["confidence_interval_95"]["clean"]
         sys.stdout.write(
-            f"clean {100 * described['accuracy']['clean']:.2f}%  [{100 * low:.2f}, {100 * high:.2f}] on "
+            f"clean {100 * described['accuracy']['clean']:.2f}%  [{100 * low:.2f}, "
+            f"{100 * high:.2f}] on "
             f"{described['num_examples']} images of {config.dataset} {config.split}\n"
         )
 
@@ -69,8 +77,10 @@ def _output(text):
     output = pathlib.Path(text).absolute()
     folder = next(parent for parent in output.parents if parent.exists())
     if output.is_dir() or not folder.is_dir() or not os.access(folder, os.W_OK):
-        raise InputError(f"cannot write {text!r}: {str(output if output.is_dir() else folder)!r} is "
-                         f"{'a folder' if output.is_dir() else 'no folder that can be written to'}")  # fmt: skip
+        raise InputError(
+            f"cannot write {text!r}: {str(output if output.is_dir() else folder)!r} is "
+            f"{'a folder' if output.is_dir() else 'no folder that can be written to'}"
+        )
     return output
 
 
@@ -85,7 +95,9 @@ def _check_written(path, batch, logits):
     again = load_model(str(path))(batch, training=False).numpy()
     difference = np.abs(again - logits).max()
     if not difference <= 1e-5 * np.abs(logits).max():
-        raise RuntimeError(f"the file that was written gives other logits: they differ by {difference:.3g}")
+        raise RuntimeError(
+            f"the file that was written gives other logits: they differ by {difference:.3g}"
+        )
 
 
 def _clean_accuracy(config, model):
@@ -95,15 +107,24 @@ def _clean_accuracy(config, model):
     test = build.load_split(config, config.split)
     if model.output_shape[-1] != test.num_classes:
         raise InputError(
-            f"the model has {model.output_shape[-1]} classes, {config.dataset} has {test.num_classes}; give another "
+            f"the model has {model.output_shape[-1]} classes, {config.dataset} has "
+            f"{test.num_classes}; give another "
             "--dataset, or none"
         )
     images = test.images.astype(np.float32) / np.float32(255)
     result = evaluate_robustness(
-        model, images, test.labels, threat_model=ThreatModel(), attacks=("clean",), batch_size=config.batch_size
+        model,
+        images,
+        test.labels,
+        threat_model=ThreatModel(),
+        attacks=("clean",),
+        batch_size=config.batch_size,
     )
     written = result.to_json_dict(model=config.model, dataset=config.dataset, split=config.split)
-    return {name: written[name] for name in ("dataset", "split", "num_examples", "accuracy", "confidence_interval_95")}
+    return {
+        name: written[name]
+        for name in ("dataset", "split", "num_examples", "accuracy", "confidence_interval_95")
+    }
 
 
 if __name__ == "__main__":

@@ -1,11 +1,15 @@
-"""Errors that are the user's to mend: one line that says what was expected, what came, and what to do."""
+"""Errors that are the user's to mend: one line that says what was expected, what came, and what to
+do.
+"""
 
 import difflib
 from collections.abc import Iterable
 
 
 class InputError(ValueError):
-    """Bad input: a flag, a file, a shape, a value. The commands print its message alone and exit with code 2."""
+    """Bad input: a flag, a file, a shape, a value. The commands print its message alone and exit
+    with code 2.
+    """
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
@@ -16,11 +20,14 @@ def nearest(name: str, known: Iterable[str]) -> str:
         known: the valid names.
 
     Returns:
-        "nearest valid names: a, b" with at most three close matches, or every valid name where none is close.
+        "nearest valid names: a, b" with at most three close matches, or every valid name where none
+        is close.
     """
     known = sorted(known)
     close = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
-    return f"nearest valid names: {', '.join(close)}" if close else f"valid names: {', '.join(known)}"
+    return (
+        f"nearest valid names: {', '.join(close)}" if close else f"valid names: {', '.join(known)}"
+    )
 
 
 def look_up(kind: str, name: str, registry: dict):

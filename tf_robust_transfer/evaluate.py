@@ -1,4 +1,6 @@
-"""Attacks a model: python -m tf_robust_transfer.evaluate --model=runs/small/mnist_igam --dataset=mnist --eps=0.1"""
+"""Attacks a model: python -m tf_robust_transfer.evaluate --model=runs/small/mnist_igam
+--dataset=mnist --eps=0.1
+"""
 
 import pathlib
 import sys
@@ -22,11 +24,19 @@ def main(config: EvaluateConfig) -> None:
         if output and not pathlib.Path(output).absolute().parent.is_dir():
             raise InputError(f"cannot write {output!r}: its folder does not exist")
     if config.save_adversarial and not config.save_adversarial.endswith(".npy"):
-        raise InputError(f"--save_adversarial: expected a name that ends in .npy, got {config.save_adversarial!r}")
+        raise InputError(
+            "--save_adversarial: expected a name that ends in .npy, got "
+            f"{config.save_adversarial!r}"
+        )
     if config.save_adversarial and config.attacks[-1:] in ((), ("clean",)):
-        raise InputError("--save_adversarial saves the examples of the last attack: name one at the end of --attacks")
+        raise InputError(
+            "--save_adversarial saves the examples of the last attack: name one at the end of "
+            "--attacks"
+        )
     if config.teacher and not config.diagnostics:
-        raise InputError("--teacher is the model that --diagnostics compares with: give both, or neither")
+        raise InputError(
+            "--teacher is the model that --diagnostics compares with: give both, or neither"
+        )
     if config.diagnostics and config.adversarial_examples:
         raise InputError("--diagnostics are of clean images: leave out --adversarial_examples")
     model = load_model(config.model)
@@ -35,17 +45,24 @@ def main(config: EvaluateConfig) -> None:
     images = test.images.astype(np.float32) / np.float32(255)
     if model.output_shape[-1] != test.num_classes:
         raise InputError(
-            f"the model has {model.output_shape[-1]} classes, {config.dataset} has {test.num_classes}; give another "
+            f"the model has {model.output_shape[-1]} classes, {config.dataset} has "
+            f"{test.num_classes}; give another "
             "--dataset, or fine-tune the model on it (train --method=finetune)"
         )
     if config.adversarial_examples:
         examples = challenge_files.read(config.adversarial_examples, images, config.threat_model)
         # The examples are judged as they are: every one of them, right or wrong on its clean image.
-        right = evaluate_robustness(model, examples, test.labels, threat_model=config.threat_model, attacks=())
+        right = evaluate_robustness(
+            model, examples, test.labels, threat_model=config.threat_model, attacks=()
+        )
         sys.stdout.write(_line(config.adversarial_examples, right, "clean"))
         return
     # Before the attacks, which may take hours: a teacher that does not fit is to be told at once.
-    diagnostics = _diagnostics(model, teacher, images, test.labels, config.batch_size) if config.diagnostics else {}
+    diagnostics = (
+        _diagnostics(model, teacher, images, test.labels, config.batch_size)
+        if config.diagnostics
+        else {}
+    )
     state = config.state or (f"{config.output}.state.npz" if config.output else None)
     result = evaluate_robustness(
         model,
@@ -67,13 +84,21 @@ def main(config: EvaluateConfig) -> None:
         for component, accuracy in result.components.get(attack, {}).items():
             sys.stdout.write(f"  after {component:12s} {100 * accuracy:6.2f}%\n")
     if result.worst_case is not None:
-        sys.stdout.write(_row("worst case of these", result.worst_case.accuracy, result.worst_case.confidence_interval_95))
+        sys.stdout.write(
+            _row(
+                "worst case of these",
+                result.worst_case.accuracy,
+                result.worst_case.confidence_interval_95,
+            )
+        )
     for name, summary in diagnostics.items():
         sys.stdout.write(_diagnostics_text(name, summary))
     if config.save_adversarial:
         challenge_files.write(config.save_adversarial, result.adversarial[config.attacks[-1]])
     if config.output:
-        written = result.to_json_dict(model=config.model, dataset=config.dataset, split=config.split)
+        written = result.to_json_dict(
+            model=config.model, dataset=config.dataset, split=config.split
+        )
         write_json(config.output, written | ({"diagnostics": diagnostics} if diagnostics else {}))
     if state:
         pathlib.Path(state).unlink(missing_ok=True)
@@ -84,28 +109,38 @@ def _line(title, result, attack):
 
 
 def _row(title, accuracy, interval):
-    return f"{title:20s} {100 * accuracy:6.2f}%  [{100 * interval[0]:.2f}, {100 * interval[1]:.2f}]\n"
+    return (
+        f"{title:20s} {100 * accuracy:6.2f}%  [{100 * interval[0]:.2f}, {100 * interval[1]:.2f}]\n"
+    )
 
 
 def _diagnostics(model, teacher, images, labels, batch_size):
-    """What stands in results.json: the model's summary, with the teacher's own beside it where there is one."""
+    """What stands in results.json: the model's summary, with the teacher's own beside it where
+    there is one.
+    """
     alignment = gradient_alignment(model, images, labels, teacher=teacher, batch_size=batch_size)
     result = {"model": alignment.summary()}
     if teacher is not None:
-        result["teacher"] = gradient_alignment(teacher, images, labels, batch_size=batch_size).summary()
+        result["teacher"] = gradient_alignment(
+            teacher, images, labels, batch_size=batch_size
+        ).summary()
     return result
 
 
 def _diagnostics_text(name, summary):
     """A line for each mean, as those of the accuracies; those of Eq. 18 of the IGAM paper last."""
-    lines = [f"input gradients of the {name}, {summary['num_examples']} images, l2 norm of [0, 1] pixels"]
+    lines = [
+        f"input gradients of the {name}, {summary['num_examples']} images, l2 norm of [0, 1] pixels"
+    ]
     for key, found in summary.items():
         if isinstance(found, dict):
             low, high = (_number(value) for value in found["confidence_interval_95"])
             undefined = f"  {found['undefined']} undefined" if found["undefined"] else ""
             lines.append(f"  {key:18s} {_number(found['mean']):>9s}  [{low}, {high}]{undefined}")
     share, constant = _number(summary["rho_at_most_alpha"]), _number(summary["smallest_constant"])
-    lines.append(f"  rho <= alpha on a fraction of {share}; rho <= alpha + C / |g| on all with C {constant}")
+    lines.append(
+        f"  rho <= alpha on a fraction of {share}; rho <= alpha + C / |g| on all with C {constant}"
+    )
     return "\n".join(lines) + "\n"
 
 

@@ -8,10 +8,11 @@ import pathlib
 
 @contextlib.contextmanager
 def replacing(path):
-    """Yields a temporary path beside `path`, of the same ending, and renames it to `path` if nothing was raised.
+    """Yields a temporary path beside `path`, of the same ending, and renames it to `path` if
+    nothing was raised.
 
-    So an interrupted run leaves no half-written file, and what was there before stays until the new one is complete.
-    """
+    So an interrupted run leaves no half-written file, and what was there before stays until the new
+    one is complete."""
     path = pathlib.Path(path)
     temporary = path.with_name(f".{path.stem}.{os.getpid()}{path.suffix}")
     try:

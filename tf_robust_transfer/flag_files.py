@@ -1,9 +1,9 @@
 """A command line, flag files and all, as a list of flags in their order, each with where it stands.
 
-Flag files are read as their users write them: one flag a line, `--name=value` or `--name value`, value with or without
-quotes, comments in lines of their own or behind ` # `, with a byte-order mark or without. A file that names another one
-means one in the working folder, or else one beside itself.
-"""
+Flag files are read as their users write them: one flag a line, `--name=value` or `--name value`,
+value with or without quotes, comments in lines of their own or behind ` # `, with a byte-order mark
+or without. A file that names another one means one in the working folder, or else one beside
+itself."""
 
 import dataclasses
 import pathlib
@@ -31,11 +31,13 @@ class Given:
 
     @property
     def place(self) -> str:
-        """" (FILE, line N)", or "" for what was typed."""
+        """ " (FILE, line N)", or "" for what was typed."""
         return f" ({self.file}, line {self.line})" if self.file else ""
 
 
-def read(arguments: Sequence[str], known: Collection[str], switches: Collection[str] = ()) -> list[Given]:
+def read(
+    arguments: Sequence[str], known: Collection[str], switches: Collection[str] = ()
+) -> list[Given]:
     """The flags of a command line, those of its flag files in their places.
 
     Args:
@@ -44,8 +46,8 @@ def read(arguments: Sequence[str], known: Collection[str], switches: Collection[
         switches: those of them that are true or false: a bare --NAME is true, --noNAME false.
 
     Raises:
-        InputError: an unknown flag, one without a value, what is no flag, a file that is missing or names itself. It says
-            the file and the line.
+        InputError: an unknown flag, one without a value, what is no flag, a file that is missing or
+            names itself. It says the file and the line.
     """
     return list(_expanded([(text, "", 0) for text in arguments], known, switches, ()))
 
@@ -63,13 +65,19 @@ def _expanded(words, known, switches, files):
         elif text is None and name.startswith("no") and name[2:] in switches:
             name, text = name[2:], "false"
         elif name != _FLAGFILE and name not in known:
-            raise InputError(f"unknown flag --{name}{place}; {nearest(name.replace('-', '_'), known)}")
+            raise InputError(
+                f"unknown flag --{name}{place}; {nearest(name.replace('-', '_'), known)}"
+            )
         if text is None:
             text, *at = next(words, (None, file, line))
             if text is None or at != [file, line]:
-                raise InputError(f"--{name}{place}: expected a value, got none; flags are written --name=value")
+                raise InputError(
+                    f"--{name}{place}: expected a value, got none; flags are written --name=value"
+                )
         if name == _FLAGFILE:
-            yield from _expanded(_lines(text, file, place, files), known, switches, (*files, _key(text, file)))
+            yield from _expanded(
+                _lines(text, file, place, files), known, switches, (*files, _key(text, file))
+            )
         else:
             yield Given(name, text, file, line)
 
@@ -85,13 +93,17 @@ def _found(text, naming):
 
 
 def _lines(text, naming, place, files):
-    """(word, file, line) of each flag of a file. naming: the file that names it, "" for a command line."""
+    """(word, file, line) of each flag of a file. naming: the file that names it, "" for a command
+    line.
+    """
     path = _found(text, naming)
     try:
         content = path.read_text(encoding="utf-8-sig")
     except OSError as error:
         where = f", nor beside {naming}" if naming else ""
-        raise InputError(f"cannot read the flag file {text!r}{place}: {error.strerror}{where}") from None
+        raise InputError(
+            f"cannot read the flag file {text!r}{place}: {error.strerror}{where}"
+        ) from None
     except UnicodeDecodeError:
         raise InputError(f"the flag file {text!r}{place} is not text in UTF-8") from None
     if str(path.resolve()) in files:

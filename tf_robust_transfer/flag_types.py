@@ -41,20 +41,29 @@ def size(text) -> tuple[int, int] | None:
 
 
 def options(text) -> dict:
-    """Keyword arguments, "stem_stride=2,activation=swish,mean=[0.5,0.5,0.5]": numbers in brackets are one tuple."""
+    """Keyword arguments, "stem_stride=2,activation=swish,mean=[0.5,0.5,0.5]": numbers in brackets
+    are one tuple.
+    """
     result = {}
     for part in _split_outside_brackets(text):
         key, equals, value = part.partition("=")
         if not equals:
-            raise InputError(f"expected key=value,key=value, got {text!r}; a list is written in brackets: key=[1,2]")
-        result[key.strip()] = _numbers(value.strip()) if value.strip().startswith("[") else _scalar(value)
+            raise InputError(
+                f"expected key=value,key=value, got {text!r}; a list is written in brackets: "
+                "key=[1,2]"
+            )
+        result[key.strip()] = (
+            _numbers(value.strip()) if value.strip().startswith("[") else _scalar(value)
+        )
     return result
 
 
 def _split_outside_brackets(text):
     """The parts between commas, but for those in brackets."""
     if re.search(r"\[[^\]]*(\[|$)|(^|\])[^\[]*\]", text):
-        raise InputError(f"expected each list in a pair of brackets, such as mean=[0.5,0.5,0.5], got {text!r}")
+        raise InputError(
+            f"expected each list in a pair of brackets, such as mean=[0.5,0.5,0.5], got {text!r}"
+        )
     return [part.strip() for part in re.split(r",(?![^\[]*\])", text) if part.strip()]
 
 
@@ -62,7 +71,9 @@ def _numbers(text):
     """The numbers of "[1,0.5]", as a tuple."""
     found = re.fullmatch(r"\[(.*)\]", text)
     numbers = [_scalar(part) for part in names(found[1])] if found else []
-    if not numbers or not all(type(number) in (int, float) and math.isfinite(number) for number in numbers):
+    if not numbers or not all(
+        type(number) in (int, float) and math.isfinite(number) for number in numbers
+    ):
         raise InputError(f"expected a list of numbers such as [0.1,0.2], got {text!r}")
     return tuple(numbers)
 

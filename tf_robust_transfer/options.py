@@ -4,10 +4,9 @@
     class SoftLabels(Options):
         temperature: float = option(10.0, "of the soft labels", fraction, **above(0), flag="gamma")
 
-A field's name is the keyword, `flag` the paper's name for it, by default the same. Whoever has options (a method) is
-their owner. Owners share a set of options by a `group`, each with defaults of its own; keywords and flags do not show
-that there is one.
-"""
+A field's name is the keyword, `flag` the paper's name for it, by default the same. Whoever has
+options (a method) is their owner. Owners share a set of options by a `group`, each with defaults of
+its own; keywords and flags do not show that there is one."""
 
 import dataclasses
 import inspect
@@ -18,23 +17,41 @@ from tf_robust_transfer.errors import InputError, nearest
 from tf_robust_transfer.flag_types import written
 
 
-def option(default, help_text: str, parse: Callable = str, check: Callable | None = None, expected: str = "", *,
-           flag: str = "", choices=(), in_epochs: bool = False):  # fmt: skip
+def option(
+    default,
+    help_text: str,
+    parse: Callable = str,
+    check: Callable | None = None,
+    expected: str = "",
+    *,
+    flag: str = "",
+    choices=(),
+    in_epochs: bool = False,
+):
     """A field of `Options`.
 
     Args:
         default: the value, or its text where `parse` reads one.
         help_text: one line, of the flag.
         parse: reads the flag's text.
-        check, expected: whether a value is allowed, and the words for what is; see `at_least` and its like.
+        check, expected: whether a value is allowed, and the words for what is; see `at_least` and
+            its like.
         flag: its name on the command line; "": the field's own.
         choices: the names that are allowed, in place of a check.
         in_epochs: the flag is a number of epochs, the keyword one of steps.
     """
     value = parse(default) if isinstance(default, str) else default
     shown = default if isinstance(default, str) else written(default, parse)
-    metadata = {"help": help_text, "parse": parse, "check": check, "expected": expected, "flag": flag,
-                "choices": tuple(choices), "in_epochs": in_epochs, "shown": shown}  # fmt: skip
+    metadata = {
+        "help": help_text,
+        "parse": parse,
+        "check": check,
+        "expected": expected,
+        "flag": flag,
+        "choices": tuple(choices),
+        "in_epochs": in_epochs,
+        "shown": shown,
+    }
     if isinstance(value, dict):
         return dataclasses.field(default_factory=lambda: dict(value), metadata=metadata)
     return dataclasses.field(default=value, metadata=metadata)
@@ -62,7 +79,9 @@ class Options:
 
     @classmethod
     def implied(cls, texts: dict[str, str]) -> dict[str, str]:
-        """Texts of flags that others imply and that win over defaults alone, as a preset does. texts: those given."""
+        """Texts of flags that others imply and that win over defaults alone, as a preset does.
+        texts: those given.
+        """
         return {}
 
 
@@ -97,7 +116,11 @@ def flags_of(owner: type[Options], defaults: dict | None = None) -> Iterator[Fla
                 yield dataclasses.replace(flag, path=(field.name, *flag.path))
         elif "help" in field.metadata:
             other = defaults and field.name in defaults
-            shown = written(defaults[field.name], field.metadata["parse"]) if other else field.metadata["shown"]
+            shown = (
+                written(defaults[field.name], field.metadata["parse"])
+                if other
+                else field.metadata["shown"]
+            )
             yield Flag(field.metadata["flag"] or field.name, (field.name,), field.metadata, shown)
 
 
@@ -139,12 +162,18 @@ def keywords_of(options: Options) -> dict:
 def parameters_of(owner: type[Options]) -> list[inspect.Parameter]:
     """The keyword arguments of an owner, for a signature."""
     defaults = keywords_of(owner())
-    return [inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=value) for name, value in defaults.items()]
+    return [
+        inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=value)
+        for name, value in defaults.items()
+    ]
 
 
 def to_texts(options: Options) -> dict[str, str]:
     """Flag -> text, complete: what `from_texts` makes the same options of."""
-    return {flag.name: written(flag.value(options), flag.metadata["parse"]) for flag in flags_of(type(options))}
+    return {
+        flag.name: written(flag.value(options), flag.metadata["parse"])
+        for flag in flags_of(type(options))
+    }
 
 
 def _made(owner, values):
@@ -173,7 +202,9 @@ def _check(name, value, metadata, got=None):
     """Raises unless the value is allowed. got: how it was written, where that is not Python."""
     if metadata["choices"]:
         if value not in metadata["choices"]:
-            raise InputError(f"unknown {name} {value!r}; {nearest(str(value), metadata['choices'])}")
+            raise InputError(
+                f"unknown {name} {value!r}; {nearest(str(value), metadata['choices'])}"
+            )
         return
     if metadata["check"] is None:
         return
@@ -182,15 +213,23 @@ def _check(name, value, metadata, got=None):
     except TypeError:
         allowed = False
     if not allowed:
-        raise InputError(f"{name}: expected {metadata['expected']}, got {value if got is None else got!r}")
+        raise InputError(
+            f"{name}: expected {metadata['expected']}, got {value if got is None else got!r}"
+        )
 
 
 def at_least(low):
-    return {"check": lambda value: math.isfinite(value) and value >= low, "expected": f"a number of at least {low}"}
+    return {
+        "check": lambda value: math.isfinite(value) and value >= low,
+        "expected": f"a number of at least {low}",
+    }
 
 
 def above(low):
-    return {"check": lambda value: math.isfinite(value) and value > low, "expected": f"a number above {low}"}
+    return {
+        "check": lambda value: math.isfinite(value) and value > low,
+        "expected": f"a number above {low}",
+    }
 
 
 def between(low, high):

@@ -1,4 +1,6 @@
-"""The whole chain on data that ships with scikit-learn, in minutes on two CPU cores: scripts/quickstart.sh"""
+"""The whole chain on data that ships with scikit-learn, in minutes on two CPU cores:
+scripts/quickstart.sh
+"""
 
 import os
 import pathlib
@@ -21,7 +23,11 @@ def main(config: QuickstartConfig) -> None:
     os.chdir(ROOT)
     folders, models = [], {}
     for row in ROWS:
-        arguments = [f"--flagfile=flags/quickstart/{row}.flags", f"--run_dir={parent / row}", f"--seed={config.seed}"]
+        arguments = [
+            f"--flagfile=flags/quickstart/{row}.flags",
+            f"--run_dir={parent / row}",
+            f"--seed={config.seed}",
+        ]
         row_config = parse(TrainConfig, arguments)
         folders.append(run_training(row_config).path)
         models[row] = load_model(str(folders[-1]))
@@ -29,7 +35,10 @@ def main(config: QuickstartConfig) -> None:
     test = build.load_split(row_config, "test")
     figure = parent / "input_gradients.png"
     plot_input_gradients(models, test.images[:8].astype("float32") / 255, test.labels[:8], figure)
-    sys.stdout.write(f"\ninput gradients of all four: {figure}\nlook at the runs: tensorboard --logdir {parent}\n")
+    sys.stdout.write(
+        f"\ninput gradients of all four: {figure}\nlook at the runs: tensorboard --logdir "
+        f"{parent}\n"
+    )
 
 
 if __name__ == "__main__":

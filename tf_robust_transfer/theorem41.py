@@ -1,11 +1,13 @@
 """Measures Theorem 4.1 of the MixACM paper for trained students of one teacher.
 
-    python -m tf_robust_transfer.theorem41 --models=runs/small/mnist14_natural,runs/small/mnist14_mixacm \
-        --teacher=runs/small/mnist14_teacher --dataset=mnist --image_size=14x14 --eps=0.1 --output=theorem41.json
+    python -m tf_robust_transfer.theorem41
+    --models=runs/small/mnist14_natural,runs/small/mnist14_mixacm \
+        --teacher=runs/small/mnist14_teacher --dataset=mnist --image_size=14x14 --eps=0.1
+        --output=theorem41.json
 
-One row a student: the robust error of test images, and the two terms of the bound that depend on the student, of training
-images. What each number is, and which way it errs: tf_robust_transfer/evaluation/theorem41.py.
-"""
+One row a student: the robust error of test images, and the two terms of the bound that depend on
+the student, of training images. What each number is, and which way it errs:
+tf_robust_transfer/evaluation/theorem41.py. """
 
 import dataclasses
 import pathlib
@@ -33,24 +35,42 @@ def main(config: Theorem41Config) -> None:
     for spec, model in students.items():
         if model.output_shape[-1] != test.num_classes:
             raise InputError(
-                f"the model {spec} has {model.output_shape[-1]} classes, {config.dataset} has {test.num_classes}; give "
+                f"the model {spec} has {model.output_shape[-1]} classes, {config.dataset} has "
+                f"{test.num_classes}; give "
                 "another --dataset"
             )
     # n is the size of all that the students may have been trained on.
     fixed = theorem41.other_terms(len(whole.labels), config.delta)
     used = slice(0, config.max_examples or None)
-    sides = [(part.images[used].astype(np.float32) / np.float32(255), part.labels[used]) for part in (test, whole)]
+    sides = [
+        (part.images[used].astype(np.float32) / np.float32(255), part.labels[used])
+        for part in (test, whole)
+    ]
     written = {
-        "teacher": config.teacher, "dataset": config.dataset, "eps": config.eps, "gamma": config.gamma,
-        "logit_norm": config.logit_norm, "seed": config.seed, "delta": config.delta, "training_examples": len(whole.labels),
-        "measured_examples": {"test": len(sides[0][1]), "train": len(sides[1][1])}, "other_terms": fixed, "students": {},
-    }  # fmt: skip
+        "teacher": config.teacher,
+        "dataset": config.dataset,
+        "eps": config.eps,
+        "gamma": config.gamma,
+        "logit_norm": config.logit_norm,
+        "seed": config.seed,
+        "delta": config.delta,
+        "training_examples": len(whole.labels),
+        "measured_examples": {"test": len(sides[0][1]), "train": len(sides[1][1])},
+        "other_terms": fixed,
+        "students": {},
+    }
     sys.stdout.write(_head(config, fixed))
     for spec, model in students.items():
         terms = theorem41.measure(
-            model, teacher, *sides, eps=config.eps, gamma=config.gamma, logit_norm=config.logit_norm, seed=config.seed,
+            model,
+            teacher,
+            *sides,
+            eps=config.eps,
+            gamma=config.gamma,
+            logit_norm=config.logit_norm,
+            seed=config.seed,
             batch_size=config.batch_size,
-        )  # fmt: skip
+        )
         written["students"][spec] = dataclasses.asdict(terms)
         sys.stdout.write(_row(spec, terms))
     if config.output:
@@ -60,7 +80,8 @@ def main(config: Theorem41Config) -> None:
 def _head(config, fixed):
     return (
         f"Right side: 2 L + {8 / config.gamma:.3g} L_dis + 4 R + {fixed['examples']:.3g} + "
-        f"{fixed['confidence_printed']:.3g} (with the logarithm that is missing there {fixed['confidence']:.3g}); R, of the "
+        f"{fixed['confidence_printed']:.3g} (with the logarithm that is missing there "
+        f"{fixed['confidence']:.3g}); R, of the "
         "teacher alone, is not estimated.\n"
         "Robust error and L are too low, if anything; L_dis may err either way.\n"
         f"{'robust error':26s}{'L':26s}{'L_dis':26s}{'weighted sum':14s}student\n"
@@ -69,7 +90,10 @@ def _head(config, fixed):
 
 def _row(spec, terms):
     numbers = (terms.robust_error, terms.adversarial_loss, terms.distillation_loss)
-    cells = [f"{one.mean:.4g} [{one.confidence_interval_95[0]:.4g}, {one.confidence_interval_95[1]:.4g}]" for one in numbers]
+    cells = [
+        f"{one.mean:.4g} [{one.confidence_interval_95[0]:.4g}, {one.confidence_interval_95[1]:.4g}]"
+        for one in numbers
+    ]
     return "".join(f"{cell:26s}" for cell in cells) + f"{terms.weighted_sum:<14.4g}{spec}\n"
 
 

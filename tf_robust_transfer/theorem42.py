@@ -2,10 +2,10 @@
 
     python -m tf_robust_transfer.theorem42 --dataset=digits --classes=0,1 --output=theorem42.json
 
-For logistic regression and for a ReLU network without biases it trains a robust teacher (adversarial training), then a
-student of the same form on the teacher's soft labels, checks the theorem's assumptions, and prints both sides of its
-inequality for eps from 0 to what it allows and beyond. What each number is: tf_robust_transfer/evaluation/theorem42.py.
-"""
+For logistic regression and for a ReLU network without biases it trains a robust teacher
+(adversarial training), then a student of the same form on the teacher's soft labels, checks the
+theorem's assumptions, and prints both sides of its inequality for eps from 0 to what it allows and
+beyond. What each number is: tf_robust_transfer/evaluation/theorem42.py."""
 
 import dataclasses
 import sys
@@ -22,8 +22,9 @@ from tf_robust_transfer.training import build
 
 TEACHER_EPS = 0.05
 TEACHER_STEPS, LEARNING_RATE = 400, 0.005
-# Few, and from a small last layer: a student that is less sure than its teacher has k <= 1. Trained longer it becomes surer
-# than its teacher at some point, where |e| is then tiny, k large, and the theorem allows no eps.
+# Few, and from a small last layer: a student that is less sure than its teacher has k <= 1. Trained
+# longer it becomes surer than its teacher at some point, where |e| is then tiny, k large, and the
+# theorem allows no eps.
 STUDENT_STEPS, LAST_LAYER_SCALE = 100, 0.1
 # Of the eps that the theorem allows.
 SHARES = (0.0, 0.25, 0.5, 0.75, 1.0, 2.0, 5.0, 10.0)
@@ -31,8 +32,14 @@ SHARES = (0.0, 0.25, 0.5, 0.75, 1.0, 2.0, 5.0, 10.0)
 
 def main(config: Theorem42Config) -> None:
     points, labels = two_class_points(config)
-    measured = {"dataset": config.dataset, "classes": list(config.classes), "points": len(points), "alpha": config.alpha,
-                "mixup_alpha": config.mixup_alpha, "seed": config.seed}  # fmt: skip
+    measured = {
+        "dataset": config.dataset,
+        "classes": list(config.classes),
+        "points": len(points),
+        "alpha": config.alpha,
+        "mixup_alpha": config.mixup_alpha,
+        "seed": config.seed,
+    }
     for name, hidden in (("logistic regression", ()), ("ReLU network", config.hidden_units)):
         measured[name] = _measure(config, points, labels, hidden)
         sys.stdout.write(_text(name, measured[name]) + "\n")
@@ -41,18 +48,29 @@ def main(config: Theorem42Config) -> None:
 
 
 def two_class_points(config):
-    """(float64 [n, d] of mean zero, labels float64 [n]): the first training images of the two classes, half of each."""
+    """(float64 [n, d] of mean zero, labels float64 [n]): the first training images of the two
+    classes, half of each.
+    """
     images = build.load_split(config, "train")
-    if len(set(config.classes)) != 2 or not all(0 <= c < images.num_classes for c in config.classes):
-        raise InputError(f"--classes: expected two classes in 0..{images.num_classes - 1}, got {config.classes}")
+    if len(set(config.classes)) != 2 or not all(
+        0 <= c < images.num_classes for c in config.classes
+    ):
+        raise InputError(
+            f"--classes: expected two classes in 0..{images.num_classes - 1}, got {config.classes}"
+        )
     rows = [np.flatnonzero(images.labels == c)[: config.num_points // 2] for c in config.classes]
     rows = [part[: min(map(len, rows))] for part in rows]
-    points = np.concatenate([images.images[part] for part in rows]).reshape(sum(map(len, rows)), -1) / 255.0
+    points = (
+        np.concatenate([images.images[part] for part in rows]).reshape(sum(map(len, rows)), -1)
+        / 255.0
+    )
     return points - points.mean(axis=0), np.repeat([0.0, 1.0], len(rows[0]))
 
 
 def train_network(points, targets, hidden_units, seed, steps, eps=0.0) -> theorem42.ReluNetwork:
-    """Full-batch Adam on the logistic loss; with eps on the points moved by an FGSM step of that size."""
+    """Full-batch Adam on the logistic loss; with eps on the points moved by an FGSM step of that
+    size.
+    """
     rng, widths = np.random.default_rng(seed), (points.shape[1], *hidden_units, 1)
     weights = [rng.standard_normal((n, m)) * np.sqrt(2 / m) for m, n in zip(widths, widths[1:])]
     weights[-1] *= LAST_LAYER_SCALE
@@ -64,7 +82,10 @@ def train_network(points, targets, hidden_units, seed, steps, eps=0.0) -> theore
         for number, gradient in enumerate(_weight_gradients(network, moved, targets)):
             first, second = moments[number]
             moments[number] = 0.9 * first + 0.1 * gradient, 0.999 * second + 0.001 * gradient**2
-            first, second = moments[number][0] / (1 - 0.9**step), moments[number][1] / (1 - 0.999**step)
+            first, second = (
+                moments[number][0] / (1 - 0.9**step),
+                moments[number][1] / (1 - 0.999**step),
+            )
             weights[number] = weights[number] - LEARNING_RATE * first / (np.sqrt(second) + 1e-8)
     return theorem42.ReluNetwork(tuple(weights))
 
@@ -83,17 +104,26 @@ def _weight_gradients(network, points, targets):
 
 
 def _measure(config, points, labels, hidden_units):
-    teacher = train_network(points, labels, hidden_units, config.seed + 1, TEACHER_STEPS, TEACHER_EPS)
+    teacher = train_network(
+        points, labels, hidden_units, config.seed + 1, TEACHER_STEPS, TEACHER_EPS
+    )
     soft_labels = special.expit(teacher(points))
     student = train_network(points, soft_labels, hidden_units, config.seed + 2, STUDENT_STEPS)
     options = {"alpha": config.alpha, "mixup": (config.mixup_alpha, config.mixup_alpha)}
     checked = theorem42.assumptions(student, points, labels, soft_labels, **options)
     # Where the theorem allows nothing, the losses are shown at 1/255 and its multiples.
     unit = checked.eps_proof or 1 / 255
-    sides = theorem42.measure(student, points, labels, soft_labels, [share * unit for share in SHARES], **options)
-    result = {"assumptions": dataclasses.asdict(checked), "sides": [dataclasses.asdict(side) for side in sides]}
+    sides = theorem42.measure(
+        student, points, labels, soft_labels, [share * unit for share in SHARES], **options
+    )
+    result = {
+        "assumptions": dataclasses.asdict(checked),
+        "sides": [dataclasses.asdict(side) for side in sides],
+    }
     if not hidden_units:
-        result["largest_eps"] = theorem42.largest_eps(student, points, labels, soft_labels, **options)
+        result["largest_eps"] = theorem42.largest_eps(
+            student, points, labels, soft_labels, **options
+        )
     return result
 
 
@@ -101,12 +131,19 @@ def _text(name, measured):
     found = measured["assumptions"]
     lines = [
         f"\n{name}",
-        f"  training errors {found['training_errors']}, k {found['closeness']:.3g}, c_x {found['c_x']:.3g}, "
-        f"R {found['cosine']:.3g}, E[1 - lambda] {found['expected_weight']:.3g}, |mean| {found['mean_norm']:.1g}",
+        f"  training errors {found['training_errors']}, k {found['closeness']:.3g}, c_x "
+        f"{found['c_x']:.3g}, "
+        f"R {found['cosine']:.3g}, E[1 - lambda] {found['expected_weight']:.3g}, |mean| "
+        f"{found['mean_norm']:.1g}",
         f"  allowed eps: {found['eps_proof']:.3g} by the proof, {found['eps_paper']:.3g} as printed"
         + ("" if found["eps_proof"] else " (an assumption fails)")
-        + (f"; the exact sides meet at {measured['largest_eps']:.3g}" if "largest_eps" in measured else ""),
-        "  eps         left side              right side   holds    expanded: left     right    holds",
+        + (
+            f"; the exact sides meet at {measured['largest_eps']:.3g}"
+            if "largest_eps" in measured
+            else ""
+        ),
+        "  eps         left side              right side   holds    expanded: left     right    "
+        "holds",
     ]
     for side in measured["sides"]:
         low, high = side["left_lower"], side["left_upper"]

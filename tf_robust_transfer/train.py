@@ -11,7 +11,10 @@ from tf_robust_transfer.training import check_training, run_training
 
 def main(config: TrainConfig) -> None:
     if not config.run_dir:
-        named = default_run_dir(sys.argv[1:]) or f"runs/{config.dataset.replace('/', '_')}_{config.method}_{config.model}"
+        named = (
+            default_run_dir(sys.argv[1:])
+            or f"runs/{config.dataset.replace('/', '_')}_{config.method}_{config.model}"
+        )
         config = dataclasses.replace(config, run_dir=named)
     if config.check:
         check_training(config)

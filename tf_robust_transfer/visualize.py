@@ -1,9 +1,10 @@
-"""Draws figures: python -m tf_robust_transfer.visualize --models=runs/a,runs/b --dataset=mnist --output=gradients.png
+"""Draws figures: python -m tf_robust_transfer.visualize --models=runs/a,runs/b --dataset=mnist
+--output=gradients.png
 
---kind=input_gradients is Figures 1, 4 and 6 of the IGAM paper, by the models that are given, --kind=loss_landscape its
-Figure 7, and --kind=channel_maps is Figure 5 of the MixACM paper. --kind=sweep draws the accuracies of run folders against a
-flag (--runs=runs/small --x=train_fraction), among them the MixACM paper's Figures 3, 6 and 7 (--paper=mixacm_figure3).
-"""
+--kind=input_gradients is Figures 1, 4 and 6 of the IGAM paper, by the models that are given,
+--kind=loss_landscape its Figure 7, and --kind=channel_maps is Figure 5 of the MixACM paper.
+--kind=sweep draws the accuracies of run folders against a flag (--runs=runs/small
+--x=train_fraction), among them the MixACM paper's Figures 3, 6 and 7 (--paper=mixacm_figure3)."""
 
 import pathlib
 
@@ -23,14 +24,28 @@ from tf_robust_transfer.training import build, sweep
 def _draw_landscapes(models, images, labels, config):
     threat_model = ThreatModel(norm=config.norm, eps=config.eps)
     plot_loss_landscapes(
-        models, images, labels, config.output, threat_model=threat_model, extent=config.landscape_extent, seed=config.seed
+        models,
+        images,
+        labels,
+        config.output,
+        threat_model=threat_model,
+        extent=config.landscape_extent,
+        seed=config.seed,
     )
 
 
 # Figure -> (how it is drawn of models, images, labels and the flags; how many images by default).
 KINDS = {
-    "input_gradients": (lambda models, images, labels, flags: plot_input_gradients(models, images, labels, flags.output), 8),
-    "channel_maps": (lambda models, images, _, flags: plot_channel_maps(models, images, flags.output), 500),
+    "input_gradients": (
+        lambda models, images, labels, flags: plot_input_gradients(
+            models, images, labels, flags.output
+        ),
+        8,
+    ),
+    "channel_maps": (
+        lambda models, images, _, flags: plot_channel_maps(models, images, flags.output),
+        500,
+    ),
     "loss_landscape": (_draw_landscapes, 2),
     "sweep": (None, 0),  # of run folders, not of models
 }
@@ -53,7 +68,9 @@ def main(config: VisualizeConfig) -> None:
         title = path.parent.name if path.name == "model.keras" else path.stem
         models[title if title not in models else spec] = load_model(spec)
     used = slice(0, config.num_images or default_images)
-    plot(models, shown.images[used].astype(np.float32) / np.float32(255), shown.labels[used], config)
+    plot(
+        models, shown.images[used].astype(np.float32) / np.float32(255), shown.labels[used], config
+    )
 
 
 def _check_output(output):

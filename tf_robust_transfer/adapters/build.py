@@ -30,28 +30,34 @@ def build_adapter(adapter: str, input_shape) -> keras.Model:
     """The map from images of the student's task to the teacher's input.
 
     Args:
-        adapter: names of `ADAPTERS` with the size that comes out, joined by "+" in the order in which the image passes
-            them: "resize:64x64", "channel_mean+crop:28x28".
+        adapter: names of `ADAPTERS` with the size that comes out, joined by "+" in the order in
+            which the image passes them: "resize:64x64", "channel_mean+crop:28x28".
         input_shape: (height, width, channels) of the images.
 
     Returns:
-        keras.Model: float [batch, height, width, channels] -> the same of the last layer's size and channels.
+        keras.Model: float [batch, height, width, channels] -> the same of the last layer's size and
+        channels.
 
     Raises:
-        InputError: unknown name, missing or unreadable size, a size that does not fit the images, crop after random_pad.
+        InputError: unknown name, missing or unreadable size, a size that does not fit the images,
+            crop after random_pad.
     """
     images = keras.Input(tuple(input_shape), name="images")
     return keras.Model(images, _chain(adapter, images), name="adapter")
 
 
-def adapt(teacher: keras.Model, adapter: str, input_shape, *, trainable: bool = False) -> keras.Model:
+def adapt(
+    teacher: keras.Model, adapter: str, input_shape, *, trainable: bool = False
+) -> keras.Model:
     """The teacher behind an adapter, as one model of the student's images: f(x) = teacher(A x + b).
 
-    It is a functional model of the adapter's layers and a copy of the teacher's (names, weights, what is frozen), so that
-    it is saved, fine-tuned and read at its endpoints as any other. The given teacher stays as it was.
+    It is a functional model of the adapter's layers and a copy of the teacher's (names, weights,
+    what is frozen), so that it is saved, fine-tuned and read at its endpoints as any other. The
+    given teacher stays as it was.
 
     Args:
-        teacher: functional or sequential keras.Model, images in [0, 1] -> logits. It may have an adapter already.
+        teacher: functional or sequential keras.Model, images in [0, 1] -> logits. It may have an
+            adapter already.
         adapter: see `build_adapter`.
         input_shape: (height, width, channels) of the student's images.
         trainable: whether the adapter may have weights, which are new and have yet to be trained.
@@ -60,30 +66,37 @@ def adapt(teacher: keras.Model, adapter: str, input_shape, *, trainable: bool = 
         keras.Model: images float32 [batch, *input_shape] in [0, 1] -> the teacher's logits.
 
     Raises:
-        InputError: as `build_adapter`; what comes out is not of the teacher's shape; an adapter with weights where
-            trainable is False; a subclassed model.
+        InputError: as `build_adapter`; what comes out is not of the teacher's shape; an adapter
+            with weights where trainable is False; a subclassed model.
     """
     try:
         teacher.inputs  # noqa: B018 - absent in subclassed models and in a Sequential not yet built
     except (AttributeError, ValueError):
         raise InputError(
-            "an adapter goes before a functional or sequential keras.Model of known input shape, got the subclass "
+            "an adapter goes before a functional or sequential keras.Model of known input shape, "
+            "got the subclass "
             f"{type(teacher).__name__}"
         ) from None
     images = keras.Input(tuple(input_shape), name="images")
-    adapted = _chain(adapter, images, first=1 + sum(isinstance(layer, layers.Adapter) for layer in teacher.layers))
+    adapted = _chain(
+        adapter,
+        images,
+        first=1 + sum(isinstance(layer, layers.Adapter) for layer in teacher.layers),
+    )
     if adapted.shape[1:] != teacher.input_shape[1:]:
         raise InputError(
-            f"the adapter {adapter!r} makes {_shape(adapted.shape[1:])} of {_shape(input_shape)} images, but the teacher "
+            f"the adapter {adapter!r} makes {_shape(adapted.shape[1:])} of {_shape(input_shape)} "
+            "images, but the teacher "
             f"takes {_shape(teacher.input_shape[1:])}"
         )
     if not trainable and keras.Model(images, adapted).weights:
         raise InputError(
-            f"the adapter {adapter!r} has weights to be trained: fine-tune the teacher with it (method finetune) and give "
+            f"the adapter {adapter!r} has weights to be trained: fine-tune the teacher with it "
+            "(method finetune) and give "
             "the result as the teacher, without an adapter"
         )
-    # `call` puts the teacher's own layers behind the adapter, one by one, in a second graph of theirs, which layer.output
-    # does not see. The copy's layers have that graph alone.
+    # `call` puts the teacher's own layers behind the adapter, one by one, in a second graph of
+    # theirs, which layer.output does not see. The copy's layers have that graph alone.
     shared = keras.Model(images, teacher.call(adapted), name=teacher.name)
     copy = keras.models.clone_model(shared)
     copy.set_weights(shared.get_weights())
@@ -91,11 +104,11 @@ def adapt(teacher: keras.Model, adapter: str, input_shape, *, trainable: bool = 
 
 
 def seen_region(model: keras.Model) -> tuple[slice, slice]:
-    """The part of its images that a model's adapter reads (section 4.3.2): (rows, columns), each a slice.
+    """The part of its images that a model's adapter reads (section 4.3.2): (rows, columns), each a
+    slice.
 
-    Outside, the model's input gradient is zero whatever the image. For a model without an adapter, or with one that
-    does not crop, that is the whole image.
-    """
+    Outside, the model's input gradient is zero whatever the image. For a model without an adapter,
+    or with one that does not crop, that is the whole image."""
     height, width = model.input_shape[1:3]
     last = None
     for layer in model.layers[1:]:
@@ -106,9 +119,13 @@ def seen_region(model: keras.Model) -> tuple[slice, slice]:
         return slice(0, height), slice(0, width)
     adapter = keras.Model(model.inputs[0], last.output)
     # A^T times a vector in which nothing cancels is zero where A has a column of zeros.
-    cotangent = tf.constant(np.random.default_rng(0).uniform(1, 2, (1, *last.output.shape[1:])), tf.float32)
+    cotangent = tf.constant(
+        np.random.default_rng(0).uniform(1, 2, (1, *last.output.shape[1:])), tf.float32
+    )
     zeros = tf.zeros((1, *model.input_shape[1:]))
-    gradient, _, _ = input_gradient(lambda x: (tf.reduce_sum(cotangent * adapter(x), axis=(1, 2, 3)), None), zeros)
+    gradient, _, _ = input_gradient(
+        lambda x: (tf.reduce_sum(cotangent * adapter(x), axis=(1, 2, 3)), None), zeros
+    )
     seen = (gradient.numpy() != 0).any(axis=(0, 3))
     rows, columns = np.flatnonzero(seen.any(axis=1)), np.flatnonzero(seen.any(axis=0))
     return slice(int(rows[0]), int(rows[-1]) + 1), slice(int(columns[0]), int(columns[-1]) + 1)
@@ -127,10 +144,15 @@ def _chain(adapter, images, first=1):
         else:
             found = re.fullmatch(r"([1-9]\d*)x([1-9]\d*)", size)
             if not found:
-                raise InputError(f"the adapter {name} needs a size, as in {name}:64x64, got {part!r}")
+                raise InputError(
+                    f"the adapter {name} needs a size, as in {name}:64x64, got {part!r}"
+                )
             arguments = int(found[1]), int(found[2])
         if random and name == "crop":
-            raise InputError(f"crop before random_pad, not after it: {adapter!r} would see other pixels each time")
+            raise InputError(
+                f"crop before random_pad, not after it: {adapter!r} would see other pixels each "
+                "time"
+            )
         random = random or name.startswith("random_pad")
         images = build(*arguments, name=f"adapter{number}_{name}")(images)
     return images

@@ -10,8 +10,9 @@ from tf_robust_transfer.ops import random, replicas
 def random_positions(seed, batch_size):
     """Inside, `RandomPad` places the images at random; outside it centres them.
 
-    The places are a function of the seed alone, not of a state of the layer: a teacher stays bit-identical, a resumed run
-    draws what an uninterrupted one would have, and several devices draw what one does.
+    The places are a function of the seed alone, not of a state of the layer: a teacher stays
+    bit-identical, a resumed run draws what an uninterrupted one would have, and several devices
+    draw what one does.
 
     Args:
         seed: int32 [2], of the step.

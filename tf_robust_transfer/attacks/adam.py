@@ -1,4 +1,6 @@
-"""Adam, Kingma & Ba (2015), for the attacks that optimise with it: every example has moments and a step count of its own."""
+"""Adam, Kingma & Ba (2015), for the attacks that optimise with it: every example has moments and a
+step count of its own.
+"""
 
 import tensorflow as tf
 

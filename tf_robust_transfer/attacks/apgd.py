@@ -1,8 +1,9 @@
-"""Auto-PGD: PGD with momentum whose step size begins at twice the radius and is halved where the loss no longer rises.
+"""Auto-PGD: PGD with momentum whose step size begins at twice the radius and is halved where the
+loss no longer rises.
 
-Croce & Hein (2020), "Reliable evaluation of adversarial robustness with an ensemble of diverse parameter-free attacks",
-Algorithm 1, as the official AutoAttack runs it (fra31/auto-attack at a392200).
-"""
+Croce & Hein (2020), "Reliable evaluation of adversarial robustness with an ensemble of diverse
+parameter-free attacks", Algorithm 1, as the official AutoAttack runs it (fra31/auto-attack at
+a392200)."""
 
 import numpy as np
 import tensorflow as tf
@@ -25,22 +26,31 @@ MOMENTUM = 0.25
 def fallback(loss: str, num_classes: int):
     """The loss that stands in where the model has too few classes for the one asked for.
 
-    Two classes have no third logit for the denominator of DLR; its numerator, the margin, stays, whose gradient does not
-    vanish for large logits either. Three classes have no fourth one for targeted DLR: the untargeted form takes its
-    place, from as many random starts as there would have been targets.
+    Two classes have no third logit for the denominator of DLR; its numerator, the margin, stays,
+    whose gradient does not vanish for large logits either. Three classes have no fourth one for
+    targeted DLR: the untargeted form takes its place, from as many random starts as there would
+    have been targets.
 
     Args:
         loss: a name in LOSSES, or "targeted_dlr".
         num_classes: of the model.
 
     Returns:
-        (the loss that is used: loss itself where the classes suffice; None, or one sentence for the user that says what
-        was replaced).
+        (the loss that is used: loss itself where the classes suffice; None, or one sentence for the
+        user that says what was replaced).
     """
     if loss == "targeted_dlr" and num_classes == 3:
-        return "dlr", "the targeted DLR loss needs at least 4 classes and the model has 3: the untargeted one is used"
+        return (
+            "dlr",
+            "the targeted DLR loss needs at least 4 classes and the model has 3: the untargeted "
+            "one is used",
+        )
     if loss in ("dlr", "targeted_dlr") and num_classes < 3:
-        return "cw", f"the DLR loss needs at least 3 classes and the model has {num_classes}: the margin is used"
+        return (
+            "cw",
+            f"the DLR loss needs at least 3 classes and the model has {num_classes}: the margin is "
+            "used",
+        )
     return loss, None
 
 
@@ -48,7 +58,8 @@ def check_windows(steps: int) -> dict[int, int]:
     """When the step size is looked at, in the official code's rounding.
 
     Returns:
-        {number of steps taken: how many of the last ones are looked at}. 100 steps: after 22, 41, 57, 70, 80, 87, 93, 99.
+        {number of steps taken: how many of the last ones are looked at}. 100 steps: after 22, 41,
+        57, 70, 80, 87, 93, 99.
     """
     window, shorter, shortest = (max(int(part * steps), 1) for part in (0.22, 0.03, 0.06))
     windows, taken = {}, window
@@ -62,33 +73,34 @@ def check_windows(steps: int) -> dict[int, int]:
 class APGD(Attack):
     """Untargeted Auto-PGD: ascent from a random point of the ball's border, with nothing to tune.
 
-    A move of step size s from x, the point before which was x_old, goes to
-    P(x + 0.75 (P(x + s d) - x) + 0.25 (x - x_old)), with P the projection and d the steepest ascent; the first one has no
-    momentum. At each check (see `check_windows`) the step size is halved, and the search goes back to the best point,
-    where the loss rose in at most `rho` of the moves since the last check, or where the step size was not halved at
-    the last check and the best loss is still the same.
+    A move of step size s from x, the point before which was x_old, goes to P(x + 0.75 (P(x + s d) -
+    x) + 0.25 (x - x_old)), with P the projection and d the steepest ascent; the first one has no
+    momentum. At each check (see `check_windows`) the step size is halved, and the search goes back
+    to the best point, where the loss rose in at most `rho` of the moves since the last check, or
+    where the step size was not halved at the last check and the best loss is still the same.
 
-    One iteration evaluates a point and moves on, so that there are steps + 1 of them. Where the model has too few classes
-    for the loss another takes its place, see `fallback`.
+    One iteration evaluates a point and moves on, so that there are steps + 1 of them. Where the
+    model has too few classes for the loss another takes its place, see `fallback`.
 
-    As in the official code the first check compares the loss after the first move with 0, not with the loss at the
-    start. A departure: the official code damps l2 moves where the gradient is shorter than about 1e-12; here every
-    gradient but zero gives a full move.
+    As in the official code the first check compares the loss after the first move with 0, not with
+    the loss at the start. A departure: the official code damps l2 moves where the gradient is
+    shorter than about 1e-12; here every gradient but zero gives a full move.
 
     Args:
         loss: "cross_entropy", "dlr", or "cw": the margin.
         steps: moves, at least 1.
         restarts: rounds from other random points.
         rho: fraction of rising steps up to which the step size is halved, in [0, 1].
-        eot_iterations: passes over which the gradient of a randomised model is averaged (expectation over
-            transformation; AutoAttack's version `rand` takes 20). Loss and logits are those of the last pass, as in the
-            official code.
+        eot_iterations: passes over which the gradient of a randomised model is averaged
+            (expectation over transformation; AutoAttack's version `rand` takes 20). Loss and logits
+            are those of the last pass, as in the official code.
 
     Raises:
         InputError: unknown loss, or a number outside its range.
     """
 
-    # 101 or 102 iterations end a little before the 8th look of the host, so that few lanes idle until it.
+    # 101 or 102 iterations end a little before the 8th look of the host, so that few lanes idle
+    # until it.
     steps_at_once = 13
     # Iterations before the start point is evaluated.
     _lead = 0
@@ -152,7 +164,9 @@ class APGD(Attack):
         step_size = tf.where(halved, 0.5 * state["step_size"], state["step_size"])
 
         origin = _choose(halved, best, current)
-        ascent = norms.steepest_ascent(_choose(halved, best_gradient, gradient), problem.threat_model.norm)
+        ascent = norms.steepest_ascent(
+            _choose(halved, best_gradient, gradient), problem.threat_model.norm
+        )
         moved = problem.project(origin + _like(step_size, images) * ascent, images)
         momentum = _like(tf.where(moves > 0, tf.cast(MOMENTUM, images.dtype), 0), images)
         moved = origin + (1.0 - momentum) * (moved - origin) + momentum * (origin - state["last"])
@@ -164,7 +178,8 @@ class APGD(Attack):
             "best": best,
             "best_gradient": best_gradient,
             "best_loss": best_loss,
-            # The official code reads the loss before the first step from a place that still holds 0.
+            # The official code reads the loss before the first step from a place that still holds
+            # 0.
             "last_loss": tf.where(moves > 0, loss, tf.zeros_like(loss)),
             "rises": tf.where(checked, 0, rises),
             "step_size": step_size,
@@ -177,7 +192,9 @@ class APGD(Attack):
         return state["best"]
 
     def _most_rises(self):
-        """int32 [iterations]: up to how many rises the step size is halved after this iteration; -1: no check."""
+        """int32 [iterations]: up to how many rises the step size is halved after this iteration;
+        -1: no check.
+        """
         most_rises = np.full(self.iterations, -1, np.int32)
         for taken, window in check_windows(self.steps).items():
             most_rises[self._lead + taken] = int(np.float32(self.rho * window))
@@ -202,7 +219,10 @@ class APGD(Attack):
             return first
         # One pass at a time, since each needs as much memory as a step of one pass.
         _, total, loss, logits = tf.while_loop(
-            lambda i, *_: i < self.eot_iterations, add_pass, (tf.constant(1), *first), parallel_iterations=1
+            lambda i, *_: i < self.eot_iterations,
+            add_pass,
+            (tf.constant(1), *first),
+            parallel_iterations=1,
         )
         return total / self.eot_iterations, loss, logits
 
@@ -210,12 +230,12 @@ class APGD(Attack):
 class APGDTargeted(APGD):
     """Auto-PGD on the targeted DLR loss, with a round for each of the likeliest wrong classes.
 
-    Round r aims at the class ranked r // restarts + 1 among the wrong ones by the clean image's logits, from the largest
-    down. To rank them the first iteration of each round visits the clean image; the random start comes second,
-    so that there are steps + 2 iterations.
+    Round r aims at the class ranked r // restarts + 1 among the wrong ones by the clean image's
+    logits, from the largest down. To rank them the first iteration of each round visits the clean
+    image; the random start comes second, so that there are steps + 2 iterations.
 
-    The official code ranks the label with the others, as second to 10th; it attacks only images that are classified
-    right, where that is the same.
+    The official code ranks the label with the others, as second to 10th; it attacks only images
+    that are classified right, where that is the same.
 
     Args:
         targets: how many classes are aimed at; all wrong ones where there are no more.
@@ -239,7 +259,11 @@ class APGDTargeted(APGD):
     def start(self, problem, images, labels, round, noise):
         state = super().start(problem, images, labels, round, noise)
         # "best" keeps the random start until its turn comes.
-        return state | {"current": images, "rank": round // self.restarts, "target": tf.zeros_like(round)}
+        return state | {
+            "current": images,
+            "rank": round // self.restarts,
+            "target": tf.zeros_like(round),
+        }
 
     def step(self, problem, images, labels, state, iteration, drawn):
         after, visited, logits = super().step(problem, images, labels, state, iteration, drawn)

@@ -1,5 +1,6 @@
-"""AutoAttack, Croce & Hein (2020), "Reliable evaluation of adversarial robustness with an ensemble of diverse
-parameter-free attacks": the ensemble, as the official implementation (github.com/fra31/auto-attack) sets it up."""
+"""AutoAttack, Croce & Hein (2020), "Reliable evaluation of adversarial robustness with an ensemble
+of diverse parameter-free attacks": the ensemble, as the official implementation
+(github.com/fra31/auto-attack) sets it up."""
 
 from tf_robust_transfer.attacks.apgd import APGD, APGDTargeted, fallback
 from tf_robust_transfer.attacks.base import Attack
@@ -20,11 +21,13 @@ COMPONENTS = ("apgd-ce", "apgd-dlr", "apgd-t", "fab", "fab-t", "square")
 class AutoAttack(Attack):
     """Several attacks in order, each on what resisted those before it.
 
-    Where the model has too few classes, apgd-t (4) and apgd-dlr (3) take another loss by themselves, see `apgd.fallback`.
+    Where the model has too few classes, apgd-t (4) and apgd-dlr (3) take another loss by
+    themselves, see `apgd.fallback`.
 
     Args:
-        version: "standard" (apgd-ce, apgd-t, fab-t, square); "plus" (all six, the untargeted with 5 restarts); "rand", for
-            models with randomness inside (apgd-ce and apgd-dlr, each gradient the mean of 20).
+        version: "standard" (apgd-ce, apgd-t, fab-t, square); "plus" (all six, the untargeted with 5
+            restarts); "rand", for models with randomness inside (apgd-ce and apgd-dlr, each
+            gradient the mean of 20).
         attacks: names of `COMPONENTS` in place of a version's own list.
 
     Raises:
@@ -33,13 +36,20 @@ class AutoAttack(Attack):
 
     def __init__(self, version="standard", *, attacks=None):
         if version not in VERSIONS:
-            raise InputError(f"unknown version {version!r} of AutoAttack; {nearest(version, VERSIONS)}")
+            raise InputError(
+                f"unknown version {version!r} of AutoAttack; {nearest(version, VERSIONS)}"
+            )
         names = tuple(VERSIONS[version] if attacks is None else attacks)
         for name in names:
             if name not in COMPONENTS:
-                raise InputError(f"AutoAttack has no component {name!r}; {nearest(name, COMPONENTS)}")
+                raise InputError(
+                    f"AutoAttack has no component {name!r}; {nearest(name, COMPONENTS)}"
+                )
         if not names or len(set(names)) < len(names):
-            raise InputError(f"AutoAttack needs one or more different components, got {', '.join(names) or 'none'}")
+            raise InputError(
+                "AutoAttack needs one or more different components, got "
+                f"{', '.join(names) or 'none'}"
+            )
         self.version, self.names = version, names
 
     def components(self, num_classes, norm):
@@ -60,6 +70,8 @@ class AutoAttack(Attack):
 
 
 def fewer_classes(names, num_classes: int) -> list[str]:
-    """What takes another loss than its name says, a line each. names: of components; num_classes: of the model."""
+    """What takes another loss than its name says, a line each. names: of components; num_classes:
+    of the model.
+    """
     notes = ((name, fallback(loss, num_classes)[1]) for name, loss in _DLR.items() if name in names)
     return [f"{name}: {note}" for name, note in notes if note]

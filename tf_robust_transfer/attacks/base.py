@@ -1,8 +1,8 @@
 """The base of the attacks: an attack is a start and a step; this module and `search` do the rest.
 
-Two callers drive the same two methods. `Attack.perturb` runs all steps on a batch inside a graph, as a training step
-needs it. `search.Search` runs an evaluation: examples that are fooled make room for others.
-"""
+Two callers drive the same two methods. `Attack.perturb` runs all steps on a batch inside a graph,
+as a training step needs it. `search.Search` runs an evaluation: examples that are fooled make room
+for others."""
 
 import functools
 
@@ -18,18 +18,24 @@ from tf_robust_transfer.ops.random import fold_seed
 
 
 class Attack:
-    """Base of the attacks. A subclass writes start, step and result; this class checks, compiles, restarts, projects.
+    """Base of the attacks. A subclass writes start, step and result; this class checks, compiles,
+    restarts, projects.
 
-    An attack is called on arrays (`attack(model, images, labels, threat_model=..., seed=0)`), or, inside a graph such as
-    a training step, through `perturb`. Calls with the same batch shape reuse one compiled function.
+    An attack is called on arrays (`attack(model, images, labels, threat_model=..., seed=0)`), or,
+    inside a graph such as a training step, through `perturb`. Calls with the same batch shape reuse
+    one compiled function.
 
     Attributes:
         iterations: steps of one round.
-        restarts: rounds; an attack that aims at several classes has a round for each of them, see `rounds`.
-        stop_when_fooled: a call ends for an example with the first image that fools the model. Otherwise it goes on to
-            the last iterate, past the decision boundary, as the textbook forms do.
-        uses_clean_logits: whether its loss looks at the clean images' logits; such an attack is for training alone.
-        uses_gradients: whether rounding in the model only bends the way, and does not decide what is kept.
+        restarts: rounds; an attack that aims at several classes has a round for each of them, see
+            `rounds`.
+        stop_when_fooled: a call ends for an example with the first image that fools the model.
+            Otherwise it goes on to the last iterate, past the decision boundary, as the textbook
+            forms do.
+        uses_clean_logits: whether its loss looks at the clean images' logits; such an attack is for
+            training alone.
+        uses_gradients: whether rounding in the model only bends the way, and does not decide what
+            is kept.
     """
 
     iterations = 1
@@ -41,12 +47,14 @@ class Attack:
     def components(self, num_classes: int, norm: str) -> dict:
         """The attacks of an ensemble by name; an attack alone is its own only component.
 
-        Each component attacks what resisted those before it. num_classes: of the model; norm: "linf" or "l2".
-        """
+        Each component attacks what resisted those before it. num_classes: of the model; norm:
+        "linf" or "l2"."""
         return {"": self}
 
     def rounds(self, num_classes: int) -> int:
-        """How often the search is begun anew for an example that still resists. num_classes: of the model."""
+        """How often the search is begun anew for an example that still resists. num_classes: of the
+        model.
+        """
         return self.restarts
 
     def start(self, problem, images, labels, round, noise) -> dict:
@@ -64,10 +72,11 @@ class Attack:
         raise NotImplementedError(f"{type(self).__name__} must define start")
 
     def draw(self, noise, iteration, count: int):
-        """Random numbers for the next `count` steps: a tensor [batch, count, ...] or a tuple of them.
+        """Random numbers for the next `count` steps: a tensor [batch, count, ...] or a tuple of
+        them.
 
-        Drawn for many steps at once since a seed for each example costs more than the numbers. iteration: int32 [batch].
-        """
+        Drawn for many steps at once since a seed for each example costs more than the numbers.
+        iteration: int32 [batch]."""
         return ()
 
     def step(self, problem, images, labels, state, iteration, drawn):
@@ -80,13 +89,15 @@ class Attack:
             drawn: this step's random numbers [batch, ...], see draw.
 
         Returns:
-            (state, visited: float32 [batch, height, width, channels], its logits float32 [batch, classes]). A visited
-            image counts where it lies in ball and bounds.
+            (state, visited: float32 [batch, height, width, channels], its logits float32 [batch,
+            classes]). A visited image counts where it lies in ball and bounds.
         """
         raise NotImplementedError(f"{type(self).__name__} must define step")
 
     def result(self, state):
-        """The image that a round ends with, float32 [batch, height, width, channels]; it may not have been visited yet."""
+        """The image that a round ends with, float32 [batch, height, width, channels]; it may not
+        have been visited yet.
+        """
         raise NotImplementedError(f"{type(self).__name__} must define result")
 
     def perturb(self, logits_of, images, labels, threat_model, seed, eps=None):
@@ -103,12 +114,16 @@ class Attack:
             float [batch, ...] in ball and bounds, with no gradient to anything.
         """
         clean_logits = tf.stop_gradient(logits_of(images)) if self.uses_clean_logits else None
-        problem = Problem(logits_of, threat_model, threat_model.eps if eps is None else eps, clean_logits)
+        problem = Problem(
+            logits_of, threat_model, threat_model.eps if eps is None else eps, clean_logits
+        )
         batch_size = tf.shape(images)[0]
         noise, zeros = BatchNoise(seed, batch_size), tf.zeros([batch_size], tf.int32)
         drawn = self.draw(noise, zeros, self.iterations)
 
-        step_of = out_of_line(lambda state, at, now: self.step(problem, images, labels, state, at, now)[0])
+        step_of = out_of_line(
+            lambda state, at, now: self.step(problem, images, labels, state, at, now)[0]
+        )
 
         def step(i, state):
             now = tf.nest.map_structure(lambda numbers: numbers[:, i], drawn)
@@ -118,7 +133,9 @@ class Attack:
         if self.iterations == 1:
             state = step(0, state)[1]  # FGSM pays for no loop
         else:
-            state = tf.while_loop(lambda i, _: i < self.iterations, step, (tf.constant(0), state))[1]
+            state = tf.while_loop(lambda i, _: i < self.iterations, step, (tf.constant(0), state))[
+                1
+            ]
         return tf.stop_gradient(problem.allowed(self.result(state), images))
 
     def __call__(self, model, images, labels, *, threat_model: ThreatModel, seed: int = 0):
@@ -132,13 +149,13 @@ class Attack:
             seed: the same seed gives the same examples.
 
         Returns:
-            float32 tensor of the images' shape. An image that the model gets wrong already stays as it is where the
-            attack stops when fooled. Of several rounds each example is that of its best: one that fools the model, or
-            else the one with the largest margin.
+            float32 tensor of the images' shape. An image that the model gets wrong already stays as
+            it is where the attack stops when fooled. Of several rounds each example is that of its
+            best: one that fools the model, or else the one with the largest margin.
 
         Raises:
-            InputError: shapes that do not belong together, labels outside the model's classes, images outside the
-                bounds.
+            InputError: shapes that do not belong together, labels outside the model's classes,
+                images outside the bounds.
         """
         images, labels = check_batch(model, images, labels, threat_model)
         if self.stop_when_fooled and images.shape[0]:
@@ -147,7 +164,9 @@ class Attack:
         if self.restarts == 1:
             return best
         margin_of = self.compiled(
-            model, "margin", lambda: tf.function(lambda x, y: classification.margin(model(x, training=False), y))
+            model,
+            "margin",
+            lambda: tf.function(lambda x, y: classification.margin(model(x, training=False), y)),
         )
         best_margin = margin_of(best, labels)
         for restart in range(1, self.restarts):
@@ -160,11 +179,17 @@ class Attack:
 
     def _round(self, model, images, labels, threat_model, seed, restart):
         def perturb(images, labels, eps, seed):
-            return self.perturb(lambda x: model(x, training=False), images, labels, threat_model, seed, eps=eps)
+            return self.perturb(
+                lambda x: model(x, training=False), images, labels, threat_model, seed, eps=eps
+            )
 
         key = (threat_model.norm, threat_model.bounds)
-        function = self.compiled(model, key, lambda: tf.function(perturb, reduce_retracing=True, autograph=False))
-        return function(images, labels, tf.constant(threat_model.eps, tf.float32), fold_seed(seed, restart))
+        function = self.compiled(
+            model, key, lambda: tf.function(perturb, reduce_retracing=True, autograph=False)
+        )
+        return function(
+            images, labels, tf.constant(threat_model.eps, tf.float32), fold_seed(seed, restart)
+        )
 
     def _search(self, model, images, labels, threat_model, seed):
         found, images, labels = images.numpy(), images.numpy(), labels.numpy()
@@ -173,12 +198,16 @@ class Attack:
             search = self.compiled(
                 model,
                 (name, threat_model.norm, threat_model.bounds, images.shape),
-                functools.partial(Search, attack, model, threat_model, batch_size=len(images), keep_images=True),
+                functools.partial(
+                    Search, attack, model, threat_model, batch_size=len(images), keep_images=True
+                ),
             )
             if resists is None:
                 resists = search.judge(images, labels)[0]
             keys = (seed, *name.encode())
-            for decided in search.run(images, labels, resists.nonzero()[0], eps=threat_model.eps, seed=keys):
+            for decided in search.run(
+                images, labels, resists.nonzero()[0], eps=threat_model.eps, seed=keys
+            ):
                 if not len(decided.examples):
                     continue
                 closer = decided.margins > margins[decided.examples]

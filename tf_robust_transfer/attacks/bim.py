@@ -8,8 +8,8 @@ class BIM(PGD):
 
     Args:
         steps: number of gradient steps, at least 1.
-        step_size: as a fraction of the pixel range. None: eps / steps, which just reaches the border. The paper takes 1/255
-            and min(eps + 4, 1.25 eps) steps (eps in 255ths).
+        step_size: as a fraction of the pixel range. None: eps / steps, which just reaches the
+            border. The paper takes 1/255 and min(eps + 4, 1.25 eps) steps (eps in 255ths).
         stop_when_fooled: as in PGD.
     """
 

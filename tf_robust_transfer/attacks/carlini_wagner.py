@@ -1,4 +1,4 @@
-"""The l2 attack of Carlini & Wagner (2017), "Towards evaluating the robustness of neural networks"."""
+"""Carlini & Wagner (2017), "Towards evaluating the robustness of neural networks": l2."""
 
 import tensorflow as tf
 
@@ -13,16 +13,19 @@ _INSIDE = 0.999999
 
 
 class CarliniWagnerL2(Attack):
-    """Looks for the smallest l2 perturbation that fools the model: Adam on distance^2 + c max(-margin, -confidence).
+    """Looks for the smallest l2 perturbation that fools the model: Adam on distance^2 + c
+    max(-margin, -confidence).
 
-    The image is w's tanh, scaled to the bounds, so that no step leaves them. The constant c is searched for each example:
-    ten times as large until one fools, then by bisection. The ball plays no part in the search: what is found counts where
-    it lies in the ball. An evaluation, and a call with stop_when_fooled, end for an example with the first such image.
-    Otherwise a call returns the smallest perturbation found, which the base class projects on the ball, as it does every
+    The image is w's tanh, scaled to the bounds, so that no step leaves them. The constant c is
+    searched for each example: ten times as large until one fools, then by bisection. The ball plays
+    no part in the search: what is found counts where it lies in the ball. An evaluation, and a call
+    with stop_when_fooled, end for an example with the first such image. Otherwise a call returns
+    the smallest perturbation found, which the base class projects on the ball, as it does every
     result; give the threat model a large eps to measure distances.
 
-    It departs from the authors' code in the defaults (there 9 constants from 1e-3, with 10,000 steps of 0.01), in that no
-    constant is given up early, and in that the last one is not the best once more.
+    It departs from the authors' code in the defaults (there 9 constants from 1e-3, with 10,000
+    steps of 0.01), in that no constant is given up early, and in that the last one is not the best
+    once more.
 
     Args:
         steps: steps of Adam for each constant, at least 1.
@@ -36,18 +39,34 @@ class CarliniWagnerL2(Attack):
         InputError: an argument outside its range; at a call, another norm than l2.
     """
 
-    def __init__(self, steps=200, constants=5, *, first_constant=0.01, learning_rate=0.02, confidence=0.0,
-                 stop_when_fooled=True):  # fmt: skip
+    def __init__(
+        self,
+        steps=200,
+        constants=5,
+        *,
+        first_constant=0.01,
+        learning_rate=0.02,
+        confidence=0.0,
+        stop_when_fooled=True,
+    ):
         if steps < 1 or constants < 1:
             raise InputError(
-                f"CarliniWagnerL2 needs at least 1 step and 1 constant, got steps={steps}, constants={constants}"
+                f"CarliniWagnerL2 needs at least 1 step and 1 constant, got steps={steps}, "
+                f"constants={constants}"
             )
         if first_constant <= 0 or learning_rate <= 0:
-            raise InputError(f"first_constant and learning_rate must be positive, got {first_constant} and {learning_rate}")
+            raise InputError(
+                f"first_constant and learning_rate must be positive, got {first_constant} and "
+                f"{learning_rate}"
+            )
         if confidence < 0:
             raise InputError(f"confidence must be at least 0, got {confidence}")
         self.steps, self.constants, self.first_constant = steps, constants, first_constant
-        self.learning_rate, self.confidence, self.stop_when_fooled = learning_rate, confidence, stop_when_fooled
+        self.learning_rate, self.confidence, self.stop_when_fooled = (
+            learning_rate,
+            confidence,
+            stop_when_fooled,
+        )
 
     @property
     def iterations(self):
@@ -55,7 +74,10 @@ class CarliniWagnerL2(Attack):
 
     def start(self, problem, images, labels, round, noise):
         if problem.threat_model.norm != "l2":
-            raise InputError(f"CarliniWagnerL2 is an l2 attack, got norm {problem.threat_model.norm!r}; take PGD or APGD")
+            raise InputError(
+                f"CarliniWagnerL2 is an l2 attack, got norm {problem.threat_model.norm!r}; take "
+                "PGD or APGD"
+            )
         batch = tf.shape(labels)
         return {
             "point": _to_tanh_space(images, problem.threat_model.bounds),
@@ -93,10 +115,16 @@ class CarliniWagnerL2(Attack):
         return self._next_constant(moved, images, bounds, last), visited, logits
 
     def _next_constant(self, state, images, bounds, last):
-        """Where `last`, bool [batch]: the next constant from what this one has shown, and back to the image."""
+        """Where `last`, bool [batch]: the next constant from what this one has shown, and back to
+        the image.
+        """
         constant, succeeded = state["constant"], state["succeeded"]
-        large_enough = tf.where(succeeded, tf.minimum(state["large_enough"], constant), state["large_enough"])
-        too_small = tf.where(succeeded, state["too_small"], tf.maximum(state["too_small"], constant))
+        large_enough = tf.where(
+            succeeded, tf.minimum(state["large_enough"], constant), state["large_enough"]
+        )
+        too_small = tf.where(
+            succeeded, state["too_small"], tf.maximum(state["too_small"], constant)
+        )
         bisected = (too_small + large_enough) / 2
         begun = {
             "point": _to_tanh_space(images, bounds),

@@ -1,4 +1,6 @@
-"""Attacks of CleverHans 4.0 (Papernot et al. 2016, `cleverhans.tf2`) behind the interface of this package."""
+"""Attacks of CleverHans 4.0 (Papernot et al. 2016, `cleverhans.tf2`) behind the interface of this
+package.
+"""
 
 import importlib
 
@@ -7,8 +9,9 @@ import numpy as np
 from tf_robust_transfer.attacks.base import Attack
 from tf_robust_transfer.errors import InputError, look_up
 
-# CleverHans's function -> whether it iterates. Each lives in a module of its own name. Left out: attacks without a
-# radius (Carlini-Wagner) and those whose random start takes no seed (madry_et_al, spsa).
+# CleverHans's function -> whether it iterates. Each lives in a module of its own name. Left out:
+# attacks without a radius (Carlini-Wagner) and those whose random start takes no seed (madry_et_al,
+# spsa).
 ATTACKS = {
     "fast_gradient_method": False,
     "momentum_iterative_method": True,
@@ -17,15 +20,18 @@ ATTACKS = {
 
 
 class CleverHans(Attack):
-    """An attack as CleverHans runs it: from the image, on the cross-entropy, without early stopping or restarts.
+    """An attack as CleverHans runs it: from the image, on the cross-entropy, without early stopping
+    or restarts.
 
-    Ball and bounds are handed to CleverHans; the base class projects its result once more. CleverHans's PGD has no
-    random start unless asked for one, which takes no seed, so that here every result is deterministic.
+    Ball and bounds are handed to CleverHans; the base class projects its result once more.
+    CleverHans's PGD has no random start unless asked for one, which takes no seed, so that here
+    every result is deterministic.
 
     Args:
         name: a function of `cleverhans.tf2.attacks`, see `ATTACKS`.
         steps: CleverHans's nb_iter, for the iterative ones.
-        step_size: CleverHans's eps_iter, as a fraction of the pixel range, at most eps. None: 2.5 eps / steps.
+        step_size: CleverHans's eps_iter, as a fraction of the pixel range, at most eps. None: 2.5
+            eps / steps.
 
     Raises:
         InputError: unknown name, steps or step_size not positive, or CleverHans is not installed.
@@ -34,16 +40,24 @@ class CleverHans(Attack):
     def __init__(self, name, *, steps=20, step_size=None):
         self.iterates = look_up("CleverHans attack", name, ATTACKS)
         if steps < 3 and self.iterates and step_size is None:
-            raise InputError(f"CleverHans takes no step beyond eps, so that steps={steps} needs a step_size")
+            raise InputError(
+                f"CleverHans takes no step beyond eps, so that steps={steps} needs a step_size"
+            )
         if steps < 1 or (step_size is not None and step_size <= 0):
-            raise InputError(f"steps and step_size must be positive, got steps={steps}, step_size={step_size}")
+            raise InputError(
+                f"steps and step_size must be positive, got steps={steps}, step_size={step_size}"
+            )
         self.name, self.steps, self.step_size = name, steps, step_size
         self._eps = None
         try:
             # Imported only here: no other part of the package needs CleverHans.
-            self._cleverhans = getattr(importlib.import_module(f"cleverhans.tf2.attacks.{name}"), name)
+            self._cleverhans = getattr(
+                importlib.import_module(f"cleverhans.tf2.attacks.{name}"), name
+            )
         except ImportError as error:
-            raise InputError(f"cleverhans:{name} needs `pip install cleverhans==4.0.0` ({error})") from error
+            raise InputError(
+                f"cleverhans:{name} needs `pip install cleverhans==4.0.0` ({error})"
+            ) from error
 
     stop_when_fooled = False
 
@@ -57,16 +71,26 @@ class CleverHans(Attack):
         return {"current": images}
 
     def step(self, problem, images, labels, state, iteration, drawn):
-        # CleverHans compares eps with its step in a Python assert, which a tensor in a graph cannot pass.
+        # CleverHans compares eps with its step in a Python assert, which a tensor in a graph cannot
+        # pass.
         eps = problem.threat_model.eps
         options = {"norm": {"linf": np.inf, "l2": 2}[problem.threat_model.norm], "y": labels}
         if self.iterates:
             options["nb_iter"] = self.steps
-            options["eps_iter"] = 2.5 * eps / self.steps if self.step_size is None else self.step_size
+            options["eps_iter"] = (
+                2.5 * eps / self.steps if self.step_size is None else self.step_size
+            )
         low, high = problem.threat_model.bounds
-        # sanity_checks call NumPy on tensors and so cannot run in a graph; the base class checks more.
+        # sanity_checks call NumPy on tensors and so cannot run in a graph; the base class checks
+        # more.
         found = self._cleverhans(
-            problem.logits_of, images, eps=eps, clip_min=low, clip_max=high, sanity_checks=False, **options
+            problem.logits_of,
+            images,
+            eps=eps,
+            clip_min=low,
+            clip_max=high,
+            sanity_checks=False,
+            **options,
         )
         return {"current": found}, images, problem.logits_of(images)
 

@@ -1,4 +1,6 @@
-"""FAB, the fast adaptive boundary attack, Croce & Hein (2020, "Minimally distorted adversarial examples")."""
+"""FAB, the fast adaptive boundary attack, Croce & Hein (2020, "Minimally distorted adversarial
+examples").
+"""
 
 import math
 
@@ -16,37 +18,45 @@ _SHORTEST_WAY = 1e-8
 
 
 class FAB(Attack):
-    """The smallest perturbation that fools: steps onto the linearised decision boundary, drawn towards the image.
+    """The smallest perturbation that fools: steps onto the linearised decision boundary, drawn
+    towards the image.
 
-    A step linearises the classifier at the current point, picks the nearest class boundary, and projects the current point
-    and the image onto it (inside the bounds). It goes to the mean of the two, mostly the first, each a little beyond the
-    boundary. Where that point fools the model, it is kept if it is the nearest so far, and the next step starts from a
-    point between it and the image.
+    A step linearises the classifier at the current point, picks the nearest class boundary, and
+    projects the current point and the image onto it (inside the bounds). It goes to the mean of the
+    two, mostly the first, each a little beyond the boundary. Where that point fools the model, it
+    is kept if it is the nearest so far, and the next step starts from a point between it and the
+    image.
 
-    The ball plays no part but for the random starts. A search ends with the first point of the ball that fools the model;
-    the official implementation takes every step with every example, to the same flags. A round without such a point ends
-    with the nearest that fools, of which the search tries the projection into the ball: so an example may fall here of
-    which the official implementation finds perturbations that are a hair too long.
+    The ball plays no part but for the random starts. A search ends with the first point of the ball
+    that fools the model; the official implementation takes every step with every example, to the
+    same flags. A round without such a point ends with the nearest that fools, of which the search
+    tries the projection into the ball: so an example may fall here of which the official
+    implementation finds perturbations that are a hair too long.
 
-    Cost of a step: a pass forward at the new point and, at the current one, a pass forward and one backward for each class
-    but one.
+    Cost of a step: a pass forward at the new point and, at the current one, a pass forward and one
+    backward for each class but one.
 
-    Source: Algorithm 1 of the paper, as fra31/auto-attack does it (alpha_max, the weights of the mean, the first restart
-    from the image and the others from half of eps away), without its l1 norm. There a random start of a later restart
-    ignores what the earlier ones found; so it does here.
+    Source: Algorithm 1 of the paper, as fra31/auto-attack does it (alpha_max, the weights of the
+    mean, the first restart from the image and the others from half of eps away), without its l1
+    norm. There a random start of a later restart ignores what the earlier ones found; so it does
+    here.
 
     Args:
         steps: number of steps, at least 1.
         restarts: independent runs, the first from the image.
         alpha_max: largest weight of the image's projection in the mean, in (0, 1].
         eta: how far each way is overshot, at least 1.
-        beta: where between the image (0) and the point that fooled (1) the next step starts, in (0, 1].
+        beta: where between the image (0) and the point that fooled (1) the next step starts, in (0,
+            1].
     """
 
     def __init__(self, steps=100, restarts=1, *, alpha_max=0.1, eta=1.05, beta=0.9):
         name = type(self).__name__
         if steps < 1 or restarts < 1:
-            raise InputError(f"{name} needs at least 1 step and 1 restart, got steps={steps}, restarts={restarts}")
+            raise InputError(
+                f"{name} needs at least 1 step and 1 restart, got steps={steps}, "
+                f"restarts={restarts}"
+            )
         if not (0 < alpha_max <= 1 and eta >= 1 and 0 < beta <= 1):
             raise InputError(
                 f"{name} needs 0 < alpha_max <= 1, eta >= 1 and 0 < beta <= 1, "
@@ -94,8 +104,8 @@ class FAB(Attack):
         """The linearised boundary that the step goes to.
 
         Returns:
-            (values float32 [batch] of the logit difference at the current point, its gradient there in the images' shape,
-            changes to the state).
+            (values float32 [batch] of the logit difference at the current point, its gradient there
+            in the images' shape, changes to the state).
         """
         current, norm = state["current"], problem.threat_model.norm
         with tf.GradientTape(persistent=True, watch_accessed_variables=False) as tape:
@@ -108,7 +118,10 @@ class FAB(Attack):
             # The kth class after the label, so that nobody's own class costs a pass backward.
             difference = tf.one_hot((labels + k) % classes, classes) - own
             gradient = tape.gradient(
-                logits, current, output_gradients=difference, unconnected_gradients=tf.UnconnectedGradients.ZERO
+                logits,
+                current,
+                output_gradients=difference,
+                unconnected_gradients=tf.UnconnectedGradients.ZERO,
             )
             value = tf.reduce_sum(logits * difference, axis=1)
             slope = norms.lp_norm(gradient, "l2") if norm == "l2" else _l1_norm(gradient)
@@ -121,13 +134,23 @@ class FAB(Attack):
                 tf.where(_column(better), gradient, normals),
             )
 
-        # A loop, not a Jacobian: it holds one gradient at a time in memory, and its graph one pass backward.
-        begin = (1, tf.fill(tf.shape(labels), float("inf")), tf.zeros_like(logits[:, 0]), tf.zeros_like(current))
-        _, _, values, normals = tf.while_loop(lambda k, *_: k < classes, nearer, begin, parallel_iterations=1)
+        # A loop, not a Jacobian: it holds one gradient at a time in memory, and its graph one pass
+        # backward.
+        begin = (
+            1,
+            tf.fill(tf.shape(labels), float("inf")),
+            tf.zeros_like(logits[:, 0]),
+            tf.zeros_like(current),
+        )
+        _, _, values, normals = tf.while_loop(
+            lambda k, *_: k < classes, nearer, begin, parallel_iterations=1
+        )
         return values, normals, {}
 
     def _towards(self, threat_model, images, current, values, normals):
-        """The next point: beyond the boundary, between the projections of the current point and of the image."""
+        """The next point: beyond the boundary, between the projections of the current point and of
+        the image.
+        """
         shape = tf.shape(images)
         flat = [shape[0], math.prod(images.shape[1:])]
         points, origins, normals = (tf.reshape(part, flat) for part in (current, images, normals))
@@ -140,12 +163,18 @@ class FAB(Attack):
             threat_model.bounds,
         )
         way, way_of_origins = tf.split(ways, 2)
-        length, length_of_origins = tf.split(tf.maximum(norms.lp_norm(ways, threat_model.norm), _SHORTEST_WAY), 2)
+        length, length_of_origins = tf.split(
+            tf.maximum(norms.lp_norm(ways, threat_model.norm), _SHORTEST_WAY), 2
+        )
         alpha = tf.minimum(length / (length + length_of_origins), self.alpha_max)[:, None]
-        moved = (1.0 - alpha) * (points + self.eta * way) + alpha * (origins + self.eta * way_of_origins)
+        moved = (1.0 - alpha) * (points + self.eta * way) + alpha * (
+            origins + self.eta * way_of_origins
+        )
         moved = tf.clip_by_value(moved, *threat_model.bounds)
         # An overflowing gradient holds NaN; from the image the next step may do better.
-        moved = tf.where(tf.reduce_all(tf.math.is_finite(moved), axis=1, keepdims=True), moved, origins)
+        moved = tf.where(
+            tf.reduce_all(tf.math.is_finite(moved), axis=1, keepdims=True), moved, origins
+        )
         return tf.reshape(moved, shape)
 
     def result(self, state):
@@ -153,7 +182,8 @@ class FAB(Attack):
 
 
 class FABTargeted(FAB):
-    """FAB-T: FAB towards the boundary to one class in each round, at the cost of one gradient a step.
+    """FAB-T: FAB towards the boundary to one class in each round, at the cost of one gradient a
+    step.
 
     Round by round the targets are the classes that the clean logits rank second, third and so on.
 
@@ -161,7 +191,8 @@ class FABTargeted(FAB):
 
     Args:
         steps, restarts, alpha_max, eta, beta: as for FAB; restarts for each target.
-        targets: number of targets, at least 1; a model with fewer other classes has a round for each of those.
+        targets: number of targets, at least 1; a model with fewer other classes has a round for
+            each of those.
     """
 
     def __init__(self, steps=100, restarts=1, *, targets=9, alpha_max=0.1, eta=1.05, beta=0.9):
@@ -182,17 +213,22 @@ class FABTargeted(FAB):
 
         def difference(points):
             logits = problem.logits_of(points)
-            target = tf.where(first, self._target(problem, images, logits, first, round), state["target"])
-            towards = tf.one_hot(target, tf.shape(logits)[1]) - tf.one_hot(labels, tf.shape(logits)[1])
+            target = tf.where(
+                first, self._target(problem, images, logits, first, round), state["target"]
+            )
+            towards = tf.one_hot(target, tf.shape(logits)[1]) - tf.one_hot(
+                labels, tf.shape(logits)[1]
+            )
             return tf.reduce_sum(logits * towards, axis=1), target
 
         normals, values, target = input_gradient(difference, state["current"])
         return values, normals, {"target": target}
 
     def _target(self, problem, images, logits, first, round):
-        """The class of the round's rank in the clean logits. logits: those at the current points."""
+        """The class of the round's rank in the clean logits. logits: at the current points."""
         if self.restarts > 1:
-            # Random starts know nothing of the clean logits: a pass forward more for the first step of a round.
+            # Random starts know nothing of the clean logits: a pass forward more for the first step
+            # of a round.
             needed = tf.reduce_any(first & (round % self.restarts > 0))
             logits = tf.cond(needed, lambda: problem.logits_of(images), lambda: logits)
         ranked = tf.argsort(logits, axis=1, direction="DESCENDING")

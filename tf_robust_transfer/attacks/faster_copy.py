@@ -1,8 +1,7 @@
 """A copy of a model for attacking: the same function of the image, computed in less time.
 
-What an attack finds is always judged by the model itself, in float32 (`search.Search`). So the attack may look at a
-copy that rounds differently, and whose weights do not have to be trained.
-"""
+What an attack finds is always judged by the model itself, in float32 (`search.Search`). So the
+attack may look at a copy that rounds differently, and whose weights do not have to be trained."""
 
 import os
 from pathlib import Path
@@ -20,25 +19,28 @@ PRECISIONS = ("float32", "mixed", "bfloat16", "auto")
 class FasterCopy:
     """images -> logits of a model at inference, for the inner loop of an attack.
 
-    Batch norm is folded into the convolution or dense layer before it where nothing else reads that layer's output, and is
-    one multiplication and one addition elsewhere. The other layers are the model's own.
+    Batch norm is folded into the convolution or dense layer before it where nothing else reads that
+    layer's output, and is one multiplication and one addition elsewhere. The other layers are the
+    model's own.
 
-    Precisions: "float32"; "mixed", whose logits are those of float32 and whose gradients pass the convolutions and dense
-    layers in bfloat16; "bfloat16", which computes everything in it. In both the first of these layers, which reads the
-    pixels, and the last, which gives the logits, stay float32, and so does every layer that is not known here (custom
-    ones, means, softmax). Weights are cast once.
+    Precisions: "float32"; "mixed", whose logits are those of float32 and whose gradients pass the
+    convolutions and dense layers in bfloat16; "bfloat16", which computes everything in it. In both
+    the first of these layers, which reads the pixels, and the last, which gives the logits, stay
+    float32, and so does every layer that is not known here (custom ones, means, softmax). Weights
+    are cast once.
 
-    A model that is not a functional or sequential one of a single input and output and of float32 layers is called as it
-    is: `follows_model` is then True.
+    A model that is not a functional or sequential one of a single input and output and of float32
+    layers is called as it is: `follows_model` is then True.
 
-    The weights are copied when the copy is made; `refresh` copies them anew, with no new compilation of what calls the
-    copy. There are gradients with respect to the images alone, and no second ones under "mixed".
+    The weights are copied when the copy is made; `refresh` copies them anew, with no new
+    compilation of what calls the copy. There are gradients with respect to the images alone, and no
+    second ones under "mixed".
 
     Args:
         model: keras.Model, images -> logits.
         precision: see above; or "auto": "mixed" where `computes_bfloat16` says so, else "float32".
-        compile_with_xla: None: on a GPU, unless a layer says that it cannot. On a CPU oneDNN's kernels are about three
-            times as fast as XLA's.
+        compile_with_xla: None: on a GPU, unless a layer says that it cannot. On a CPU oneDNN's
+            kernels are about three times as fast as XLA's.
 
     Attributes:
         precision: "float32", "mixed" or "bfloat16", what was chosen.
@@ -79,9 +81,9 @@ class FasterCopy:
 def computes_bfloat16() -> bool:
     """Whether the device multiplies bfloat16 numbers faster than float32 ones.
 
-    Told from the device and never timed, so that the same machine always gives the same results: a GPU of compute
-    capability 8 or higher (Ampere); a CPU with AVX-512 BF16 or AMX under Linux, while oneDNN is not switched off.
-    """
+    Told from the device and never timed, so that the same machine always gives the same results: a
+    GPU of compute capability 8 or higher (Ampere); a CPU with AVX-512 BF16 or AMX under Linux,
+    while oneDNN is not switched off."""
     gpus = tf.config.get_visible_devices("GPU")
     if gpus:
         details = [tf.config.experimental.get_device_details(gpu) for gpu in gpus]

@@ -1,4 +1,6 @@
-"""Momentum iterative method, Dong et al. (2018), "Boosting adversarial attacks with momentum" (MI-FGSM)."""
+"""Momentum iterative method, Dong et al. (2018), "Boosting adversarial attacks with momentum"
+(MI-FGSM).
+"""
 
 import tensorflow as tf
 
@@ -7,7 +9,8 @@ from tf_robust_transfer.errors import InputError
 
 
 class MIM(BIM):
-    """BIM along the decaying sum of all gradients so far, each divided by its l1 norm (Eqs. 6 and 7 of the paper).
+    """BIM along the decaying sum of all gradients so far, each divided by its l1 norm (Eqs. 6 and 7
+    of the paper).
 
     Args:
         steps: number of gradient steps, at least 1.
@@ -31,10 +34,15 @@ class MIM(BIM):
     def step(self, problem, images, labels, state, iteration, drawn):
         current = state["current"]
         gradient, logits = self._gradient(problem, current, labels)
-        # Divided by the largest entry first, since a sum of tiny gradients would be rounded to zero.
+        # Divided by the largest entry first, since a sum of tiny gradients would be rounded to
+        # zero.
         axes = list(range(1, gradient.shape.rank))
-        gradient = tf.math.divide_no_nan(gradient, tf.reduce_max(tf.abs(gradient), axes, keepdims=True))
-        gradient = tf.math.divide_no_nan(gradient, tf.reduce_sum(tf.abs(gradient), axes, keepdims=True))
+        gradient = tf.math.divide_no_nan(
+            gradient, tf.reduce_max(tf.abs(gradient), axes, keepdims=True)
+        )
+        gradient = tf.math.divide_no_nan(
+            gradient, tf.reduce_sum(tf.abs(gradient), axes, keepdims=True)
+        )
         momentum = self.decay * state["momentum"] + gradient
         moved = self._moved(problem, images, labels, current, momentum, logits)
         return {"current": moved, "momentum": momentum}, current, logits

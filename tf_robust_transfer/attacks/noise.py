@@ -1,4 +1,6 @@
-"""Where the random numbers of an attack come from: stateless seeds, one for a batch or one for each example."""
+"""Where the random numbers of an attack come from: stateless seeds, one for a batch or one for each
+example.
+"""
 
 import tensorflow as tf
 
@@ -18,18 +20,25 @@ class BatchNoise:
         self.seed, self.batch_size = seed, batch_size
 
     def uniform(self, shape, stream):
-        """Uniform numbers in [0, 1). shape: of one example; stream: an int that tells draws apart. [batch, *shape]."""
-        drawn = replicas.random_uniform(tf.stack([self.batch_size, *shape]), fold_seed(self.seed, stream))
+        """Uniform numbers in [0, 1). shape: of one example; stream: an int that tells draws apart.
+        [batch, *shape].
+        """
+        drawn = replicas.random_uniform(
+            tf.stack([self.batch_size, *shape]), fold_seed(self.seed, stream)
+        )
         return tf.ensure_shape(drawn, [None, *shape])
 
     def normal(self, shape, stream):
         """Standard normal numbers; see uniform."""
-        drawn = replicas.random_normal(tf.stack([self.batch_size, *shape]), fold_seed(self.seed, stream))
+        drawn = replicas.random_normal(
+            tf.stack([self.batch_size, *shape]), fold_seed(self.seed, stream)
+        )
         return tf.ensure_shape(drawn, [None, *shape])
 
 
 class ExampleNoise:
-    """A seed for each example, so that what it meets does not depend on the batch in which it is attacked.
+    """A seed for each example, so that what it meets does not depend on the batch in which it is
+    attacked.
 
     Args:
         seeds: int32 [batch, 2].
@@ -39,7 +48,9 @@ class ExampleNoise:
         self.seeds = seeds
 
     def uniform(self, shape, stream):
-        """Uniform numbers in [0, 1). shape: of one example; stream: an int, or int [batch]. Returns [batch, *shape]."""
+        """Uniform numbers in [0, 1). shape: of one example; stream: an int, or int [batch]. Returns
+        [batch, *shape].
+        """
         return self._draw(random.uniform, shape, stream)
 
     def normal(self, shape, stream):
@@ -60,4 +71,6 @@ def random_start(problem, images, noise):
     shape = images.shape[1:]
     norm = problem.threat_model.norm
     normal = noise.normal(shape, 2) if norm == "l2" else None
-    return problem.project(images + norms.ball_from_noise(noise.uniform(shape, 1), normal, norm, problem.eps), images)
+    return problem.project(
+        images + norms.ball_from_noise(noise.uniform(shape, 1), normal, norm, problem.eps), images
+    )

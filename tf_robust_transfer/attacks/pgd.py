@@ -20,27 +20,45 @@ class PGD(Attack):
 
     Args:
         steps: number of gradient steps, at least 1.
-        step_size: in the units of eps, as a fraction of the pixel range. None: 2.5 eps / steps (MadryLab's rule: from
-            any start, every point of the ball is within reach). The papers use 2/255 at eps 8/255.
+        step_size: in the units of eps, as a fraction of the pixel range. None: 2.5 eps / steps
+            (MadryLab's rule: from any start, every point of the ball is within reach). The papers
+            use 2/255 at eps 8/255.
         random_start: start at a uniform point of the ball, else at the image.
         restarts: independent runs; the best for each example counts.
-        loss: "cross_entropy"; "cw": the margin between the best other logit and the label's; "kl": the divergence of the
-            prediction from that of the clean image, which needs no label. It is zero, and flat, at the image itself.
-        stop_when_fooled: an example that fools the model stays where it is, so that every iterate counts and not only
-            the last. False is the textbook form, which attacks past the decision boundary.
+        loss: "cross_entropy"; "cw": the margin between the best other logit and the label's; "kl":
+            the divergence of the prediction from that of the clean image, which needs no label. It
+            is zero, and flat, at the image itself.
+        stop_when_fooled: an example that fools the model stays where it is, so that every iterate
+            counts and not only the last. False is the textbook form, which attacks past the
+            decision boundary.
     """
 
-    def __init__(self, steps=20, step_size=None, *, random_start=True, restarts=1, loss="cross_entropy",
-                 stop_when_fooled=False):  # fmt: skip
+    def __init__(
+        self,
+        steps=20,
+        step_size=None,
+        *,
+        random_start=True,
+        restarts=1,
+        loss="cross_entropy",
+        stop_when_fooled=False,
+    ):
         if steps < 1 or restarts < 1:
-            raise InputError(f"PGD needs at least 1 step and 1 restart, got steps={steps}, restarts={restarts}")
+            raise InputError(
+                f"PGD needs at least 1 step and 1 restart, got steps={steps}, restarts={restarts}"
+            )
         if step_size is not None and step_size <= 0:
             raise InputError(f"step_size must be positive, got {step_size}")
         self.steps, self.step_size, self.restarts = steps, step_size, restarts
         self.random_start, self.stop_when_fooled = random_start, stop_when_fooled
-        self.loss, self.uses_clean_logits = look_up("attack loss", loss, LOSSES | ON_CLEAN), loss in ON_CLEAN
+        self.loss, self.uses_clean_logits = (
+            look_up("attack loss", loss, LOSSES | ON_CLEAN),
+            loss in ON_CLEAN,
+        )
         if self.uses_clean_logits and (stop_when_fooled or not random_start):
-            raise InputError(f"loss {loss} is for training, from a random start: leave stop_when_fooled out")
+            raise InputError(
+                f"loss {loss} is for training, from a random start: leave stop_when_fooled out"
+            )
 
     @property
     def iterations(self):
@@ -55,24 +73,36 @@ class PGD(Attack):
     def step(self, problem, images, labels, state, iteration, drawn):
         current = state["current"]
         gradient, logits = self._gradient(problem, current, labels)
-        return {"current": self._moved(problem, images, labels, current, gradient, logits)}, current, logits
+        return (
+            {"current": self._moved(problem, images, labels, current, gradient, logits)},
+            current,
+            logits,
+        )
 
     def _gradient(self, problem, current, labels):
         """Gradient of the loss at the current images, and their logits."""
 
         def score_of(x):
             logits = problem.logits_of(x)
-            return self.loss(logits, problem.clean_logits if self.uses_clean_logits else labels), logits
+            return self.loss(
+                logits, problem.clean_logits if self.uses_clean_logits else labels
+            ), logits
 
         gradient, _, logits = input_gradient(score_of, current)
         return gradient, logits
 
     def _moved(self, problem, images, labels, current, gradient, logits):
-        """The images after a step along `gradient`, or the current ones where those fool and the attack stops there."""
-        moved = current + self._step_size(problem.eps) * norms.steepest_ascent(gradient, problem.threat_model.norm)
+        """The images after a step along `gradient`, or the current ones where those fool and the
+        attack stops there.
+        """
+        moved = current + self._step_size(problem.eps) * norms.steepest_ascent(
+            gradient, problem.threat_model.norm
+        )
         moved = problem.project(moved, images)
         if self.stop_when_fooled:
-            moved = tf.where(classification.is_correct(logits, labels)[:, None, None, None], moved, current)
+            moved = tf.where(
+                classification.is_correct(logits, labels)[:, None, None, None], moved, current
+            )
         return moved
 
     def result(self, state):

@@ -1,4 +1,6 @@
-"""SPSA, Uesato et al. (2018), "Adversarial risk and the dangers of evaluating against weak attacks"."""
+"""SPSA, Uesato et al. (2018), "Adversarial risk and the dangers of evaluating against weak
+attacks".
+"""
 
 import tensorflow as tf
 
@@ -13,19 +15,24 @@ _IMAGES_AT_ONCE = 1024
 
 
 class SPSA(Attack):
-    """Ascent on the margin along a gradient estimated from logits alone, so that masked gradients do not mislead it.
+    """Ascent on the margin along a gradient estimated from logits alone, so that masked gradients
+    do not mislead it.
 
-    Simultaneous perturbation stochastic approximation: with random signs v in {-1, 1}^d, the mean over many v of
-    (margin(x + delta v) - margin(x - delta v)) / (2 delta) v; then a step of Adam, projected (Algorithm 1 of the paper). As
-    there, the images that are tried lie up to delta outside ball and bounds; they do not count.
+    Simultaneous perturbation stochastic approximation: with random signs v in {-1, 1}^d, the mean
+    over many v of (margin(x + delta v) - margin(x - delta v)) / (2 delta) v; then a step of Adam,
+    projected (Algorithm 1 of the paper). As there, the images that are tried lie up to delta
+    outside ball and bounds; they do not count.
 
-    Each step draws samples / 2 images of signs for every example of the batch: take small batches of large images.
+    Each step draws samples / 2 images of signs for every example of the batch: take small batches
+    of large images.
 
     Args:
         steps: number of steps, at least 1.
-        samples: images tried for each step, even; half of them mirror the other half. The paper takes up to 8192.
+        samples: images tried for each step, even; half of them mirror the other half. The paper
+            takes up to 8192.
         learning_rate: of Adam, as a fraction of the pixel range.
-        delta: half the distance of a mirrored pair along every pixel, as a fraction of the pixel range.
+        delta: half the distance of a mirrored pair along every pixel, as a fraction of the pixel
+            range.
 
     Raises:
         InputError: an argument outside its range; at a call, another norm than linf.
@@ -36,21 +43,37 @@ class SPSA(Attack):
     def __init__(self, steps=100, samples=128, *, learning_rate=0.01, delta=0.01):
         if steps < 1 or samples < 2 or samples % 2:
             raise InputError(
-                f"SPSA needs at least 1 step and an even number of samples, got steps={steps}, samples={samples}"
+                f"SPSA needs at least 1 step and an even number of samples, got steps={steps}, "
+                f"samples={samples}"
             )
         if learning_rate <= 0 or delta <= 0:
-            raise InputError(f"learning_rate and delta must be positive, got {learning_rate} and {delta}")
-        self.iterations, self.samples, self.learning_rate, self.delta = steps, samples, learning_rate, delta
+            raise InputError(
+                f"learning_rate and delta must be positive, got {learning_rate} and {delta}"
+            )
+        self.iterations, self.samples, self.learning_rate, self.delta = (
+            steps,
+            samples,
+            learning_rate,
+            delta,
+        )
 
     def start(self, problem, images, labels, round, noise):
         if problem.threat_model.norm != "linf":
-            raise InputError(f"SPSA is a linf attack, got norm {problem.threat_model.norm!r}; take Square")
+            raise InputError(
+                f"SPSA is a linf attack, got norm {problem.threat_model.norm!r}; take Square"
+            )
         # Signs for all steps at once would fill the memory, so that each example keeps a seed.
-        return {"current": images, "seed": tf.cast(noise.uniform([2], 1) * 2**23, tf.int32), **adam_start(images)}
+        return {
+            "current": images,
+            "seed": tf.cast(noise.uniform([2], 1) * 2**23, tf.int32),
+            **adam_start(images),
+        }
 
     def step(self, problem, images, labels, state, iteration, drawn):
         current = state["current"]
-        uniform = ExampleNoise(state["seed"]).uniform([self.samples // 2, *current.shape[1:]], iteration)
+        uniform = ExampleNoise(state["seed"]).uniform(
+            [self.samples // 2, *current.shape[1:]], iteration
+        )
         gradient = self._estimate(problem, current, labels, tf.where(uniform < 0.5, -1.0, 1.0))
         direction, moments = adam_step(gradient, state, iteration)
         moved = problem.project(current + self.learning_rate * direction, images)
@@ -60,7 +83,9 @@ class SPSA(Attack):
         return state["current"]
 
     def _estimate(self, problem, current, labels, signs):
-        """Estimated gradient of the margin. signs: float32 [batch, pairs, height, width, channels]. The images' shape."""
+        """Estimated gradient of the margin. signs: float32 [batch, pairs, height, width, channels].
+        The images' shape.
+        """
         pairs, shape = signs.shape[1], current.shape[1:]
         wanted = max(1, _IMAGES_AT_ONCE // (2 * (current.shape[0] or _IMAGES_AT_ONCE)))
         at_once = next(count for count in range(min(wanted, pairs), 0, -1) if pairs % count == 0)
@@ -70,7 +95,9 @@ class SPSA(Attack):
             # Not a slice: XLA would not know how long it is.
             v = tf.gather(signs, i + tf.range(at_once), axis=1)
             tried = current[:, None] + self.delta * tf.concat([v, -v], axis=1)
-            margins = classification.margin(problem.logits_of(tf.reshape(tried, [-1, *shape])), repeated)
+            margins = classification.margin(
+                problem.logits_of(tf.reshape(tried, [-1, *shape])), repeated
+            )
             up, down = tf.split(tf.reshape(margins, [-1, 2 * at_once]), 2, axis=1)
             slopes = ((up - down) / (2 * self.delta))[:, :, None, None, None]
             return i + at_once, gradient + tf.reduce_sum(slopes * v, axis=1)

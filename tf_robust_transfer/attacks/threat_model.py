@@ -1,4 +1,6 @@
-"""The threat model, what images and labels have to fit, and the projection that every attack ends with."""
+"""The threat model, what images and labels have to fit, and the projection that every attack ends
+with.
+"""
 
 import dataclasses
 import math
@@ -10,7 +12,8 @@ import tensorflow as tf
 from tf_robust_transfer.errors import InputError
 from tf_robust_transfer.ops import norms
 
-# Rounding of float32 pixels may carry an image this far out of ball or bounds before it is projected.
+# Rounding of float32 pixels may carry an image this far out of ball or bounds before it is
+# projected.
 ROUNDING = 1e-6
 
 
@@ -41,47 +44,64 @@ class ThreatModel:
             raise InputError(f"eps must be a number of at least 0, got {self.eps!r}")
         if self.norm == "linf" and self.eps > high - low:
             raise InputError(
-                f"eps is a fraction of the pixel range [{low:g}, {high:g}] and cannot exceed it, got {self.eps:g}; "
+                f"eps is a fraction of the pixel range [{low:g}, {high:g}] and cannot exceed it, "
+                f"got {self.eps:g}; "
                 f"write {self.eps:g}/255 if you meant {self.eps:g} of 255 grey levels"
             )
 
     def project(self, adversarial, images, eps=None):
-        """An allowed image near `adversarial`: projected on the ball, then clipped. Both float [batch, ...]; eps overrides.
+        """An allowed image near `adversarial`: projected on the ball, then clipped. Both float
+        [batch, ...]; eps overrides.
 
-        For linf this is the nearest allowed image. For l2 it is not quite where the bounds cut the ball, as in Foolbox
-        and AutoAttack. Clipping to the bounds moves a pixel towards the clean image's value, which lies in the bounds,
-        and so never leaves the ball.
-        """
-        perturbation = norms.project(adversarial - images, self.norm, self.eps if eps is None else eps)
+        For linf this is the nearest allowed image. For l2 it is not quite where the bounds cut the
+        ball, as in Foolbox and AutoAttack. Clipping to the bounds moves a pixel towards the clean
+        image's value, which lies in the bounds, and so never leaves the ball."""
+        perturbation = norms.project(
+            adversarial - images, self.norm, self.eps if eps is None else eps
+        )
         return tf.clip_by_value(images + perturbation, *self.bounds)
 
 
 def check_batch(model, images, labels, threat_model):
-    """Images as float32 and labels as int32 tensors, or an InputError that says what does not fit."""
+    """Images as float32 and labels as int32 tensors, or an InputError: what does not fit."""
     images, labels = tf.convert_to_tensor(images), tf.convert_to_tensor(labels)
     if images.dtype.is_integer:
-        raise InputError(f"images must be float in {threat_model.bounds}, got {images.dtype.name}; divide by 255 first")
+        raise InputError(
+            f"images must be float in {threat_model.bounds}, got {images.dtype.name}; divide by "
+            "255 first"
+        )
     if not labels.dtype.is_integer:
         raise InputError(f"labels must be integers, got {labels.dtype.name}")
     images, labels = tf.cast(images, tf.float32), tf.cast(labels, tf.int32)
     expected = tuple(model.input_shape[1:])
     got = tuple(images.shape[1:])
-    if len(got) != 3 or len(expected) != 3 or any(e not in (None, g) for e, g in zip(expected, got, strict=True)):
-        raise InputError(f"images must have shape [batch, {', '.join(map(str, expected))}], got {images.shape.as_list()}")
+    if (
+        len(got) != 3
+        or len(expected) != 3
+        or any(e not in (None, g) for e, g in zip(expected, got, strict=True))
+    ):
+        raise InputError(
+            f"images must have shape [batch, {', '.join(map(str, expected))}], got "
+            f"{images.shape.as_list()}"
+        )
     if labels.shape.rank != 1 or labels.shape[0] != images.shape[0]:
         raise InputError(
-            f"labels must be integers of shape [{images.shape[0]}], one for each image, got {labels.shape.as_list()}"
+            f"labels must be integers of shape [{images.shape[0]}], one for each image, got "
+            f"{labels.shape.as_list()}"
         )
     if images.shape[0]:
         classes = model.output_shape[-1]
         lowest, highest = int(tf.reduce_min(labels)), int(tf.reduce_max(labels))
         if highest >= classes or lowest < 0:
             raise InputError(
-                f"labels must lie in 0..{classes - 1} for a model of {classes} logits, got {lowest} to {highest}"
+                f"labels must lie in 0..{classes - 1} for a model of {classes} logits, got "
+                f"{lowest} to {highest}"
             )
         low, high = float(tf.reduce_min(images)), float(tf.reduce_max(images))
         if not (threat_model.bounds[0] - 1e-6 <= low and high <= threat_model.bounds[1] + 1e-6):
-            raise InputError(f"images must lie in {threat_model.bounds}, got values from {low:g} to {high:g}")
+            raise InputError(
+                f"images must lie in {threat_model.bounds}, got values from {low:g} to {high:g}"
+            )
     return images, labels
 
 
@@ -89,10 +109,12 @@ class Problem(typing.NamedTuple):
     """What an attack has to solve, inside a graph.
 
     Attributes:
-        logits_of: images float32 [batch, height, width, channels] -> logits float32 [batch, classes].
+        logits_of: images float32 [batch, height, width, channels] -> logits float32 [batch,
+            classes].
         threat_model: norm and bounds; its eps is not used.
         eps: radius of the ball, a number or a scalar tensor, so that one graph serves every radius.
-        clean_logits: of the clean images, float32 [batch, classes], for an attack that `uses_clean_logits`.
+        clean_logits: of the clean images, float32 [batch, classes], for an attack that
+            `uses_clean_logits`.
     """
 
     logits_of: typing.Callable
@@ -114,4 +136,6 @@ class Problem(typing.NamedTuple):
         low, high = self.threat_model.bounds
         flat = tf.reshape(adversarial, [tf.shape(adversarial)[0], math.prod(adversarial.shape[1:])])
         within = tf.reduce_all((flat >= low - ROUNDING) & (flat <= high + ROUNDING), axis=1)
-        return within & (norms.lp_norm(adversarial - images, self.threat_model.norm) <= self.eps + ROUNDING)
+        return within & (
+            norms.lp_norm(adversarial - images, self.threat_model.norm) <= self.eps + ROUNDING
+        )

@@ -24,22 +24,25 @@ def load_madry_mnist(path: str) -> keras.Model:
     """
     checkpoint = tf1.open_checkpoint(path)
     model = build_model("madry_mnist", (28, 28, 1), 10)
-    # The network's variables have no names of their own there: TensorFlow numbers them as they are made, which is the
-    # order of the weights here.
-    variables = {f"Variable_{i}" if i else "Variable": variable for i, variable in enumerate(model.weights)}
+    # The network's variables have no names of their own there: TensorFlow numbers them as they are
+    # made, which is the order of the weights here.
+    variables = {
+        f"Variable_{i}" if i else "Variable": variable for i, variable in enumerate(model.weights)
+    }
     tf1.assign(checkpoint, variables, "MadryLab's MNIST network")
     return model
 
 
 def load_madry_cifar10(path: str) -> keras.Model:
-    """Loads a network of github.com/MadryLab/cifar10_challenge: w32-10, or another depth, width or number of classes.
+    """Loads a network of github.com/MadryLab/cifar10_challenge: w32-10, or another depth, width or
+    number of classes.
 
     Args:
         path: a folder or prefix, see `tf1.find_prefix`. The optimizer's state is not read.
 
     Returns:
-        keras.Model: images float32 [batch, 32, 32, 3] in [0, 1] -> logits float32 [batch, classes]. It standardises
-        each image itself.
+        keras.Model: images float32 [batch, 32, 32, 3] in [0, 1] -> logits float32 [batch, classes].
+        It standardises each image itself.
 
     Raises:
         InputError: no checkpoint, or one whose variables are not this network's.
@@ -52,7 +55,9 @@ def load_madry_cifar10(path: str) -> keras.Model:
 
 
 def depth_and_width(checkpoint: tf1.Tf1Checkpoint, scope: str = "") -> tuple[int, int]:
-    """The network's size by the names and shapes of its variables; 32 and 10 where they do not say it."""
+    """The network's size by the names and shapes of its variables; 32 and 10 where they do not say
+    it.
+    """
     blocks = [re.match(rf"{scope}unit_[123]_(\d+)/", name) for name in checkpoint.shapes]
     depth = 6 * max((int(block[1]) + 1 for block in blocks if block), default=5) + 2
     channels = checkpoint.shapes.get(f"{scope}unit_last/BatchNorm/gamma", (640,))
@@ -65,8 +70,11 @@ def classes(checkpoint: tf1.Tf1Checkpoint, logits: str) -> int:
     return shape[0] if len(shape) == 1 and shape[0] > 1 else 10
 
 
-def wide_resnet_variables(model: keras.Model, scope: str = "", logits: str = "logit") -> dict[str, keras.Variable]:
-    """The weights of a `madry_wide_resnet` by the names that model.py of cifar10_challenge gives them.
+def wide_resnet_variables(
+    model: keras.Model, scope: str = "", logits: str = "logit"
+) -> dict[str, keras.Variable]:
+    """The weights of a `madry_wide_resnet` by the names that model.py of cifar10_challenge gives
+    them.
 
     Args:
         model: the network.
@@ -78,7 +86,9 @@ def wide_resnet_variables(model: keras.Model, scope: str = "", logits: str = "lo
     """
 
     def batch_norm(name, layer):
-        return {f"{name}/BatchNorm/{key}": getattr(model.get_layer(layer), key) for key in _BATCH_NORM}
+        return {
+            f"{name}/BatchNorm/{key}": getattr(model.get_layer(layer), key) for key in _BATCH_NORM
+        }
 
     named = {"input/init_conv/DW": model.get_layer("conv1").kernel}
     for layer in model.layers:

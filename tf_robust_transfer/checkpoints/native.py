@@ -1,4 +1,6 @@
-"""Models as `.keras` files: saved whole or not at all, and loaded with an error that a person can use."""
+"""Models as `.keras` files: saved whole or not at all, and loaded with an error that a person can
+use.
+"""
 
 import pathlib
 import zipfile
@@ -20,7 +22,8 @@ def native_file(spec: str) -> pathlib.Path:
         path = path / "model.keras"
     if not path.exists():
         raise InputError(
-            f"no model at {str(path)!r}; give a .keras file or a run folder that `train` has finished"
+            f"no model at {str(path)!r}; give a .keras file or a run folder that `train` has "
+            "finished"
             if spec
             else "no model given; give a .keras file or a run folder that `train` has finished"
         )
@@ -37,16 +40,20 @@ def load_native(spec: str) -> keras.Model:
         keras.Model: images float32 [batch, height, width, channels] in [0, 1] -> logits.
 
     Raises:
-        InputError: nothing there, or a file that is no Keras model, or one that would run code of its own (a Lambda
-            layer).
+        InputError: nothing there, or a file that is no Keras model, or one that would run code of
+            its own (a Lambda layer).
     """
     path = native_file(spec)
     if not zipfile.is_zipfile(path):
         raise InputError(f"{str(path)!r} is no .keras file: it is damaged or of another format")
     try:
         model = keras.saving.load_model(path, compile=False, safe_mode=True)
-    except Exception as error:  # Keras lets through whatever zipfile, h5py or a layer's constructor raised.
-        raise InputError(f"{str(path)!r} cannot be loaded: {' '.join(str(error).split())[:300]}") from error
+    except (
+        Exception
+    ) as error:  # Keras lets through whatever zipfile, h5py or a layer's constructor raised.
+        raise InputError(
+            f"{str(path)!r} cannot be loaded: {' '.join(str(error).split())[:300]}"
+        ) from error
     if not isinstance(model, keras.Model) or len(model.outputs) != 1:
         raise InputError(f"{str(path)!r} holds no classifier with one output")
     return model

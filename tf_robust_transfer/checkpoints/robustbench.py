@@ -1,4 +1,6 @@
-"""RobustBench's PyTorch checkpoints (github.com/RobustBench/robustbench at 78fcc9e) as Keras models."""
+"""RobustBench's PyTorch checkpoints (github.com/RobustBench/robustbench at 78fcc9e) as Keras
+models.
+"""
 
 import dataclasses
 import re
@@ -28,7 +30,7 @@ class Names:
     inner: dict[str, str]
 
     def module(self, layer: str) -> str:
-        """The module of a layer: with Gowal's names, of "group2_0_conv1" "layer.0.block.0.conv_0"."""
+        """The module of a layer: of "group2_0_conv1" Gowal's "layer.0.block.0.conv_0"."""
         if layer in self.outer:
             return self.outer[layer]
         group, block, part = re.fullmatch(r"group(\d)_(\d+)_(\w+)", layer).groups()
@@ -61,7 +63,9 @@ _PREACT_RESNET = Names(
     1,
     {**_PREACTIVATION, "shortcut": "shortcut.0"},
 )
-_CONVOLUTIONS = {f"conv{i}": f"conv{i}" for i in (1, 2, 3)} | {f"conv{i}_batch_norm": f"bn{i}" for i in (1, 2, 3)}
+_CONVOLUTIONS = {f"conv{i}": f"conv{i}" for i in (1, 2, 3)} | {
+    f"conv{i}_batch_norm": f"bn{i}" for i in (1, 2, 3)
+}
 _TORCHVISION = Names(
     {"conv1": "conv1", "conv1_batch_norm": "bn1", "logits": "fc"},
     "layer{group}.{block}",
@@ -109,16 +113,19 @@ _IMAGENET = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 _SWISH_SAME = {"activation": "swish", "padding": "same"}
 _WITHOUT_FINAL_BATCH_NORM = {"activated_shortcut": False, "final_batch_norm": False}
 
-# RobustBench gives one id to the models of one paper on several data sets and for several norms. The file says which of
-# the forms it is; which norm it was trained for makes no difference here.
+# RobustBench gives one id to the models of one paper on several data sets and for several norms.
+# The file says which of the forms it is; which norm it was trained for makes no difference here.
 CHECKPOINTS = {
     "Engstrom2019Robustness": (
         Form("cifar_resnet_50", _CIFAR_RESNET, 10, *_CIFAR10_ENGSTROM),
         Form("resnet_50", _TORCHVISION, 1000, *_IMAGENET, size=224),
     ),
-    "Gowal2020Uncovering_28_10_extra": (Form("wrn_28_10", _GOWAL, 10, *_CIFAR10, options=_SWISH_SAME),),
+    "Gowal2020Uncovering_28_10_extra": (
+        Form("wrn_28_10", _GOWAL, 10, *_CIFAR10, options=_SWISH_SAME),
+    ),
     "Gowal2020Uncovering_34_20": (Form("wrn_34_20", _GOWAL, 10, *_CIFAR10, options=_SWISH_SAME),),
-    # CIFAR-10, CIFAR-100; the authors' network before the fine-tuning has 1,000 classes (Downsampled ImageNet).
+    # CIFAR-10, CIFAR-100; the authors' network before the fine-tuning has 1,000 classes
+    # (Downsampled ImageNet).
     "Hendrycks2019Using": (Form("wrn_28_10", _WIDE_RESNET, None, *_CENTERED),),
     "Rice2020Overfitting": (
         Form("wrn_34_20", _WIDE_RESNET, 10, *_CIFAR10),  # linf
@@ -133,7 +140,8 @@ CHECKPOINTS = {
     ),
 }
 
-# Buffers of the normalisation: MadryLab's robustness library, RobustBench's ImageNet models, its other models.
+# Buffers of the normalisation: MadryLab's robustness library, RobustBench's ImageNet models, its
+# other models.
 _MEANS = ("normalizer.new_mean", "attacker.normalize.new_mean", "normalize.mean", "mu", "mean")
 _STDS = ("normalizer.new_std", "attacker.normalize.new_std", "normalize.std", "sigma", "std")
 
@@ -141,30 +149,34 @@ _STDS = ("normalizer.new_std", "attacker.normalize.new_std", "normalize.std", "s
 def load_robustbench(model_id: str, path: str) -> keras.Model:
     """Reads a checkpoint of RobustBench's model zoo.
 
-    The file may be RobustBench's own or the authors': a state_dict, alone or under "state_dict", "model_state_dict" or
-    "model", with or without the prefixes "module." and "model.".
+    The file may be RobustBench's own or the authors': a state_dict, alone or under "state_dict",
+    "model_state_dict" or "model", with or without the prefixes "module." and "model.".
 
     Args:
         model_id: a name of `CHECKPOINTS`.
         path: the .pt file.
 
     Returns:
-        keras.Model: images float32 [batch, height, width, 3] in [0, 1] -> logits float32 [batch, classes]. Height and
-        width are 32, on ImageNet 224 (288 for Wong2020Fast). The normalisation lies inside the model; RobustBench's
-        resizing and cropping of ImageNet's pictures (to 256, then 224) does not.
+        keras.Model: images float32 [batch, height, width, 3] in [0, 1] -> logits float32 [batch,
+        classes]. Height and width are 32, on ImageNet 224 (288 for Wong2020Fast). The normalisation
+        lies inside the model; RobustBench's resizing and cropping of ImageNet's pictures (to 256,
+        then 224) does not.
 
     Raises:
-        InputError: unknown id, PyTorch not installed, no such file, a web page, a damaged file or one with other Python
-            objects than tensors, or a state_dict with something missing, left over, of another shape or not finite.
+        InputError: unknown id, PyTorch not installed, no such file, a web page, a damaged file or
+            one with other Python objects than tensors, or a state_dict with something missing, left
+            over, of another shape or not finite.
     """
     return load_form(_forms(model_id), path, model_id)
 
 
 def build_robustbench(model_id: str, input_shape, num_classes: int) -> keras.Model:
-    """The network of a checkpoint with fresh weights, which a smoke run takes where the file is absent.
+    """The network of a checkpoint with fresh weights, which a smoke run takes where the file is
+    absent.
 
     Args:
-        model_id: a name of `CHECKPOINTS`; of several forms the first for these images and classes, or the first.
+        model_id: a name of `CHECKPOINTS`; of several forms the first for these images and classes,
+            or the first.
         input_shape: (height, width, channels) of the images.
         num_classes: of the data set.
 
@@ -175,14 +187,20 @@ def build_robustbench(model_id: str, input_shape, num_classes: int) -> keras.Mod
         InputError: unknown id.
     """
     forms = _forms(model_id)
-    fitting = [form for form in forms if form.size == input_shape[0] and form.classes in (None, num_classes)]
+    fitting = [
+        form
+        for form in forms
+        if form.size == input_shape[0] and form.classes in (None, num_classes)
+    ]
     form = (fitting or forms)[0]
     return _network(form, form.classes or num_classes)
 
 
 def _forms(model_id):
     if model_id not in CHECKPOINTS:
-        raise InputError(f"unknown RobustBench model {model_id!r}; known are {', '.join(CHECKPOINTS)}")
+        raise InputError(
+            f"unknown RobustBench model {model_id!r}; known are {', '.join(CHECKPOINTS)}"
+        )
     return CHECKPOINTS[model_id]
 
 
@@ -199,7 +217,9 @@ def _network(form, classes):
 
 
 def load_form(forms: tuple[Form, ...], path: str, title: str) -> keras.Model:
-    """Reads a file as the nearest of the forms. See `load_robustbench`; title names the model in errors."""
+    """Reads a file as the nearest of the forms. See `load_robustbench`; title names the model in
+    errors.
+    """
     tensors = read_state_dict(path)
 
     def classes_in_file(form):
@@ -224,12 +244,15 @@ def _check_normalisation(tensors, form, complaint):
     for names, expected in ((_MEANS, form.mean), (_STDS, form.std)):
         for name in names:
             found = tensors.pop(name, None)
-            if found is not None and (found.size != 3 or not np.allclose(found.ravel(), expected, rtol=0, atol=1e-4)):
+            if found is not None and (
+                found.size != 3 or not np.allclose(found.ravel(), expected, rtol=0, atol=1e-4)
+            ):
                 values = np.round(found.ravel()[:3].astype(float), 4).tolist()
                 raise InputError(f"{complaint}: {name} is {values}, expected {list(expected)}")
 
 
-# Of each kind of weight in Keras: its name in PyTorch, and the axes of PyTorch's tensor in Keras's order.
+# Of each kind of weight in Keras: its name in PyTorch, and the axes of PyTorch's tensor in Keras's
+# order.
 _WEIGHTS = {
     (keras.layers.Conv2D, "kernel"): ("weight", (2, 3, 1, 0)),
     (keras.layers.Dense, "kernel"): ("weight", (1, 0)),
@@ -242,13 +265,18 @@ _WEIGHTS = {
 
 
 def _fill(model, tensors, form, complaint):
-    """Writes the tensors into the model. Every tensor and every weight is accounted for, or nothing is written."""
+    """Writes the tensors into the model. Every tensor and every weight is accounted for, or nothing
+    is written.
+    """
     weights = {}  # PyTorch name -> (Keras variable, axes)
     for layer in model.layers:
         for variable in () if layer.name == "preprocessing" else layer.weights:
             name, axes = _WEIGHTS[type(layer), variable.name]
             weights[f"{form.names.module(layer.name)}.{name}"] = variable, axes
-    shapes = {name: tuple(variable.shape[i] for i in np.argsort(axes)) for name, (variable, axes) in weights.items()}
+    shapes = {
+        name: tuple(variable.shape[i] for i in np.argsort(axes))
+        for name, (variable, axes) in weights.items()
+    }
     missing = [name for name in weights if name not in tensors]
     extra = [name for name in tensors if name not in weights]
     wrong = [
@@ -258,7 +286,9 @@ def _fill(model, tensors, form, complaint):
     ]
     problems = (("missing", missing), ("extra", extra), ("of another shape", wrong))
     if missing or extra or wrong:
-        listed = "; ".join(f"{len(names)} {what}: {_some(names)}" for what, names in problems if names)
+        listed = "; ".join(
+            f"{len(names)} {what}: {_some(names)}" for what, names in problems if names
+        )
         raise InputError(f"{complaint}: {listed}")
     for name, (variable, axes) in weights.items():
         variable.assign(np.transpose(tensors[name], axes))

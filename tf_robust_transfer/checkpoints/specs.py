@@ -1,8 +1,8 @@
-"""From a SPEC, the text that names a model in flags and in `load_model`, to its files and to the model.
+"""From a SPEC, the text that names a model in flags and in `load_model`, to its files and to the
+model.
 
-A SPEC is a path (a `.keras` file or a run folder), or "SCHEME:LOCATION" with a scheme of `SCHEMES`. A path that exists is
-a path, whatever colons its name has.
-"""
+A SPEC is a path (a `.keras` file or a run folder), or "SCHEME:LOCATION" with a scheme of `SCHEMES`.
+A path that exists is a path, whatever colons its name has."""
 
 import dataclasses
 import hashlib
@@ -22,7 +22,9 @@ from tf_robust_transfer.errors import InputError, look_up
 def _id_and_file(location):
     model_id, _, file = location.partition(":")
     if model_id in robustbench.CHECKPOINTS and not file:
-        raise InputError(f"'robustbench:{location}' names no file; write robustbench:MODEL_ID:FILE.pt")
+        raise InputError(
+            f"'robustbench:{location}' names no file; write robustbench:MODEL_ID:FILE.pt"
+        )
     return model_id, file
 
 
@@ -42,7 +44,9 @@ class Scheme:
 
 
 SCHEMES = {
-    "igam": Scheme("DIR_OR_PREFIX", lambda location: tf1.files(role_and_path(location)[1]), load_igam),
+    "igam": Scheme(
+        "DIR_OR_PREFIX", lambda location: tf1.files(role_and_path(location)[1]), load_igam
+    ),
     "madry_cifar10": Scheme("DIR_OR_PREFIX", tf1.files, load_madry_cifar10),
     "madry_mnist": Scheme("DIR_OR_PREFIX", tf1.files, load_madry_mnist),
     "robustbench": Scheme(
@@ -58,17 +62,20 @@ def load_model(spec: str, *, sha256: str | None = None) -> keras.Model:
     """Loads a model from wherever robust models exist.
 
     Args:
-        spec: a `.keras` file, a run folder that holds a `model.keras`, or "SCHEME:LOCATION": "madry_mnist:DIR_OR_PREFIX",
-            "madry_cifar10:DIR_OR_PREFIX", "igam:DIR_OR_PREFIX" (a run's student; "igam:teacher:DIR_OR_PREFIX" its teacher),
+        spec: a `.keras` file, a run folder that holds a `model.keras`, or "SCHEME:LOCATION":
+            "madry_mnist:DIR_OR_PREFIX", "madry_cifar10:DIR_OR_PREFIX", "igam:DIR_OR_PREFIX" (a
+            run's student; "igam:teacher:DIR_OR_PREFIX" its teacher),
             "robustbench:MODEL_ID:FILE.pt".
-        sha256: the expected SHA-256, 64 hexadecimal digits, checked before the file is read: of the `.keras` or `.pt`
-            file; of a TF1 checkpoint its `.data-00000-of-00001` file, which holds the weights.
+        sha256: the expected SHA-256, 64 hexadecimal digits, checked before the file is read: of the
+            `.keras` or `.pt` file; of a TF1 checkpoint its `.data-00000-of-00001` file, which holds
+            the weights.
 
     Returns:
         keras.Model: images float32 [batch, height, width, channels] in [0, 1] -> logits.
 
     Raises:
-        InputError: unknown scheme, nothing there, another SHA-256, or a file that is not what the scheme says.
+        InputError: unknown scheme, nothing there, another SHA-256, or a file that is not what the
+            scheme says.
     """
     scheme, location = _parse(spec)
     if sha256 is not None:
@@ -108,9 +115,16 @@ def _check_sha256(spec, files, expected):
         raise InputError(f"a SHA-256 has 64 hexadecimal digits, got {expected!r}")
     weights = files[0]
     if sum(".data-" in file.name for file in files) > 1:
-        raise InputError(f"{spec!r} has its weights in several files, of which one SHA-256 would say nothing")
+        raise InputError(
+            f"{spec!r} has its weights in several files, of which one SHA-256 would say nothing"
+        )
     if not weights.is_file():
-        raise InputError(f"{spec!r}: there is no file {str(weights)!r}, so that its SHA-256 cannot be checked")
+        raise InputError(
+            f"{spec!r}: there is no file {str(weights)!r}, so that its SHA-256 cannot be checked"
+        )
     found = file_sha256(weights)
     if found != expected.lower():
-        raise InputError(f"{str(weights)!r} is not the expected file: its SHA-256 is {found}, expected {expected.lower()}")
+        raise InputError(
+            f"{str(weights)!r} is not the expected file: its SHA-256 is {found}, expected "
+            f"{expected.lower()}"
+        )

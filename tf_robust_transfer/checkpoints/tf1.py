@@ -12,7 +12,8 @@ import tensorflow as tf
 
 from tf_robust_transfer.errors import InputError
 
-# An optimizer's slot is named VARIABLE/NAME; a second optimizer of the same kind adds _1, as Adam's second slot does.
+# An optimizer's slot is named VARIABLE/NAME; a second optimizer of the same kind adds _1, as Adam's
+# second slot does.
 _SLOT = re.compile(r"(.+)/(?:Momentum|Adam|RMSProp|Adagrad|Adadelta|Ftrl)(?:_\d+)?")
 _COUNTER = re.compile(r"(?:.+/)?(?:beta[12]_power(?:_\d+)?|global_step)")
 _FILE = re.compile(r"(.+)\.(?:index|meta|data-\d{5}-of-\d{5})")
@@ -24,9 +25,10 @@ _SHOWN = 3  # names in a message, of each kind
 class Tf1Checkpoint:
     """An open checkpoint, without its optimizer's state.
 
-    Left out are: VARIABLE/Momentum, VARIABLE/Adam, VARIABLE/Adam_1 and the slots of RMSProp, Adagrad, Adadelta and
-    Ftrl, of any number, where VARIABLE is a variable of the checkpoint itself; and beta1_power, beta2_power (of any
-    number) and global_step in any scope. Everything else is in `shapes`.
+    Left out are: VARIABLE/Momentum, VARIABLE/Adam, VARIABLE/Adam_1 and the slots of RMSProp,
+    Adagrad, Adadelta and Ftrl, of any number, where VARIABLE is a variable of the checkpoint
+    itself; and beta1_power, beta2_power (of any number) and global_step in any scope. Everything
+    else is in `shapes`.
 
     Attributes:
         prefix: the path without .index, for messages.
@@ -46,19 +48,23 @@ class Tf1Checkpoint:
 
 
 def find_prefix(path: str) -> str:
-    """The prefix of the checkpoint that a path means: the path of its files without .index and .data-00000-of-00001.
+    """The prefix of the checkpoint that a path means: the path of its files without .index and
+    .data-00000-of-00001.
 
     Args:
-        path: a folder, a prefix such as models/secret/checkpoint-24900, or one of the prefix's files. Of a folder, the
-            checkpoint that its state file (`checkpoint`) names, looked for beside the state file first, since archives
-            bring absolute paths from the machine where they were made; without a state file, the checkpoint with the
-            highest step in its name, the newest of those.
+        path: a folder, a prefix such as models/secret/checkpoint-24900, or one of the prefix's
+            files. Of a folder, the checkpoint that its state file (`checkpoint`) names, looked for
+            beside the state file first, since archives bring absolute paths from the machine where
+            they were made; without a state file, the checkpoint with the highest step in its name,
+            the newest of those.
 
     Raises:
         InputError: no checkpoint there.
     """
     if not path:
-        raise InputError("no checkpoint given; give a folder or a prefix such as models/secret/checkpoint-24900")
+        raise InputError(
+            "no checkpoint given; give a folder or a prefix such as models/secret/checkpoint-24900"
+        )
     place = pathlib.Path(path).expanduser()
     of_prefix = _FILE.fullmatch(place.name)
     if of_prefix and place.is_file():
@@ -69,13 +75,16 @@ def find_prefix(path: str) -> str:
         place = _in_folder(place)
     if not _is_prefix(place):
         raise InputError(
-            f"no checkpoint at {str(place)!r}; give a folder with a `checkpoint` file or a prefix, the path without .index"
+            f"no checkpoint at {str(place)!r}; give a folder with a `checkpoint` file or a prefix, "
+            "the path without .index"
         )
     return str(place)
 
 
 def files(path: str) -> list[pathlib.Path]:
-    """The files of the checkpoint that a path means (see `find_prefix`): those with the weights first, then the index."""
+    """The files of the checkpoint that a path means (see `find_prefix`): those with the weights
+    first, then the index.
+    """
     prefix = pathlib.Path(find_prefix(path))
     data = sorted(prefix.parent.glob(f"{glob.escape(prefix.name)}.data-*"))
     return [*data, _index(prefix)] if _index(prefix).is_file() else [prefix]
@@ -97,7 +106,11 @@ def open_checkpoint(path: str) -> Tf1Checkpoint:
         return reader, reader.get_variable_to_shape_map(), reader.get_variable_to_dtype_map()
 
     reader, shapes, dtypes = _reading(prefix, read_index)
-    kept = {name: tuple(shape) for name, shape in sorted(shapes.items()) if not _is_optimizer_state(name, shapes)}
+    kept = {
+        name: tuple(shape)
+        for name, shape in sorted(shapes.items())
+        if not _is_optimizer_state(name, shapes)
+    }
     return Tf1Checkpoint(prefix, kept, dtypes, reader.get_tensor)
 
 
@@ -105,27 +118,35 @@ def assign(checkpoint: Tf1Checkpoint, variables: Mapping[str, keras.Variable], w
     """Reads a network's variables, all of them from all of the checkpoint.
 
     Args:
-        checkpoint: an open checkpoint. What its caller does not want is taken out by `without` first.
+        checkpoint: an open checkpoint. What its caller does not want is taken out by `without`
+            first.
         variables: name in the checkpoint -> variable of the network.
         what: the network's name, for messages.
 
     Raises:
-        InputError: names that are missing, left over, or of another shape or type; a damaged data file.
+        InputError: names that are missing, left over, or of another shape or type; a damaged data
+            file.
     """
     shapes, dtypes = checkpoint.shapes, checkpoint.dtypes
     wrong = [
         f"{name} {shapes[name]} {dtypes[name].name} instead of {tuple(variable.shape)}"
         for name, variable in variables.items()
-        if name in shapes and not (shapes[name] == tuple(variable.shape) and dtypes[name].is_floating)
+        if name in shapes
+        and not (shapes[name] == tuple(variable.shape) and dtypes[name].is_floating)
     ]
     differences = {
         "missing": [name for name in variables if name not in shapes],
         "not expected": [name for name in shapes if name not in variables],
         "of another shape or type": wrong,
     }
-    found = [f"{len(names)} {kind} ({_some(names)})" for kind, names in differences.items() if names]
+    found = [
+        f"{len(names)} {kind} ({_some(names)})" for kind, names in differences.items() if names
+    ]
     if found:
-        raise InputError(f"{checkpoint.prefix!r} is no checkpoint of {what}: of its variables are {'; '.join(found)}")
+        raise InputError(
+            f"{checkpoint.prefix!r} is no checkpoint of {what}: of its variables are "
+            f"{'; '.join(found)}"
+        )
     for name, variable in variables.items():
         variable.assign(checkpoint.read(name))
 
@@ -149,24 +170,36 @@ def _reading(prefix, read):
     """What `read` returns, or an InputError with one line."""
     try:
         return read()
-    except Exception as error:  # The reader maps a file's faults to OpError, IndexError, RuntimeError and others.
+    except (
+        Exception
+    ) as error:  # The reader maps a file's faults to OpError, IndexError, RuntimeError and others.
         reason = " ".join(str(error).split())[:200]
-        raise InputError(f"the checkpoint {prefix!r} cannot be read; a file of it is damaged or absent: {reason}") from error
+        raise InputError(
+            f"the checkpoint {prefix!r} cannot be read; a file of it is damaged or absent: {reason}"
+        ) from error
 
 
 def _in_folder(folder):
     state = folder / "checkpoint"
-    named = _STATE.search(state.read_text(encoding="utf-8", errors="replace")) if state.is_file() else None
+    named = (
+        _STATE.search(state.read_text(encoding="utf-8", errors="replace"))
+        if state.is_file()
+        else None
+    )
     if named:
         for prefix in (folder / re.split(r"[/\\]", named[1])[-1], folder / named[1]):
             if _is_prefix(prefix):
                 return prefix
         raise InputError(
-            f"{str(state)!r} names the checkpoint {named[1]!r}, which is not there; give the prefix of the one to read"
+            f"{str(state)!r} names the checkpoint {named[1]!r}, which is not there; give the "
+            "prefix of the one to read"
         )
     prefixes = [index.with_suffix("") for index in folder.glob("*.index")]
     if not prefixes:
-        raise InputError(f"no checkpoint in the folder {str(folder)!r}: it holds neither a `checkpoint` file nor *.index")
+        raise InputError(
+            f"no checkpoint in the folder {str(folder)!r}: it holds neither a `checkpoint` file "
+            "nor *.index"
+        )
     return max(prefixes, key=lambda prefix: (_step(prefix), _index(prefix).stat().st_mtime))
 
 

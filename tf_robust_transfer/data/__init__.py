@@ -4,7 +4,12 @@ from tf_robust_transfer.data.augmentation import AUGMENTATIONS, augment
 from tf_robust_transfer.data.datasets import SHAPES, ImageData, load_data, synthetic_data
 from tf_robust_transfer.data.mixup import mixup, mixup_weights
 from tf_robust_transfer.data.pipeline import eval_batches, steps_per_epoch, train_batches
-from tf_robust_transfer.data.streaming import StreamedData, load_training_data, stream_data, told_when_unreadable
+from tf_robust_transfer.data.streaming import (
+    StreamedData,
+    load_training_data,
+    stream_data,
+    told_when_unreadable,
+)
 
 __all__ = [
     "AUGMENTATIONS",

@@ -1,4 +1,6 @@
-"""Random changes of the training images. Stateless: the same seed gives the same images, so that a run can resume."""
+"""Random changes of the training images. Stateless: the same seed gives the same images, so that a
+run can resume.
+"""
 
 import functools
 import math
@@ -18,8 +20,8 @@ _TRIES = 10
 def random_crop(images: tf.Tensor, seed: tf.Tensor, padding: int = CROP_PADDING) -> tf.Tensor:
     """Pads each side with black pixels and cuts out the original size at a random place.
 
-    The usual CIFAR augmentation (He et al. 2016, section 4.2). Each example has its own place, the offsets of row and
-    column uniform in 0..2 padding.
+    The usual CIFAR augmentation (He et al. 2016, section 4.2). Each example has its own place, the
+    offsets of row and column uniform in 0..2 padding.
 
     Args:
         images: float32 [batch, height, width, channels] in [0, 1].
@@ -35,7 +37,9 @@ def random_crop(images: tf.Tensor, seed: tf.Tensor, padding: int = CROP_PADDING)
 
 
 def crop_at(images: tf.Tensor, offsets: tf.Tensor, padding: int = CROP_PADDING) -> tf.Tensor:
-    """`random_crop` with given offsets, int32 [2, batch] in 0..2 padding (rows, columns); padding is the image itself."""
+    """`random_crop` with given offsets, int32 [2, batch] in 0..2 padding (rows, columns); padding
+    is the image itself.
+    """
     shape = tf.shape(images)
     border = [padding, padding]
     padded = tf.pad(images, [[0, 0], border, border, [0, 0]])
@@ -59,14 +63,18 @@ def random_flip(images: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
     shape = tf.shape(images)
     mirrored = random.uniform([shape[0], 1], seed) < 0.5
     columns = tf.range(shape[2])[tf.newaxis]
-    columns = tf.where(mirrored, shape[2] - 1 - columns, columns)  # [batch, width]; a gather beats reverse and where
+    columns = tf.where(
+        mirrored, shape[2] - 1 - columns, columns
+    )  # [batch, width]; a gather beats reverse and where
     return tf.ensure_shape(tf.gather(images, columns, axis=2, batch_dims=1), images.shape)
 
 
 def resized_crop(images: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
-    """Enlarges a random part of each example, as `crop_boxes` draws it, to the size of the whole, bilinearly.
+    """Enlarges a random part of each example, as `crop_boxes` draws it, to the size of the whole,
+    bilinearly.
 
-    Where the images are streamed (`streaming`), the part is cut out of the stored image while that is decoded.
+    Where the images are streamed (`streaming`), the part is cut out of the stored image while that
+    is decoded.
 
     Args:
         images: float32 [batch, height, width, channels] in [0, 1].
@@ -78,7 +86,9 @@ def resized_crop(images: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
     shape = tf.shape(images)
     boxes = crop_boxes(tf.tile(shape[tf.newaxis, 1:3], [shape[0], 1]), seed)
     first, last = boxes[:, :2], boxes[:, :2] + boxes[:, 2:] - 1
-    corners = tf.cast(tf.concat([first, last], axis=1), tf.float32)  # centres of the outermost pixels
+    corners = tf.cast(
+        tf.concat([first, last], axis=1), tf.float32
+    )  # centres of the outermost pixels
     corners /= tf.cast(tf.maximum(tf.tile(shape[1:3], [2]) - 1, 1), tf.float32)
     cropped = tf.image.crop_and_resize(images, corners, tf.range(shape[0]), shape[1:3])
     return tf.ensure_shape(tf.clip_by_value(cropped, 0.0, 1.0), images.shape)
@@ -87,9 +97,9 @@ def resized_crop(images: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
 def crop_boxes(sizes: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
     """A random part of each image: 8% to 100% of its area, width over height 3/4 to 4/3.
 
-    The training crop of ImageNet (Szegedy et al. 2015, https://arxiv.org/abs/1409.4842, section 6), drawn as
-    torchvision's RandomResizedCrop draws it: the first of ten draws that lies inside the image; if none does, the
-    largest part in the middle whose aspect ratio is allowed.
+    The training crop of ImageNet (Szegedy et al. 2015, https://arxiv.org/abs/1409.4842, section 6),
+    drawn as torchvision's RandomResizedCrop draws it: the first of ten draws that lies inside the
+    image; if none does, the largest part in the middle whose aspect ratio is allowed.
 
     Args:
         sizes: int32 [batch, 2], (height, width) of each image.
@@ -105,7 +115,9 @@ def crop_boxes(sizes: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
     area = tf.reduce_prod(whole, axis=1) * (_AREA[0] + (_AREA[1] - _AREA[0]) * draws[0])
     low, high = (math.log(ratio) for ratio in _ASPECT)
     aspect = tf.exp(low + (high - low) * draws[1])
-    drawn = tf.round(tf.sqrt(tf.stack([area / aspect, area * aspect], axis=-1)))  # [tries, batch, 2]
+    drawn = tf.round(
+        tf.sqrt(tf.stack([area / aspect, area * aspect], axis=-1))
+    )  # [tries, batch, 2]
     fits = tf.reduce_all((drawn >= 1.0) & (drawn <= whole), axis=-1)
     first = tf.argmax(tf.cast(fits, tf.int32), axis=0, output_type=tf.int32)
     drawn = tf.gather(tf.transpose(drawn, [1, 0, 2]), first, batch_dims=1)  # [batch, 2]
@@ -133,19 +145,26 @@ def find_augmentation(name: str):
     """The function of an augmentation's name, from (images, seed) to images.
 
     Args:
-        name: a key of `AUGMENTATIONS`, or "crop:2", the crop with that many pixels of padding on each side.
+        name: a key of `AUGMENTATIONS`, or "crop:2", the crop with that many pixels of padding on
+            each side.
 
     Raises:
-        InputError: an unknown name, a padding that is no whole number of at least 1, or one that is not crop's.
+        InputError: an unknown name, a padding that is no whole number of at least 1, or one that is
+            not crop's.
     """
     kind, colon, padding = name.partition(":")
     function = look_up("augmentation", kind, AUGMENTATIONS)
     if not colon:
         return function
     if kind != "crop":
-        raise InputError(f"expected augmentation {kind!r} without a number, got {name!r}; only crop:PADDING has one")
+        raise InputError(
+            f"expected augmentation {kind!r} without a number, got {name!r}; only crop:PADDING has "
+            "one"
+        )
     if not padding.isdecimal() or int(padding) < 1:
-        raise InputError(f"expected crop:PADDING with a whole number of at least 1, such as crop:2, got {name!r}")
+        raise InputError(
+            f"expected crop:PADDING with a whole number of at least 1, such as crop:2, got {name!r}"
+        )
     return functools.partial(random_crop, padding=int(padding))
 
 

@@ -12,7 +12,8 @@ from tf_robust_transfer.errors import InputError
 
 _SUFFIXES = (".png", ".jpg", ".jpeg")
 _PNG_GREY = (0, 4)  # colour types of the PNG header: grey, grey with alpha
-_ORDER_SEED = 0  # of the fixed order that the files are taken in: sorted, the first n would all be of one class
+# of the fixed order that the files are taken in: sorted, the first n would all be of one class
+_ORDER_SEED = 0
 
 
 def load_folder(
@@ -20,9 +21,10 @@ def load_folder(
 ) -> ImageData:
     """Loads PNG and JPEG files from PATH/<split>/<class>/, or from PATH/<class>/.
 
-    Without folders PATH/train or PATH/test, a fixed 20% of each class (rounded, at least one image) is the split
-    "test" and the rest "train". The classes are the folders in alphabetic order. All images are grey (one channel)
-    if those of every split are, else colour (three); transparency is dropped. Other and hidden files are ignored.
+    Without folders PATH/train or PATH/test, a fixed 20% of each class (rounded, at least one image)
+    is the split "test" and the rest "train". The classes are the folders in alphabetic order. All
+    images are grey (one channel) if those of every split are, else colour (three); transparency is
+    dropped. Other and hidden files are ignored.
 
     Args:
         name: the data set's name, for messages.
@@ -35,12 +37,16 @@ def load_folder(
         The split, images uint8 [n, height, width, 1 or 3], in that fixed order.
 
     Raises:
-        InputError: no such folder, split or class; a class without images; an unreadable file; sizes that differ.
+        InputError: no such folder, split or class; a class without images; an unreadable file;
+            sizes that differ.
     """
     root = pathlib.Path(path).expanduser()
     if not path or not root.is_dir():
-        raise InputError(f"{name!r}: {path!r} is not a folder; expected folder:PATH with PATH/train/<class>/*.png and "
-                         "PATH/test/<class>/*.png, or PATH/<class>/*.png (or .jpg)")
+        raise InputError(
+            f"{name!r}: {path!r} is not a folder; expected folder:PATH with "
+            "PATH/train/<class>/*.png and "
+            "PATH/test/<class>/*.png, or PATH/<class>/*.png (or .jpg)"
+        )
     in_splits = any((root / s).is_dir() and not _images_in(root / s) for s in ("train", "test"))
     present = [s.name for s in _folders_in(root)] if in_splits else ["test", "train"]
     if split not in present:
@@ -49,7 +55,10 @@ def load_folder(
     classes = sorted(_class_folders(root / "train") if in_splits and "train" in present else chosen)
     if sorted(chosen) != classes:
         odd = sorted(set(chosen) ^ set(classes))
-        raise InputError(f"{name!r}: the classes of {split!r} and 'train' differ: {', '.join(odd)} are in one of them")
+        raise InputError(
+            f"{name!r}: the classes of {split!r} and 'train' differ: {', '.join(odd)} are in one "
+            "of them"
+        )
     files, labels = [], []
     for label, class_name in enumerate(classes):
         members = chosen[class_name]
@@ -58,8 +67,11 @@ def load_folder(
         files += members
         labels += [label] * len(members)
     files, labels = _in_fixed_order(files, labels, limit)
-    classes_of_splits = [c for s in (_folders_in(root) if in_splits else [root]) for c in _folders_in(s)]
-    # Ends at the first colour image; all of a grey data set's headers are read, so that its splits agree.
+    classes_of_splits = [
+        c for s in (_folders_in(root) if in_splits else [root]) for c in _folders_in(s)
+    ]
+    # Ends at the first colour image; all of a grey data set's headers are read, so that its splits
+    # agree.
     grey = all(_is_grey(file) for folder in classes_of_splits for file in _images_in(folder))
     images = _read(files, 1 if grey else 3, image_size)
     return ImageData(images, labels, len(classes), tuple(classes), name, split)
@@ -72,28 +84,38 @@ def _folders_in(folder: pathlib.Path) -> list[pathlib.Path]:
 def _images_in(folder: pathlib.Path) -> list[pathlib.Path]:
     if not folder.is_dir():
         raise InputError(f"expected a folder of images, got {str(folder)!r}")
-    return sorted(f for f in folder.iterdir() if f.suffix.lower() in _SUFFIXES and not f.name.startswith("."))
+    return sorted(
+        f for f in folder.iterdir() if f.suffix.lower() in _SUFFIXES and not f.name.startswith(".")
+    )
 
 
 def _class_folders(folder: pathlib.Path) -> dict[str, list[pathlib.Path]]:
     """Class name to its image files."""
     classes = {f.name: _images_in(f) for f in _folders_in(folder)}
     if not classes:
-        raise InputError(f"{str(folder)!r} has no class folders; expected one folder of images for each class in it")
+        raise InputError(
+            f"{str(folder)!r} has no class folders; expected one folder of images for each class "
+            "in it"
+        )
     empty = [class_name for class_name, files in classes.items() if not files]
     if empty:
-        raise InputError(f"no images ({', '.join(_SUFFIXES)}) for the class {empty[0]!r} in "
-                         f"{str(folder / empty[0])!r}; add some or remove the folder")
+        raise InputError(
+            f"no images ({', '.join(_SUFFIXES)}) for the class {empty[0]!r} in "
+            f"{str(folder / empty[0])!r}; add some or remove the folder"
+        )
     return classes
 
 
 def _part(files: list[pathlib.Path], class_name: str, split: str, name: str) -> list[pathlib.Path]:
     """The fixed 80% or 20% of one class."""
     if len(files) < 2:
-        raise InputError(f"{name!r}: the class {class_name!r} has 1 image, too few for a train and a test part; add "
-                         "images, or make folders train and test")
+        raise InputError(
+            f"{name!r}: the class {class_name!r} has 1 image, too few for a train and a test part; "
+            "add "
+            "images, or make folders train and test"
+        )
     order = np.random.default_rng(_ORDER_SEED).permutation(len(files))
-    tested = set(order[:max(1, round(0.2 * len(files)))].tolist())
+    tested = set(order[: max(1, round(0.2 * len(files)))].tolist())
     return [file for i, file in enumerate(files) if (i in tested) == (split == "test")]
 
 
@@ -117,16 +139,25 @@ def _is_grey(file: pathlib.Path) -> bool:
 
 
 def _unreadable(file: pathlib.Path, reason) -> InputError:
-    return InputError(f"cannot read the image {str(file)!r}: {' '.join(str(reason).split())[:200]}; replace or remove "
-                      "the file")
+    return InputError(
+        f"cannot read the image {str(file)!r}: {' '.join(str(reason).split())[:200]}; replace or "
+        "remove "
+        "the file"
+    )
 
 
-def _read(files: list[pathlib.Path], channels: int, image_size: tuple[int, int] | None) -> np.ndarray:
-    """uint8 [n, height, width, channels]; decoding runs outside Python's lock, so threads are enough."""
+def _read(
+    files: list[pathlib.Path], channels: int, image_size: tuple[int, int] | None
+) -> np.ndarray:
+    """uint8 [n, height, width, channels]; decoding runs outside Python's lock, so threads are
+    enough.
+    """
 
     def read(file):
         try:
-            image = tf.io.decode_image(file.read_bytes(), channels=channels, expand_animations=False)
+            image = tf.io.decode_image(
+                file.read_bytes(), channels=channels, expand_animations=False
+            )
         except (tf.errors.OpError, OSError) as error:
             raise _unreadable(file, error) from error
         return (image if image_size is None else resize_tensor(image, image_size)).numpy()
@@ -140,7 +171,10 @@ def _read(files: list[pathlib.Path], channels: int, image_size: tuple[int, int] 
             if image.shape != first.shape:
                 pool.shutdown(cancel_futures=True)
                 raise InputError(
-                    f"images differ in size: {str(files[0])!r} is {first.shape[0]}x{first.shape[1]}, {str(files[i])!r} "
-                    f"is {image.shape[0]}x{image.shape[1]}; give image_size, the height and width to bring them to")
+                    f"images differ in size: {str(files[0])!r} is "
+                    f"{first.shape[0]}x{first.shape[1]}, {str(files[i])!r} "
+                    f"is {image.shape[0]}x{image.shape[1]}; give image_size, the height and width "
+                    "to bring them to"
+                )
             images[i] = image
     return images

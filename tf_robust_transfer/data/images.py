@@ -36,19 +36,27 @@ class ImageData:
     def __post_init__(self):
         where = f"split {self.split!r} of {self.name!r}"
         if self.images.dtype != np.uint8 or self.images.ndim != 4:
-            raise InputError(f"{where}: expected images uint8 [n, height, width, channels], got "
-                             f"{self.images.dtype} {list(self.images.shape)}")
+            raise InputError(
+                f"{where}: expected images uint8 [n, height, width, channels], got "
+                f"{self.images.dtype} {list(self.images.shape)}"
+            )
         if self.labels.dtype != np.int32 or self.labels.shape != self.images.shape[:1]:
-            raise InputError(f"{where}: expected labels int32 [{len(self.images)}], got "
-                             f"{self.labels.dtype} {list(self.labels.shape)}")
+            raise InputError(
+                f"{where}: expected labels int32 [{len(self.images)}], got "
+                f"{self.labels.dtype} {list(self.labels.shape)}"
+            )
         if not len(self.images):
             raise InputError(f"{where} holds no images; choose another split")
         low, high = int(self.labels.min()), int(self.labels.max())
         if low < 0 or high >= self.num_classes:
-            raise InputError(f"{where}: expected labels in [0, {self.num_classes}), got {low}..{high}; "
-                             "a split without labels (a hidden test set) cannot be used, choose another one")
+            raise InputError(
+                f"{where}: expected labels in [0, {self.num_classes}), got {low}..{high}; "
+                "a split without labels (a hidden test set) cannot be used, choose another one"
+            )
         if len(self.class_names) != self.num_classes:
-            raise InputError(f"{where}: expected {self.num_classes} class names, got {len(self.class_names)}")
+            raise InputError(
+                f"{where}: expected {self.num_classes} class names, got {len(self.class_names)}"
+            )
 
     def __len__(self) -> int:
         return len(self.images)
@@ -62,8 +70,9 @@ class ImageData:
 def stratified_indices(labels: np.ndarray, fraction: float, seed: int) -> np.ndarray:
     """Indices of a random part of the examples in which every class keeps its share.
 
-    A class of `m` examples keeps `max(1, round(fraction * m))` of them: the first ones of a permutation that depends
-    on the seed and the class alone, so that for one seed a smaller fraction is a subset of a larger one.
+    A class of `m` examples keeps `max(1, round(fraction * m))` of them: the first ones of a
+    permutation that depends on the seed and the class alone, so that for one seed a smaller
+    fraction is a subset of a larger one.
 
     Args:
         labels: int [n].
@@ -82,7 +91,8 @@ def stratified_indices(labels: np.ndarray, fraction: float, seed: int) -> np.nda
 
 
 def resize(images: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """Bilinear resize (half-pixel centres), with antialiasing where a side shrinks, rounded to whole pixel values.
+    """Bilinear resize (half-pixel centres), with antialiasing where a side shrinks, rounded to
+    whole pixel values.
 
     Args:
         images: uint8 [n, height, width, channels].
@@ -94,13 +104,18 @@ def resize(images: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     if tuple(images.shape[1:3]) == tuple(size):
         return images
     out = np.empty((len(images), *size, images.shape[3]), np.uint8)
-    for start in range(0, len(images), _RESIZE_CHUNK):  # in parts: the float32 copy is four times the memory
-        out[start:start + _RESIZE_CHUNK] = resize_tensor(images[start:start + _RESIZE_CHUNK], size).numpy()
+    for start in range(
+        0, len(images), _RESIZE_CHUNK
+    ):  # in parts: the float32 copy is four times the memory
+        out[start : start + _RESIZE_CHUNK] = resize_tensor(
+            images[start : start + _RESIZE_CHUNK], size
+        ).numpy()
     return out
 
 
 def resize_tensor(images: tf.Tensor, size: tuple[int, int]) -> tf.Tensor:
-    """`resize` for one image or a batch, uint8 [..., height, width, channels], inside a TensorFlow graph or out.
+    """`resize` for one image or a batch, uint8 [..., height, width, channels], inside a TensorFlow
+    graph or out.
 
     `size` may be an int32 tensor [2] too.
     """
@@ -117,10 +132,12 @@ def resize_tensor(images: tf.Tensor, size: tuple[int, int]) -> tf.Tensor:
 
 
 def centre_crop(image: tf.Tensor, size: tuple[int, int]) -> tf.Tensor:
-    """ImageNet's usual test image: resized, sides in proportion, to 8/7 of the size, then the size in the middle.
+    """ImageNet's usual test image: resized, sides in proportion, to 8/7 of the size, then the size
+    in the middle.
 
-    For 224x224, the shorter side becomes 256 and the longer one floor(256 * longer / shorter), as torchvision's
-    Resize(256) and CenterCrop(224) have it, which the ImageNet teachers were tested with.
+    For 224x224, the shorter side becomes 256 and the longer one floor(256 * longer / shorter), as
+    torchvision's Resize(256) and CenterCrop(224) have it, which the ImageNet teachers were tested
+    with.
 
     Args:
         image: uint8 [height, width, channels].
@@ -132,7 +149,9 @@ def centre_crop(image: tf.Tensor, size: tuple[int, int]) -> tf.Tensor:
     image = tf.convert_to_tensor(image)
     shape = tf.shape(image)[:2]
     height, width = (round(side * 8 / 7) for side in size)
-    by_height = shape[0] * width <= shape[1] * height  # the image is at least as wide, for its height, as the target
+    by_height = (
+        shape[0] * width <= shape[1] * height
+    )  # the image is at least as wide, for its height, as the target
     resized = tf.where(
         by_height,
         tf.stack([height, shape[1] * height // shape[0]]),
@@ -140,4 +159,4 @@ def centre_crop(image: tf.Tensor, size: tuple[int, int]) -> tf.Tensor:
     )
     image = resize_tensor(image, resized)
     row, column = tf.unstack(tf.cast(tf.round((resized - size) / 2), tf.int32))
-    return image[row:row + size[0], column:column + size[1]]
+    return image[row : row + size[0], column : column + size[1]]

@@ -1,9 +1,9 @@
 """Batches of images, in an order that depends on the seed and the step alone.
 
-Identity, of images in memory: batch number `k` is `permutation(seed, k // s)[(k % s) * b:][:b]`, with b the batch size
-and s = n // b. Where images are streamed, `streaming` has the order. The augmentation is drawn from (seed, k) in either
-case. So an interrupted run goes on at step k without replaying what came before.
-"""
+Identity, of images in memory: batch number `k` is `permutation(seed, k // s)[(k % s) * b:][:b]`,
+with b the batch size and s = n // b. Where images are streamed, `streaming` has the order. The
+augmentation is drawn from (seed, k) in either case. So an interrupted run goes on at step k without
+replaying what came before."""
 
 import numpy as np
 import tensorflow as tf
@@ -27,8 +27,11 @@ def steps_per_epoch(data: ImageData | StreamedData, batch_size: int) -> int:
     if batch_size < 1:
         raise InputError(f"batch_size must be at least 1, got {batch_size}")
     if batch_size > len(data):
-        raise InputError(f"batch_size {batch_size} is larger than split {data.split!r} of {data.name!r}, which holds "
-                         f"{len(data)} images; give a batch_size of at most {len(data)}")
+        raise InputError(
+            f"batch_size {batch_size} is larger than split {data.split!r} of {data.name!r}, which "
+            "holds "
+            f"{len(data)} images; give a batch_size of at most {len(data)}"
+        )
     return len(data) // batch_size
 
 
@@ -40,20 +43,24 @@ def train_batches(
     start_step: int = 0,
     augmentation: tuple[str, ...] = (),
 ) -> tf.data.Dataset:
-    """Endless shuffled full batches, bit-identical from `start_step` on whether or not the earlier ones were taken.
+    """Endless shuffled full batches, bit-identical from `start_step` on whether or not the earlier
+    ones were taken.
 
-    Every epoch of `steps_per_epoch` batches has its own order and leaves out the len(data) % batch_size examples at the
-    order's end.
+    Every epoch of `steps_per_epoch` batches has its own order and leaves out the len(data) %
+    batch_size examples at the order's end.
 
     Args:
         data: the training images, in memory or streamed.
-        batch_size: global batch size, 1..len(data). Of streamed data in several parts, each part gives its share.
+        batch_size: global batch size, 1..len(data). Of streamed data in several parts, each part
+            gives its share.
         seed: int in [0, 2**31).
         start_step: number of the first batch, from 0; any number costs the same.
-        augmentation: names as `find_augmentation` takes them, in this order; of streamed images, resized_crop comes first.
+        augmentation: names as `find_augmentation` takes them, in this order; of streamed images,
+            resized_crop comes first.
 
     Returns:
-        Infinite dataset of (images float32 [batch_size, height, width, channels] in [0, 1], labels int32 [batch_size]).
+        Infinite dataset of (images float32 [batch_size, height, width, channels] in [0, 1], labels
+        int32 [batch_size]).
 
     Raises:
         InputError: batch_size, seed or start_step out of range, unknown augmentation.
@@ -67,7 +74,9 @@ def train_batches(
     if isinstance(data, StreamedData):
         crops = "resized_crop" in augmentation  # done while decoding
         augmentation = tuple(name for name in augmentation if name != "resized_crop")
-        dataset = read_batches(data, batch_size=batch_size, seed=seed, start_step=start_step, crops=crops)
+        dataset = read_batches(
+            data, batch_size=batch_size, seed=seed, start_step=start_step, crops=crops
+        )
     else:
         dataset = _batches_in_memory(data, steps, batch_size, seed, start_step)
 
@@ -91,7 +100,7 @@ def _batches_in_memory(data, steps, batch_size, seed, start_step):
     def batches_of(epoch):  # -> dataset of (step [], indices [batch_size])
         order_seed = random.fold_seed(tf.stack([np.int64(seed), epoch]), _ORDER)
         order = random.shuffle(tf.range(len(data)), order_seed)
-        order = tf.reshape(order[:steps * batch_size], [steps, batch_size])
+        order = tf.reshape(order[: steps * batch_size], [steps, batch_size])
         start = tf.where(epoch == first_epoch, np.int64(first_batch), np.int64(0))
         numbers = epoch * steps + tf.range(start, steps, dtype=tf.int64)
         return tf.data.Dataset.from_tensor_slices((numbers, order[start:]))
@@ -99,7 +108,9 @@ def _batches_in_memory(data, steps, batch_size, seed, start_step):
     epochs = tf.data.Dataset.range(first_epoch, np.iinfo(np.int64).max // steps)
     return epochs.flat_map(batches_of).map(
         lambda step, indices: (step, tf.gather(images, indices), tf.gather(labels, indices)),
-        num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
+        num_parallel_calls=tf.data.AUTOTUNE,
+        deterministic=True,
+    )
 
 
 def eval_batches(data: ImageData, *, batch_size: int) -> tf.data.Dataset:
@@ -110,7 +121,8 @@ def eval_batches(data: ImageData, *, batch_size: int) -> tf.data.Dataset:
         batch_size: at least 1.
 
     Returns:
-        Dataset of (images float32 [<= batch_size, height, width, channels] in [0, 1], labels int32 [<= batch_size]).
+        Dataset of (images float32 [<= batch_size, height, width, channels] in [0, 1], labels int32
+        [<= batch_size]).
 
     Raises:
         InputError: batch_size is below 1.
@@ -123,7 +135,9 @@ def eval_batches(data: ImageData, *, batch_size: int) -> tf.data.Dataset:
 
 
 def _constants(data: ImageData) -> tuple[tf.Tensor, tf.Tensor]:
-    """Eager tensors in host memory: functions capture them by reference, so that no graph holds (or limits) them."""
+    """Eager tensors in host memory: functions capture them by reference, so that no graph holds (or
+    limits) them.
+    """
     with tf.device("CPU:0"):
         return tf.constant(data.images), tf.constant(data.labels)
 

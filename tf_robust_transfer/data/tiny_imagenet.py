@@ -1,21 +1,21 @@
 """Tiny-ImageNet as a TFDS builder, prepared from the archive that Stanford publishes.
 
-`data.load_data("tiny_imagenet", ...)` uses it; so does `tfds.load("tiny_imagenet", data_dir=...)` once this module is
-imported, which registers the builder. The package itself does not import this module: TFDS is then loaded only where it
-is needed.
+`data.load_data("tiny_imagenet", ...)` uses it; so does `tfds.load("tiny_imagenet", data_dir=...)`
+once this module is imported, which registers the builder. The package itself does not import this
+module: TFDS is then loaded only where it is needed.
 
 The archive (tiny-imagenet-200.zip, one folder tiny-imagenet-200 in it) has
 
     wnids.txt                          the 200 classes, one WordNet id a line
-    train/<wnid>/images/*.JPEG         500 images of each class
-    val/images/*.JPEG                  10,000 images
-    val/val_annotations.txt            for each of them a line: file, wnid and four numbers of a box, tabs between
-    test/images/*.JPEG                 10,000 images without public labels: not used
+    train/<wnid>/images/*.JPEG         500 images of each class val/images/*.JPEG
+    10,000 images val/val_annotations.txt            for each of them a line: file, wnid and four
+    numbers of a box, tabs between test/images/*.JPEG                 10,000 images without public
+    labels: not used
 
-Stanford publishes no checksum, and we have none that we could vouch for; so none is registered, and TFDS's
-`force_checksums_validation=True` refuses to download it. In its place everything that is read is checked: the files
-that must be there, their number, the CRC-32 that a zip holds for each, and each image's size, by decoding it.
-"""
+Stanford publishes no checksum, and we have none that we could vouch for; so none is registered, and
+TFDS's `force_checksums_validation=True` refuses to download it. In its place everything that is
+read is checked: the files that must be there, their number, the CRC-32 that a zip holds for each,
+and each image's size, by decoding it."""
 
 import contextlib
 import zipfile
@@ -33,29 +33,42 @@ _NAME = "tiny-imagenet-200"
 _SIDE = 64
 _WNIDS = "wnids.txt"
 _ANNOTATIONS = "val/val_annotations.txt"
-_DAMAGE = (zipfile.BadZipFile, zlib.error, EOFError, OSError, NotImplementedError, RuntimeError)  # of reading a zip
+_DAMAGE = (
+    zipfile.BadZipFile,
+    zlib.error,
+    EOFError,
+    OSError,
+    NotImplementedError,
+    RuntimeError,
+)  # of reading a zip
 
 
 class TinyImagenet(tfds.core.GeneratorBasedBuilder):
     """Tiny-ImageNet: 200 classes of ImageNet at 64x64 (CS231n, Stanford; cs231n.stanford.edu).
 
-    Splits: "train" (100,000 images, 500 of each class) and "test" (the 10,000 validation images: the labels of the
-    archive's own test images are not public), each stored in a fixed random order.
+    Splits: "train" (100,000 images, 500 of each class) and "test" (the 10,000 validation images:
+    the labels of the archive's own test images are not public), each stored in a fixed random
+    order.
 
-    Features: image uint8 [64, 64, 3] in 0..255, the JPEG files as they come, grey ones decoded to three equal channels;
-    label in [0, 200): the place of the WordNet id among the 200 in alphabetic order, which is not that of wnids.txt.
+    Features: image uint8 [64, 64, 3] in 0..255, the JPEG files as they come, grey ones decoded to
+    three equal channels; label in [0, 200): the place of the WordNet id among the 200 in alphabetic
+    order, which is not that of wnids.txt.
 
     The archive is the first of these that is there: DATA_DIR/tiny-imagenet-200.zip, the folder
-    DATA_DIR/tiny-imagenet-200 (the zip, unpacked), either of them in TFDS's manual folder (DATA_DIR/downloads/manual),
-    and else what TFDS downloads. A zip is read as it is, never unpacked to 120,000 files.
+    DATA_DIR/tiny-imagenet-200 (the zip, unpacked), either of them in TFDS's manual folder
+    (DATA_DIR/downloads/manual), and else what TFDS downloads. A zip is read as it is, never
+    unpacked to 120,000 files.
 
     Raises:
-        InputError: on preparing, where the archive is damaged or not complete. TFDS then leaves no prepared data.
+        InputError: on preparing, where the archive is damaged or not complete. TFDS then leaves no
+            prepared data.
     """
 
     VERSION = tfds.core.Version("1.0.0")
     RELEASE_NOTES = {"1.0.0": "The archive as published."}
-    MANUAL_DOWNLOAD_INSTRUCTIONS = f"download {URL} into DIR as it is, and give --data_dir=DIR (load_data: data_dir=DIR)"
+    MANUAL_DOWNLOAD_INSTRUCTIONS = (
+        f"download {URL} into DIR as it is, and give --data_dir=DIR (load_data: data_dir=DIR)"
+    )
 
     # What a complete archive holds.
     NUM_CLASSES = 200
@@ -63,7 +76,8 @@ class TinyImagenet(tfds.core.GeneratorBasedBuilder):
     TEST_IMAGES = 10_000
 
     def local_archive(self, manual_dir: tfds.core.Path | None = None) -> tfds.core.Path | None:
-        """The zip or the folder that would be prepared without a network; None where there is neither.
+        """The zip or the folder that would be prepared without a network; None where there is
+        neither.
 
         Args:
             manual_dir: TFDS's manual folder; None is its default place in the data directory.
@@ -79,11 +93,16 @@ class TinyImagenet(tfds.core.GeneratorBasedBuilder):
     def _info(self) -> tfds.core.DatasetInfo:
         return tfds.core.DatasetInfo(
             builder=self,
-            description="200 classes of ImageNet at 64x64; the test split is the published validation images.",
-            features=tfds.features.FeaturesDict({
-                "image": tfds.features.Image(shape=(_SIDE, _SIDE, 3), encoding_format="jpeg"),
-                "label": tfds.features.ClassLabel(num_classes=self.NUM_CLASSES),  # its names come from the archive
-            }),
+            description="200 classes of ImageNet at 64x64; the test split is the published "
+            "validation images.",
+            features=tfds.features.FeaturesDict(
+                {
+                    "image": tfds.features.Image(shape=(_SIDE, _SIDE, 3), encoding_format="jpeg"),
+                    "label": tfds.features.ClassLabel(
+                        num_classes=self.NUM_CLASSES
+                    ),  # its names come from the archive
+                }
+            ),
             supervised_keys=("image", "label"),
             homepage="http://cs231n.stanford.edu/",
         )
@@ -103,7 +122,10 @@ class TinyImagenet(tfds.core.GeneratorBasedBuilder):
             test = _test_files(archive, classes, self.TEST_IMAGES)
         self.info.features["label"].names = classes
         splits = {"train": train, "test": test}
-        return {split: self._generate_examples(path, downloaded, files) for split, files in splits.items()}
+        return {
+            split: self._generate_examples(path, downloaded, files)
+            for split, files in splits.items()
+        }
 
     def _generate_examples(self, path: tfds.core.Path, downloaded: bool, files: dict[str, int]):
         with _open(path, downloaded) as archive:
@@ -121,9 +143,13 @@ class _Zip:
         try:
             self._zip = opened.enter_context(zipfile.ZipFile(opened.enter_context(path.open("rb"))))
         except _DAMAGE as error:
-            raise _damaged(self, f"expected a zip file, got {_first_bytes(path)}: {error}") from error
+            raise _damaged(
+                self, f"expected a zip file, got {_first_bytes(path)}: {error}"
+            ) from error
         prefix = f"{_NAME}/"
-        self.files = {name[len(prefix):] for name in self._zip.namelist() if name.startswith(prefix)}
+        self.files = {
+            name[len(prefix) :] for name in self._zip.namelist() if name.startswith(prefix)
+        }
 
     def read(self, file: str) -> bytes:
         try:
@@ -138,7 +164,9 @@ class _Folder:
     def __init__(self, path: tfds.core.Path):
         self.path = path
         patterns = (_WNIDS, "train/*/images/*", _ANNOTATIONS, "val/images/*")
-        self.files = {file.relative_to(path).as_posix() for pattern in patterns for file in path.glob(pattern)}
+        self.files = {
+            file.relative_to(path).as_posix() for pattern in patterns for file in path.glob(pattern)
+        }
 
     def read(self, file: str) -> bytes:
         try:
@@ -149,21 +177,28 @@ class _Folder:
 
 @contextlib.contextmanager
 def _open(path: tfds.core.Path, downloaded: bool):
-    """Yields the archive. What turns out damaged in TFDS's cache of downloads is removed, for the next start to fetch."""
+    """Yields the archive. What turns out damaged in TFDS's cache of downloads is removed, for the
+    next start to fetch.
+    """
     try:
         with contextlib.ExitStack() as opened:
             yield _Folder(path) if path.is_dir() else _Zip(path, opened)
     except InputError:
         if downloaded:
             path.unlink(missing_ok=True)
-            get_info_path(path).unlink(missing_ok=True)  # with it left, TFDS would refuse any other file in its place
+            get_info_path(path).unlink(
+                missing_ok=True
+            )  # with it left, TFDS would refuse any other file in its place
         raise
 
 
 def _damaged(archive: _Zip | _Folder, problem: str) -> InputError:
     problem = " ".join(problem.split())  # what a library says may have several lines
-    return InputError(f"the Tiny-ImageNet archive {str(archive.path)!r} is damaged or not complete: {problem}; replace "
-                      f"it: {TinyImagenet.MANUAL_DOWNLOAD_INSTRUCTIONS}")
+    return InputError(
+        f"the Tiny-ImageNet archive {str(archive.path)!r} is damaged or not complete: {problem}; "
+        "replace "
+        f"it: {TinyImagenet.MANUAL_DOWNLOAD_INSTRUCTIONS}"
+    )
 
 
 def _first_bytes(path: tfds.core.Path) -> str:
@@ -178,7 +213,9 @@ def _lines(archive: _Zip | _Folder, file: str) -> list[str]:
     """The lines of a text file that are not empty."""
     if file not in archive.files:
         raise _damaged(archive, f"expected the file {_NAME}/{file}, there is none")
-    text = archive.read(file).decode("utf-8", errors="replace")  # what is no text becomes a name that nothing has
+    text = archive.read(file).decode(
+        "utf-8", errors="replace"
+    )  # what is no text becomes a name that nothing has
     return [line.strip() for line in text.splitlines() if line.strip()]
 
 
@@ -201,7 +238,10 @@ def _train_files(archive: _Zip | _Folder, classes: list[str], count: int) -> dic
             members[parts[1]].append(file)
     for class_name, files in members.items():
         if len(files) != count:
-            raise _damaged(archive, f"expected {count} images (.JPEG) in train/{class_name}/images, got {len(files)}")
+            raise _damaged(
+                archive,
+                f"expected {count} images (.JPEG) in train/{class_name}/images, got {len(files)}",
+            )
     return {file: label for label, class_name in enumerate(classes) for file in members[class_name]}
 
 
@@ -212,8 +252,12 @@ def _test_files(archive: _Zip | _Folder, classes: list[str], count: int) -> dict
     for line in _lines(archive, _ANNOTATIONS):
         name, class_name = (*line.split("\t"), "")[:2]
         if class_name not in labels:
-            raise _damaged(archive, f"{_ANNOTATIONS} gives {name[:80]!r} the class {class_name[:80]!r}, which is not in "
-                                    f"{_WNIDS}")
+            raise _damaged(
+                archive,
+                f"{_ANNOTATIONS} gives {name[:80]!r} the class {class_name[:80]!r}, which is not "
+                "in "
+                f"{_WNIDS}",
+            )
         file = f"val/images/{name}"
         if file not in archive.files:
             raise _damaged(archive, f"{_ANNOTATIONS} names the image {file}, there is none")
@@ -226,7 +270,9 @@ def _test_files(archive: _Zip | _Folder, classes: list[str], count: int) -> dict
 
 
 def _is_image(name: str) -> bool:
-    return name.lower().endswith(".jpeg") and not name.startswith(".")  # "._x.JPEG": what a Mac adds
+    return name.lower().endswith(".jpeg") and not name.startswith(
+        "."
+    )  # "._x.JPEG": what a Mac adds
 
 
 def _check_image(archive: _Zip | _Folder, file: str, content: bytes) -> None:
@@ -235,4 +281,7 @@ def _check_image(archive: _Zip | _Folder, file: str, content: bytes) -> None:
     except tf.errors.OpError as error:
         raise _damaged(archive, f"cannot decode the image {file}: {error.message[:200]}") from error
     if shape != (_SIDE, _SIDE, 3):
-        raise _damaged(archive, f"expected images of {_SIDE}x{_SIDE}, {file} is {'x'.join(map(str, shape[:-1]))}")
+        raise _damaged(
+            archive,
+            f"expected images of {_SIDE}x{_SIDE}, {file} is {'x'.join(map(str, shape[:-1]))}",
+        )

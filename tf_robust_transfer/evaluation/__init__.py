@@ -1,4 +1,6 @@
-"""How robust a model is: accuracy under attacks, with confidence intervals, and what its input gradients say of it."""
+"""How robust a model is: accuracy under attacks, with confidence intervals, and what its input
+gradients say of it.
+"""
 
 from tf_robust_transfer.evaluation.alignment import GradientAlignment, gradient_alignment
 from tf_robust_transfer.evaluation.attack_names import parse_attack

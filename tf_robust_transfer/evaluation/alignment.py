@@ -4,14 +4,14 @@ Theorem 2 of Etmann et al. (2019), Eq. 18 there, bounds linearised robustness by
 
     rho(x) <= alpha(x) + C / ||g||,    alpha(x) = |<x, g>| / ||g||,
 
-g being the gradient of Psi^{i*} - Psi^{j*}, the largest logit less the second largest, and, after Etmann et al.,
-rho(x) = min_{j != i*} (Psi^{i*}(x) - Psi^j(x)) / ||grad(Psi^{i*} - Psi^j)(x)||. For a linear network rho is the l2 distance
-from x to the nearest decision boundary.
+g being the gradient of Psi^{i*} - Psi^{j*}, the largest logit less the second largest, and, after
+Etmann et al., rho(x) = min_{j != i*} (Psi^{i*}(x) - Psi^j(x)) / ||grad(Psi^{i*} - Psi^j)(x)||. For
+a linear network rho is the l2 distance from x to the nearest decision boundary.
 
-The paper leaves open: what C is ("a positive constant"); what the pixels are (here x and g are of the [0, 1] pixels that
-the models take: alpha, unlike rho, depends on which colour is 0); and which images (all that are given; i* is the class
-that the model predicts, so that a wrong prediction too can have a large rho, as the paper notes).
-"""
+The paper leaves open: what C is ("a positive constant"); what the pixels are (here x and g are of
+the [0, 1] pixels that the models take: alpha, unlike rho, depends on which colour is 0); and which
+images (all that are given; i* is the class that the model predicts, so that a wrong prediction too
+can have a large rho, as the paper notes)."""
 
 import dataclasses
 
@@ -26,24 +26,29 @@ from tf_robust_transfer.losses import classification
 from tf_robust_transfer.methods.base import check_pair
 from tf_robust_transfer.ops.gradients import input_gradient
 
-# Relative rounding of float32 gradients: a homogeneous network of two classes has rho = alpha, and holds the bound.
+# Relative rounding of float32 gradients: a homogeneous network of two classes has rho = alpha, and
+# holds the bound.
 ROUNDING = 1e-5
 
 
 @dataclasses.dataclass(frozen=True)
 class GradientAlignment:
-    """What `gradient_alignment` found: float64 [num_examples] each, in the order of the images, at least 0 but where said.
+    """What `gradient_alignment` found: float64 [num_examples] each, in the order of the images, at
+    least 0 but where said.
 
     Attributes:
         alpha: |<x, g>| / ||g||, in the l2 norm of [0, 1] pixels; NaN where g is zero.
-        rho: linearised robustness, in the same unit; infinite where no difference of logits has a gradient.
+        rho: linearised robustness, in the same unit; infinite where no difference of logits has a
+            gradient.
         rho_minus_alpha: of either sign; NaN where alpha is.
         gradient_norm: ||g||.
-        constant: |Psi^{i*}(x) - Psi^{j*}(x) - <x, g>|, the part of the difference that is not homogeneous in x (biases,
-            say). With it as the example's C, Eq. 18 holds for any network, by the triangle inequality.
-        cosine: between the input gradients of the cross-entropy of model and teacher, in [-1, 1]; NaN where one of them
-            is zero. None without a teacher.
-        l2_distance: ||J_s - J_t|| of the same two; its square is L_diff, Eq. 13. None without a teacher.
+        constant: |Psi^{i*}(x) - Psi^{j*}(x) - <x, g>|, the part of the difference that is not
+            homogeneous in x (biases, say). With it as the example's C, Eq. 18 holds for any
+            network, by the triangle inequality.
+        cosine: between the input gradients of the cross-entropy of model and teacher, in [-1, 1];
+            NaN where one of them is zero. None without a teacher.
+        l2_distance: ||J_s - J_t|| of the same two; its square is L_diff, Eq. 13. None without a
+            teacher.
     """
 
     alpha: np.ndarray
@@ -58,11 +63,12 @@ class GradientAlignment:
         """What stands in results.json, of plain numbers.
 
         Returns:
-            {"num_examples"; name of an attribute: {"mean", "confidence_interval_95": [low, high] of the mean, by
-            Student's t, "undefined": examples without a finite value, which the mean leaves out};
-            "rho_at_most_alpha": fraction of the examples, where it is defined, at which Eq. 18 holds with C = 0;
-            "smallest_constant": the smallest C of at least 0 with which Eq. 18 holds at all of these examples}. None
-            stands for a number that so few examples do not give.
+            {"num_examples"; name of an attribute: {"mean", "confidence_interval_95": [low, high] of
+            the mean, by Student's t, "undefined": examples without a finite value, which the mean
+            leaves out}; "rho_at_most_alpha": fraction of the examples, where it is defined, at
+            which Eq. 18 holds with C = 0; "smallest_constant": the smallest C of at least 0 with
+            which Eq. 18 holds at all of these examples}. None stands for a number that so few
+            examples do not give.
         """
         result = {"num_examples": len(self.alpha)}
         for field in dataclasses.fields(self):
@@ -71,33 +77,40 @@ class GradientAlignment:
                 result[field.name] = _mean(values)
         defined = np.isfinite(self.rho_minus_alpha)
         gap, length = self.rho_minus_alpha[defined], self.gradient_norm[defined]
-        result["rho_at_most_alpha"] = float(np.mean(gap <= ROUNDING * self.rho[defined])) if len(gap) else None
+        result["rho_at_most_alpha"] = (
+            float(np.mean(gap <= ROUNDING * self.rho[defined])) if len(gap) else None
+        )
         result["smallest_constant"] = float(max(0.0, np.max(gap * length))) if len(gap) else None
         return result
 
 
-def gradient_alignment(model, images, labels=None, *, teacher=None, batch_size: int = 128) -> GradientAlignment:
-    """Alignment and linearised robustness of a model, and how near its input gradients are to a teacher's.
+def gradient_alignment(
+    model, images, labels=None, *, teacher=None, batch_size: int = 128
+) -> GradientAlignment:
+    """Alignment and linearised robustness of a model, and how near its input gradients are to a
+    teacher's.
 
     It takes a backward pass for each class but one, of each image.
 
     Args:
         model: keras.Model, images in [0, 1] -> logits; called with training=False.
-        images: float [num_examples, height, width, channels] in [0, 1], or a finite `tf.data.Dataset` of batches
-            (images, labels) in place of both.
-        labels: int [num_examples], the true classes, of the cross-entropy that is compared with the teacher's; None with
-            a dataset.
+        images: float [num_examples, height, width, channels] in [0, 1], or a finite
+            `tf.data.Dataset` of batches (images, labels) in place of both.
+        labels: int [num_examples], the true classes, of the cross-entropy that is compared with the
+            teacher's; None with a dataset.
         teacher: None, or a keras.Model of the same images and classes.
         batch_size: images that are worked on at once; the result does not depend on it.
 
     Raises:
-        InputError: no examples, examples that do not fit the model, or a teacher of other images or classes.
+        InputError: no examples, examples that do not fit the model, or a teacher of other images or
+            classes.
     """
     return Alignment(model, teacher, batch_size)(images, labels)
 
 
 class Alignment:
-    """`gradient_alignment` of one model, compiled once, for whoever asks again when its weights have changed.
+    """`gradient_alignment` of one model, compiled once, for whoever asks again when its weights
+    have changed.
 
     Args: see `gradient_alignment`. Called with images and labels it returns a `GradientAlignment`.
     """
@@ -106,7 +119,9 @@ class Alignment:
         if batch_size < 1:
             raise InputError(f"batch_size must be positive, got {batch_size}")
         if model.output_shape[-1] < 2:
-            raise InputError(f"alignment needs a model of at least 2 logits, got {model.output_shape[-1]}")
+            raise InputError(
+                f"alignment needs a model of at least 2 logits, got {model.output_shape[-1]}"
+            )
         if teacher is not None:
             check_pair(model, teacher)
         self.model, self.teacher, self.batch_size = model, teacher, batch_size
@@ -117,7 +132,8 @@ class Alignment:
         count, size = len(labels), min(self.batch_size, len(labels))
         parts = []
         for start in range(0, count, size):
-            # The last batch is filled up with its last image, so that there is one compiled function.
+            # The last batch is filled up with its last image, so that there is one compiled
+            # function.
             used = np.minimum(np.arange(start, start + size), count - 1)
             measured = self._measured(tf.constant(images[used]), tf.constant(labels[used]))
             parts.append({name: value.numpy()[: count - start] for name, value in measured.items()})
@@ -125,9 +141,13 @@ class Alignment:
 
         # [num_examples, classes - 1], the runner-up first.
         margins, lengths = found["margins"], found["lengths"]
-        rho = np.divide(margins, lengths, out=np.full_like(margins, np.inf), where=lengths > 0).min(axis=1)
+        rho = np.divide(margins, lengths, out=np.full_like(margins, np.inf), where=lengths > 0).min(
+            axis=1
+        )
         margin, length, product = margins[:, 0], lengths[:, 0], found["products"][:, 0]
-        alpha = np.divide(np.abs(product), length, out=np.full_like(length, np.nan), where=length > 0)
+        alpha = np.divide(
+            np.abs(product), length, out=np.full_like(length, np.nan), where=length > 0
+        )
         return GradientAlignment(
             alpha=alpha,
             rho=rho,
@@ -148,34 +168,48 @@ class Alignment:
         largest, pixels = tf.cast(largest, tf.float64), _flat(images)
 
         def rival(rank):
-            """Length of the gradient of i*'s logit less that of the class of this rank, and its product with x."""
+            """Length of the gradient of i*'s logit less that of the class of this rank, and its
+            product with x.
+            """
             difference = tf.one_hot(order[:, 0], classes) - tf.one_hot(order[:, rank], classes)
             gradient = _flat(
                 tape.gradient(
-                    logits, images, output_gradients=difference, unconnected_gradients=tf.UnconnectedGradients.ZERO
+                    logits,
+                    images,
+                    output_gradients=difference,
+                    unconnected_gradients=tf.UnconnectedGradients.ZERO,
                 )
             )
             return tf.norm(gradient, axis=1), tf.reduce_sum(pixels * gradient, axis=1)
 
         # One class after the other: all gradients at once would not fit for two hundred classes.
         signature = (tf.TensorSpec([None], tf.float64),) * 2
-        lengths, products = tf.map_fn(rival, tf.range(1, classes), fn_output_signature=signature, parallel_iterations=1)
+        lengths, products = tf.map_fn(
+            rival, tf.range(1, classes), fn_output_signature=signature, parallel_iterations=1
+        )
         found = {
             "margins": largest[:, :1] - largest[:, 1:],
             "lengths": tf.transpose(lengths),
             "products": tf.transpose(products),
         }
         if self.teacher is not None:
-            own, theirs = (_cross_entropy_gradient(network, images, labels) for network in (self.model, self.teacher))
+            own, theirs = (
+                _cross_entropy_gradient(network, images, labels)
+                for network in (self.model, self.teacher)
+            )
             # 0 / 0 is NaN.
-            found["cosine"] = tf.reduce_sum(own * theirs, axis=1) / (tf.norm(own, axis=1) * tf.norm(theirs, axis=1))
+            found["cosine"] = tf.reduce_sum(own * theirs, axis=1) / (
+                tf.norm(own, axis=1) * tf.norm(theirs, axis=1)
+            )
             found["l2_distance"] = tf.norm(own - theirs, axis=1)
         return found
 
 
 def _cross_entropy_gradient(model, images, labels):
     def score_of(x):
-        return classification.cross_entropy(tf.cast(model(x, training=False), tf.float32), labels), None
+        return classification.cross_entropy(
+            tf.cast(model(x, training=False), tf.float32), labels
+        ), None
 
     return _flat(input_gradient(score_of, images)[0])
 
@@ -194,4 +228,8 @@ def _mean(values):
     if len(finite) > 1:
         half = float(stats.t.ppf(0.975, len(finite) - 1) * stats.sem(finite))
         low, high = mean - half, mean + half
-    return {"mean": mean, "confidence_interval_95": [low, high], "undefined": len(values) - len(finite)}
+    return {
+        "mean": mean,
+        "confidence_interval_95": [low, high],
+        "undefined": len(values) - len(finite),
+    }

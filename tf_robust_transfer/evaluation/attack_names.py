@@ -1,4 +1,4 @@
-"""The attack names of flags and results, such as "pgd100x5", and the attacks that they stand for."""
+"""The attack names of flags and results, such as "pgd100x5", and what they stand for."""
 
 import re
 
@@ -31,26 +31,41 @@ ATTACKS = {
     "cw-l2": CarliniWagnerL2,
     "spsa": SPSA,
     "autoattack": AutoAttack,
-    **{f"autoattack-{version}": lambda version=version: AutoAttack(version) for version in VERSIONS},
+    **{
+        f"autoattack-{version}": lambda version=version: AutoAttack(version) for version in VERSIONS
+    },
 }
 # Names as examples for the error message; of the families with numbers one each.
 EXAMPLES = (
-    *("clean", *ATTACKS, "pgd20", "pgd100x5", "cw-pgd20", "cw-pgd100x5", "bim20", "mim20", "autoattack:apgd-ce+square"),
+    *(
+        "clean",
+        *ATTACKS,
+        "pgd20",
+        "pgd100x5",
+        "cw-pgd20",
+        "cw-pgd100x5",
+        "bim20",
+        "mim20",
+        "autoattack:apgd-ce+square",
+    ),
     *(f"cleverhans:{name}" for name in CLEVERHANS),
 )
 
-_NUMBERED = re.compile(r"(?P<kind>pgd|cw-pgd|bim|mim)(?P<steps>[1-9]\d*)(?:x(?P<restarts>[1-9]\d*))?")
+_NUMBERED = re.compile(
+    r"(?P<kind>pgd|cw-pgd|bim|mim)(?P<steps>[1-9]\d*)(?:x(?P<restarts>[1-9]\d*))?"
+)
 
 
 def parse_attack(name: str, step_size: float | None = None) -> Attack | None:
     """The attack that a name stands for.
 
     Args:
-        name: "clean"; a name of `ATTACKS`; "pgdK" with K from 1 to 500 steps from a random start; "pgdKxR" with R
-            restarts; "cw-pgdK" and "cw-pgdKxR", the same on the CW margin; "bimK" and "mimK", from the image;
-            "autoattack:A+B+..." with components of your choice; "cleverhans:NAME" with a name of
-            `attacks.cleverhans.ATTACKS`.
-        step_size: of PGD, BIM, MIM and CleverHans's attacks, as a fraction of the pixel range; None: each one's own rule.
+        name: "clean"; a name of `ATTACKS`; "pgdK" with K from 1 to 500 steps from a random start;
+            "pgdKxR" with R restarts; "cw-pgdK" and "cw-pgdKxR", the same on the CW margin; "bimK"
+            and "mimK", from the image; "autoattack:A+B+..." with components of your choice;
+            "cleverhans:NAME" with a name of `attacks.cleverhans.ATTACKS`.
+        step_size: of PGD, BIM, MIM and CleverHans's attacks, as a fraction of the pixel range;
+            None: each one's own rule.
 
     Returns:
         The attack, set up for evaluation. None for "clean".

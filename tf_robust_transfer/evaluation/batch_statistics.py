@@ -1,8 +1,9 @@
-"""Accuracy of a network whose batch norm runs on the statistics of each batch: how IGAM's reference code attacks.
+"""Accuracy of a network whose batch norm runs on the statistics of each batch: how IGAM's reference
+code attacks.
 
-Such a figure belongs to no fixed network: an example's logits depend on the other examples of its batch, which are
-attacked along with it. It is here to reproduce published figures that were measured so, and is marked wherever it goes.
-"""
+Such a figure belongs to no fixed network: an example's logits depend on the other examples of its
+batch, which are attacked along with it. It is here to reproduce published figures that were
+measured so, and is marked wherever it goes."""
 
 import time
 import warnings
@@ -12,30 +13,45 @@ import tensorflow as tf
 
 from tf_robust_transfer.attacks.pgd import PGD
 from tf_robust_transfer.errors import InputError
-from tf_robust_transfer.evaluation.result import RobustnessResult, RobustnessWarning, clopper_pearson
+from tf_robust_transfer.evaluation.result import (
+    RobustnessResult,
+    RobustnessWarning,
+    clopper_pearson,
+)
 from tf_robust_transfer.losses import classification
 from tf_robust_transfer.models.batch_statistics import with_batch_statistics
 
 
 def check_attacks(attacks: dict) -> None:
-    """Raises an InputError unless all are of PGD's kind: the others look at one example at a time."""
+    """Raises an InputError unless all are of PGD's kind: others look at single examples."""
     for name, attack in attacks.items():
         if not isinstance(attack, PGD):
-            raise InputError(f"batch_norm batch is for fgsm, bim, mim and pgd, got {name!r}; use moving averages with it")
+            raise InputError(
+                f"batch_norm batch is for fgsm, bim, mim and pgd, got {name!r}; use moving "
+                "averages with it"
+            )
 
 
-def evaluate(model, images, labels, *, threat_model, attacks: dict, seed, batch_size) -> RobustnessResult:
-    """Attacks batches of stored order, each as a whole, to the last step, and judges the last iterates in that batch.
+def evaluate(
+    model, images, labels, *, threat_model, attacks: dict, seed, batch_size
+) -> RobustnessResult:
+    """Attacks batches of stored order, each as a whole, to the last step, and judges the last
+    iterates in that batch.
 
     Args:
         model: functional or sequential keras.Model; it stays as it is.
-        images, labels: float32 [n, height, width, channels] and int32 [n]; the last batch may be smaller.
-        threat_model, seed, batch_size: see `evaluate_robustness`. The batch size is part of the figure.
-        attacks: name -> `PGD` or one of its kind. An example resists if it resists in every restart.
+        images, labels: float32 [n, height, width, channels] and int32 [n]; the last batch may be
+            smaller.
+        threat_model, seed, batch_size: see `evaluate_robustness`. The batch size is part of the
+            figure.
+        attacks: name -> `PGD` or one of its kind. An example resists if it resists in every
+            restart.
     """
     check_attacks(attacks)
     network = with_batch_statistics(model)
-    right = tf.function(lambda x, y: classification.is_correct(network(x, training=False), y), reduce_retracing=True)
+    right = tf.function(
+        lambda x, y: classification.is_correct(network(x, training=False), y), reduce_retracing=True
+    )
     batches = [slice(start, start + batch_size) for start in range(0, len(labels), batch_size)]
     correct, seconds = {}, {}
     for name, attack in {"clean": None, **attacks}.items():
@@ -52,7 +68,8 @@ def evaluate(model, images, labels, *, threat_model, attacks: dict, seed, batch_
                 found[rows] &= right(adversarial, y).numpy()
         correct[name], seconds[name] = found, time.perf_counter() - started
     line = (
-        f"batch norm ran on the statistics of each batch of {min(batch_size, len(labels))}: no fixed network has these "
+        f"batch norm ran on the statistics of each batch of {min(batch_size, len(labels))}: no "
+        "fixed network has these "
         "accuracies"
     )
     warnings.warn(line, RobustnessWarning, stacklevel=3)

@@ -40,18 +40,26 @@ def read(path, images, threat_model) -> np.ndarray:
     grey = images.shape[-1] == 1
     expected = (len(images), int(np.prod(images.shape[1:]))) if grey else images.shape
     if stored.shape != expected or stored.dtype.kind != "f":
-        raise InputError(f"{str(path)!r}: expected floats of shape {expected}, got {stored.dtype} {stored.shape}")
+        raise InputError(
+            f"{str(path)!r}: expected floats of shape {expected}, got {stored.dtype} {stored.shape}"
+        )
     highest = 1.0 if grey else 255.0
     if not np.isfinite(stored).all():
         raise InputError(f"{str(path)!r} holds NaN or infinite pixels")
     if stored.min() < -1e-6 or stored.max() > highest + 1e-4:
-        raise InputError(f"{str(path)!r}: pixels must lie in [0, {highest:g}], got {stored.min():g} to {stored.max():g}")
+        raise InputError(
+            f"{str(path)!r}: pixels must lie in [0, {highest:g}], got {stored.min():g} to "
+            f"{stored.max():g}"
+        )
     examples = (stored.astype(np.float32) / np.float32(highest)).reshape(images.shape)
     moved = (examples - images).reshape(len(images), -1)
-    radius = np.abs(moved).max(axis=1) if threat_model.norm == "linf" else np.linalg.norm(moved, axis=1)
+    radius = (
+        np.abs(moved).max(axis=1) if threat_model.norm == "linf" else np.linalg.norm(moved, axis=1)
+    )
     if radius.max() > threat_model.eps + 1e-4:
         raise InputError(
-            f"{str(path)!r}: example {int(radius.argmax())} is {radius.max():.5g} from its image in {threat_model.norm}, "
+            f"{str(path)!r}: example {int(radius.argmax())} is {radius.max():.5g} from its image "
+            f"in {threat_model.norm}, "
             f"allowed is eps {threat_model.eps:.5g}"
         )
     return np.clip(examples, 0.0, 1.0)

@@ -1,8 +1,7 @@
 """What makes a robust accuracy doubtful, found by looking at the model and at how the attacks went.
 
-After `checks.py` of the official AutoAttack and Carlini et al. (2019), "On evaluating adversarial robustness". Each check
-returns one line for the reader, or nothing.
-"""
+After `checks.py` of the official AutoAttack and Carlini et al. (2019), "On evaluating adversarial
+robustness". Each check returns one line for the reader, or nothing."""
 
 import numpy as np
 import tensorflow as tf
@@ -11,7 +10,8 @@ from tf_robust_transfer.attacks.pgd import PGD
 from tf_robust_transfer.losses import classification
 from tf_robust_transfer.ops.gradients import input_gradient
 
-# Logits divided by their l2 norm may differ by so much between two passes, as in the official checks.
+# Logits divided by their l2 norm may differ by so much between two passes, as in the official
+# checks.
 SAME = 1e-4
 # Percentage points of accuracy that a late attack, restart or step may still gain.
 SQUARE_GAIN, LATE_GAIN = 0.2, 0.5
@@ -24,14 +24,18 @@ def check_model(model, images, labels, threat_model, seed: int) -> list[str]:
 
     Args:
         model: images -> logits.
-        images: float32 [batch, height, width, channels]; labels: int32 [batch]; a few dozen are enough.
+        images: float32 [batch, height, width, channels]; labels: int32 [batch]; a few dozen are
+            enough.
         threat_model: ball and bounds.
         seed: of the search for zero gradients inside the ball.
     """
     logits = _logits(model, images)
     if not np.isfinite(logits).all():
         bad = int((~np.isfinite(logits)).any(axis=1).sum())
-        return [f"{bad} of {len(logits)} clean images give NaN or infinite logits; these count as errors of the model"]
+        return [
+            f"{bad} of {len(logits)} clean images give NaN or infinite logits; these count as "
+            "errors of the model"
+        ]
     return [
         line
         for line in (
@@ -57,7 +61,10 @@ def _difference(one, other):
 def _randomised(model, images, logits):
     passes = [_logits(model, images) for _ in range(4)]
     if max(_difference(logits, z) for z in passes) > SAME:
-        return "the model is random: passes on the same images give other logits; attack it with autoattack-rand"
+        return (
+            "the model is random: passes on the same images give other logits; attack it with "
+            "autoattack-rand"
+        )
     return None
 
 
@@ -68,16 +75,22 @@ def _batch_statistics(model, images, logits):
     among = tf.concat([images[:1], tf.zeros_like(images[1:])], axis=0)
     if _difference(_logits(model, among)[:1], logits[:1]) > SAME:
         return (
-            "an image's logits depend on the other images of its batch (batch norm in training mode?); robust accuracy "
+            "an image's logits depend on the other images of its batch (batch norm in training "
+            "mode?); robust accuracy "
             "then depends on the batches"
         )
     return None
 
 
 def _probabilities(logits):
-    if logits.min() >= -1e-5 and logits.max() <= 1 + 1e-5 and np.abs(logits.sum(axis=1) - 1).max() <= 1e-5:
+    if (
+        logits.min() >= -1e-5
+        and logits.max() <= 1 + 1e-5
+        and np.abs(logits.sum(axis=1) - 1).max() <= 1e-5
+    ):
         return (
-            "the model returns probabilities, not logits: losses of logits then have small or no gradients; give it "
+            "the model returns probabilities, not logits: losses of logits then have small or no "
+            "gradients; give it "
             "without its softmax"
         )
     return None
@@ -89,30 +102,41 @@ def _zero_gradients(model, images, labels, threat_model, seed):
     @tf.function
     def vanished(x):
         def score_of(x):
-            return classification.cross_entropy(tf.cast(model(x, training=False), tf.float32), labels), None
+            return classification.cross_entropy(
+                tf.cast(model(x, training=False), tf.float32), labels
+            ), None
 
         gradient, _, _ = input_gradient(score_of, x)
         return tf.reduce_all(gradient == 0, axis=(1, 2, 3))
 
     right = classification.is_correct(tf.cast(model(images, training=False), tf.float32), labels)
-    inside = PGD(3, stop_when_fooled=True)(model, images, labels, threat_model=threat_model, seed=seed)
-    for where, points in (("at clean images", images), ("inside the ball, after three steps of PGD", inside)):
+    inside = PGD(3, stop_when_fooled=True)(
+        model, images, labels, threat_model=threat_model, seed=seed
+    )
+    for where, points in (
+        ("at clean images", images),
+        ("inside the ball, after three steps of PGD", inside),
+    ):
         share = float(tf.reduce_mean(tf.cast(tf.boolean_mask(vanished(points), right), tf.float32)))
         if share > 0:  # NaN where no image is classified correctly
             yield (
-                f"the cross-entropy's gradient is exactly zero for {100 * share:.0f}% of the images {where}: gradient "
+                f"the cross-entropy's gradient is exactly zero for {100 * share:.0f}% of the "
+                f"images {where}: gradient "
                 "attacks are blind there; believe apgd-t, fab-t and square more"
             )
 
 
 def check_square(accuracies: dict[str, float]) -> str | None:
-    """Square, which sees no gradient, must not beat those that do. accuracies: after each component, in order."""
+    """Square, which sees no gradient, must not beat those that do. accuracies: after each
+    component, in order.
+    """
     names = list(accuracies)
     if "square" in names and names.index("square") > 0:
         gained = 100 * (accuracies[names[names.index("square") - 1]] - accuracies["square"])
         if gained > SQUARE_GAIN:
             return (
-                f"square took {gained:.1f} points off what the gradient attacks had left: gradients may be masked; give "
+                f"square took {gained:.1f} points off what the gradient attacks had left: "
+                "gradients may be masked; give "
                 "it more queries and look for an adaptive attack"
             )
     return None
@@ -131,21 +155,35 @@ def check_progress(name: str, attack, fooled_at, num_examples: int) -> list[str]
     if num_examples < ENOUGH:
         return lines
     if attack.restarts >= 4:
-        late = 100 * float((fooled_at > attack.iterations * (attack.restarts * 3 // 4)).sum()) / num_examples
+        late = (
+            100
+            * float((fooled_at > attack.iterations * (attack.restarts * 3 // 4)).sum())
+            / num_examples
+        )
         if late > LATE_GAIN:
-            lines.append(f"the last quarter of {name}'s restarts still took {late:.1f} points: give it more restarts")
+            lines.append(
+                f"the last quarter of {name}'s restarts still took {late:.1f} points: give it more "
+                "restarts"
+            )
     if attack.iterations >= 10:
         step = (fooled_at - 1) % attack.iterations
         late = 100 * float((step >= attack.iterations * 9 // 10).sum()) / num_examples
         if late > LATE_GAIN:
-            lines.append(f"the last tenth of {name}'s steps still took {late:.1f} points: give it more steps")
+            lines.append(
+                f"the last tenth of {name}'s steps still took {late:.1f} points: give it more steps"
+            )
     return lines
 
 
 def check_autoattack(accuracy: dict[str, float]) -> str | None:
-    """Whether PGD alone would have flattered the model. accuracy: of all attacks of an evaluation."""
-    pgd = [value for name, value in accuracy.items() if "pgd" in name and not name.startswith("apgd")]
+    """Whether PGD alone would have flattered the model. accuracy: of all its attacks."""
+    pgd = [
+        value for name, value in accuracy.items() if "pgd" in name and not name.startswith("apgd")
+    ]
     auto = [value for name, value in accuracy.items() if name.startswith("autoattack")]
     if pgd and auto and 100 * (min(pgd) - min(auto)) > 3:
-        return f"AutoAttack is {100 * (min(pgd) - min(auto)):.1f} points below PGD: make claims with AutoAttack"
+        return (
+            f"AutoAttack is {100 * (min(pgd) - min(auto)):.1f} points below PGD: make claims "
+            "with AutoAttack"
+        )
     return None

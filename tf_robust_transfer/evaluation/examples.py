@@ -12,17 +12,26 @@ def collect(model, images, labels, threat_model, batch_size):
     if isinstance(images, tf.data.Dataset):
         spec = images.element_spec
         if labels is not None or not isinstance(spec, tuple) or len(spec) != 2:
-            raise InputError("a dataset holds batches (images, labels) and takes the place of images and labels both")
+            raise InputError(
+                "a dataset holds batches (images, labels) and takes the place of images and labels "
+                "both"
+            )
         if int(images.cardinality()) == tf.data.INFINITE_CARDINALITY:
-            raise InputError("the dataset never ends; evaluate one without repeat(), or use take(n)")
+            raise InputError(
+                "the dataset never ends; evaluate one without repeat(), or use take(n)"
+            )
         batches = images
     else:
         if labels is None:
-            raise InputError("labels are missing; leave them out only where images is a dataset of (images, labels)")
+            raise InputError(
+                "labels are missing; leave them out only where images is a dataset of (images, "
+                "labels)"
+            )
         images, labels = np.asarray(images), np.asarray(labels)
         if images.ndim != 4 or labels.shape != images.shape[:1]:
             raise InputError(
-                f"images must have shape [num_examples, height, width, channels] and labels [num_examples], "
+                "images must have shape [num_examples, height, width, channels] and labels "
+                "[num_examples], "
                 f"got {list(images.shape)} and {list(labels.shape)}"
             )
         starts = range(0, len(labels), batch_size)
@@ -30,4 +39,6 @@ def collect(model, images, labels, threat_model, batch_size):
     checked = [check_batch(model, *batch, threat_model) for batch in batches]
     if not sum(len(labels) for _, labels in checked):
         raise InputError("there are no examples to evaluate")
-    return tuple(np.concatenate([part.numpy() for part in parts]) for parts in zip(*checked, strict=True))
+    return tuple(
+        np.concatenate([part.numpy() for part in parts]) for parts in zip(*checked, strict=True)
+    )

@@ -39,16 +39,18 @@ class RobustnessResult:
         num_examples: number of examples.
         seed: of the attacks.
         attacks: the names, "clean" first, in the order in which they ran.
-        correct: bool [num_examples], whether the model is right on everything that the attack tried.
+        correct: bool [num_examples], whether the model is right on everything that the attack
+            tried.
         accuracy: the fraction of those, in [0, 1].
         confidence_interval_95: (low, high) of the accuracy, Clopper & Pearson (1934).
         seconds: wall time of each attack, compilation included.
-        components: for an ensemble such as "autoattack": accuracy after each of its attacks, in order.
+        components: for an ensemble such as "autoattack": accuracy after each of its attacks, in
+            order.
         warnings: what makes the figures doubtful, a line each.
         worst_case: None unless there are at least two attacks besides "clean".
-        adversarial: float32 [num_examples, height, width, channels] in the threat model's ball and bounds; the clean
-            image where the model errs on it, else an image that fools the model, else the one that came closest to it.
-            Empty unless asked for.
+        adversarial: float32 [num_examples, height, width, channels] in the threat model's ball and
+            bounds; the clean image where the model errs on it, else an image that fools the model,
+            else the one that came closest to it. Empty unless asked for.
         batch_norm: "moving", or "batch" where it ran on the statistics of each batch.
     """
 
@@ -69,8 +71,8 @@ class RobustnessResult:
     def to_json_dict(self, *, model: str, dataset: str, split: str) -> dict:
         """What stands in results.json: plain strings, numbers, lists and dicts.
 
-        model, dataset, split: where model and examples came from. Returns a dict that `json.dump` takes.
-        """
+        model, dataset, split: where model and examples came from. Returns a dict that `json.dump`
+        takes."""
         result = {
             "model": model,
             "dataset": dataset,
@@ -79,7 +81,9 @@ class RobustnessResult:
             "seed": self.seed,
             "threat_model": {"norm": self.threat_model.norm, "eps": float(self.threat_model.eps)},
             "accuracy": dict(self.accuracy),
-            "confidence_interval_95": {name: list(pair) for name, pair in self.confidence_interval_95.items()},
+            "confidence_interval_95": {
+                name: list(pair) for name, pair in self.confidence_interval_95.items()
+            },
             "seconds": dict(self.seconds),
             "components": {name: dict(after) for name, after in self.components.items()},
             "warnings": list(self.warnings),
@@ -101,6 +105,8 @@ class RobustnessResult:
 
 
 def clopper_pearson(correct) -> tuple[float, float]:
-    """The exact 95% interval of an accuracy, Clopper & Pearson (1934). correct: bool [n]. Returns (low, high)."""
+    """The exact 95% interval of an accuracy, Clopper & Pearson (1934). correct: bool [n]. Returns
+    (low, high).
+    """
     interval = stats.binomtest(int(correct.sum()), correct.size).proportion_ci(0.95, method="exact")
     return float(interval.low), float(interval.high)

@@ -1,9 +1,8 @@
 """Accuracy under attacks.
 
-An example is robust under an attack if no image that the attack visits, in any of its restarts, fools the model. A
-clean image lies in its own ball, so that one which is misclassified already is never robust and need not be attacked;
-and what has fallen is spared the rest.
-"""
+An example is robust under an attack if no image that the attack visits, in any of its restarts,
+fools the model. A clean image lies in its own ball, so that one which is misclassified already is
+never robust and need not be attacked; and what has fallen is spared the rest."""
 
 import hashlib
 import sys
@@ -24,7 +23,12 @@ from tf_robust_transfer.errors import InputError, look_up
 from tf_robust_transfer.evaluation import batch_statistics, checks
 from tf_robust_transfer.evaluation.attack_names import parse_attack
 from tf_robust_transfer.evaluation.examples import collect
-from tf_robust_transfer.evaluation.result import RobustnessResult, RobustnessWarning, WorstCase, clopper_pearson
+from tf_robust_transfer.evaluation.result import (
+    RobustnessResult,
+    RobustnessWarning,
+    WorstCase,
+    clopper_pearson,
+)
 from tf_robust_transfer.evaluation.state import State
 from tf_robust_transfer.models.batch_statistics import BATCH_NORMS
 
@@ -55,54 +59,78 @@ def evaluate_robustness(
 
     Args:
         model: keras.Model, images in [0, 1] -> logits; called with training=False.
-        images: float [num_examples, height, width, channels] inside threat_model.bounds, or a finite
-            `tf.data.Dataset` of batches (images, labels) in place of both. All of them are held in memory.
+        images: float [num_examples, height, width, channels] inside threat_model.bounds, or a
+            finite `tf.data.Dataset` of batches (images, labels) in place of both. All of them are
+            held in memory.
         labels: int [num_examples], the true classes; None with a dataset.
         threat_model: what the adversary may do.
-        attacks: names, see `parse_attack`, or a dict of names and attacks of your own. "clean" is always computed,
-            listed or not.
+        attacks: names, see `parse_attack`, or a dict of names and attacks of your own. "clean" is
+            always computed, listed or not.
         seed: at least 0. Same seed and batch size, same adversarial examples.
         batch_size: examples that are attacked at once.
-        step_size: of the iterative attacks, as a fraction of the pixel range; None: each attack's own rule.
+        step_size: of the iterative attacks, as a fraction of the pixel range; None: each attack's
+            own rule.
         progress: show a progress bar for each attack on stderr.
         keep_adversarial: keep the adversarial examples in the result.
-        state: a file (.npz) that is written as the evaluation goes on. If it exists, the evaluation that wrote it is
-            gone on with, in the middle of an attack too, and gives the flags of one that was never interrupted.
-        precision: of what the attacks see of the model, see `FasterCopy`: "float32"; "mixed", float32 logits with bfloat16
-            gradients; "bfloat16"; or "auto", by the device. Attacks that compare losses without a gradient take float32
-            in any case. Whether the model is fooled is always judged by the model itself.
-        batch_norm: "moving" averages, or "batch": the statistics of each batch, to reproduce figures of code that attacks
-            networks in training mode, such as IGAM's; see `evaluation.batch_statistics`. It goes without keep_adversarial,
-            state and another precision.
-        check_model: look at the model too for what makes its figures doubtful (`checks.check_model`).
+        state: a file (.npz) that is written as the evaluation goes on. If it exists, the evaluation
+            that wrote it is gone on with, in the middle of an attack too, and gives the flags of
+            one that was never interrupted.
+        precision: of what the attacks see of the model, see `FasterCopy`: "float32"; "mixed",
+            float32 logits with bfloat16 gradients; "bfloat16"; or "auto", by the device. Attacks
+            that compare losses without a gradient take float32 in any case. Whether the model is
+            fooled is always judged by the model itself.
+        batch_norm: "moving" averages, or "batch": the statistics of each batch, to reproduce
+            figures of code that attacks networks in training mode, such as IGAM's; see
+            `evaluation.batch_statistics`. It goes without keep_adversarial, state and another
+            precision.
+        check_model: look at the model too for what makes its figures doubtful
+            (`checks.check_model`).
 
     Returns:
-        RobustnessResult. What makes its figures doubtful stands in its `warnings` and is issued as a `RobustnessWarning`
-        each.
+        RobustnessResult. What makes its figures doubtful stands in its `warnings` and is issued as
+        a `RobustnessWarning` each.
 
     Raises:
-        InputError: unknown attack, no examples, examples that do not fit the model or the bounds, or a state of another
-            evaluation.
+        InputError: unknown attack, no examples, examples that do not fit the model or the bounds,
+            or a state of another evaluation.
     """
-    names = tuple(dict.fromkeys(["clean", *(attacks.split(",") if isinstance(attacks, str) else attacks)]))
+    names = tuple(
+        dict.fromkeys(["clean", *(attacks.split(",") if isinstance(attacks, str) else attacks)])
+    )
     own = attacks if isinstance(attacks, dict) else {}
     parsed = {name: own.get(name) or parse_attack(name, step_size) for name in names[1:]}
     if batch_size < 1 or not 0 <= seed < 2**31:
-        raise InputError(f"batch_size must be positive and seed in 0..2^31-1, got batch_size={batch_size}, seed={seed}")
+        raise InputError(
+            f"batch_size must be positive and seed in 0..2^31-1, got batch_size={batch_size}, "
+            f"seed={seed}"
+        )
     look_up("batch_norm", batch_norm, dict.fromkeys(BATCH_NORMS))
     if batch_norm == "batch":
         batch_statistics.check_attacks(parsed)
         if keep_adversarial or precision != "float32":
-            raise InputError("batch_norm batch keeps no adversarial examples and is float32: leave these options out")
+            raise InputError(
+                "batch_norm batch keeps no adversarial examples and is float32: leave these "
+                "options out"
+            )
     images, labels = collect(model, images, labels, threat_model, batch_size)
     if batch_norm == "batch":
         return batch_statistics.evaluate(
-            model, images, labels, threat_model=threat_model, attacks=parsed, seed=int(seed), batch_size=batch_size
+            model,
+            images,
+            labels,
+            threat_model=threat_model,
+            attacks=parsed,
+            seed=int(seed),
+            batch_size=batch_size,
         )
 
-    evaluation = _Evaluation(model, images, labels, threat_model, int(seed), min(batch_size, len(labels)), progress)
+    evaluation = _Evaluation(
+        model, images, labels, threat_model, int(seed), min(batch_size, len(labels)), progress
+    )
     evaluation.precision = precision
-    evaluation.state = State(state, evaluation.identity(names, step_size, keep_adversarial) if state else {})
+    evaluation.state = State(
+        state, evaluation.identity(names, step_size, keep_adversarial) if state else {}
+    )
     if keep_adversarial:
         evaluation.kept = {}
     evaluation.clean()
@@ -130,25 +158,40 @@ def evaluate_robustness(
         accuracy=accuracy,
         confidence_interval_95={name: clopper_pearson(right) for name, right in correct.items()},
         seconds={name: finished[name]["seconds"] for name in names},
-        components={name: finished[name]["components"] for name in names if len(finished[name]["components"]) > 1},
+        components={
+            name: finished[name]["components"]
+            for name in names
+            if len(finished[name]["components"]) > 1
+        },
         warnings=tuple(doubts),
         worst_case=worst_case,
-        adversarial={name: evaluation.state.arrays[f"adversarial/{name}"] for name in names[1:]} if keep_adversarial else {},
+        adversarial={name: evaluation.state.arrays[f"adversarial/{name}"] for name in names[1:]}
+        if keep_adversarial
+        else {},
     )
 
 
 class _Evaluation:
-    """The examples, and what is done about them. What is decided stands in `state`, which may be on disk."""
+    """The examples, and what is done about them. What is decided stands in `state`, which may be on
+    disk.
+    """
 
     kept = None
     precision = "float32"
 
     def __init__(self, model, images, labels, threat_model, seed, batch_size, progress):
-        self.model, self.images, self.labels, self.threat_model = model, images, labels, threat_model
+        self.model, self.images, self.labels, self.threat_model = (
+            model,
+            images,
+            labels,
+            threat_model,
+        )
         self.seed, self.batch_size, self.progress = seed, batch_size, progress
 
     def identity(self, names, step_size, keep_adversarial):
-        """What a state has to be of, so that going on with it gives what an evaluation in one piece gives."""
+        """What a state has to be of, so that going on with it gives what an evaluation in one piece
+        gives.
+        """
 
         def digest(arrays):
             sha256 = hashlib.sha256()
@@ -169,14 +212,21 @@ class _Evaluation:
         }
 
     def _search(self, attack):
-        """Compiled once for an attack object, which may serve many evaluations, as of a network in training."""
+        """Compiled once for an attack object, which may serve many evaluations, as of a network in
+        training.
+        """
         threat_model, keep = self.threat_model, self.kept is not None
         precision = self.precision if attack.uses_gradients else "float32"
 
         def make():
             copy = FasterCopy(self.model, precision=precision)
             search = Search(
-                attack, self.model, threat_model, batch_size=self.batch_size, logits_of=copy, keep_images=keep
+                attack,
+                self.model,
+                threat_model,
+                batch_size=self.batch_size,
+                logits_of=copy,
+                keep_images=keep,
             )
             return copy, search
 
@@ -190,9 +240,13 @@ class _Evaluation:
         if "finished" in self.state.values:
             return
         start = time.perf_counter()
-        self.state.arrays["correct/clean"] = self._search(_NO_ATTACK).judge(self.images, self.labels)[0]
+        self.state.arrays["correct/clean"] = self._search(_NO_ATTACK).judge(
+            self.images, self.labels
+        )[0]
         seconds = time.perf_counter() - start
-        self.state.values["finished"] = {"clean": {"seconds": seconds, "components": {}, "warnings": []}}
+        self.state.values["finished"] = {
+            "clean": {"seconds": seconds, "components": {}, "warnings": []}
+        }
 
     def doubts(self) -> list[str]:
         """Lines about the model."""
@@ -205,7 +259,12 @@ class _Evaluation:
         if name in state.values["finished"]:
             return
         if state.values.get("running", {}).get("name") != name:
-            state.values["running"] = {"name": name, "seconds": 0.0, "components": {}, "warnings": []}
+            state.values["running"] = {
+                "name": name,
+                "seconds": 0.0,
+                "components": {},
+                "warnings": [],
+            }
             state.arrays["running/resists"] = state.arrays["correct/clean"].copy()
             if self.kept is not None:
                 state.arrays["running/images"] = self.images.copy()
@@ -215,9 +274,15 @@ class _Evaluation:
         for component, part in components.items():
             if component not in running["components"]:
                 self._component(name, component, part)
-        running["warnings"] += fewer_classes([part or name for part in components], self.model.output_shape[-1])
-        running["warnings"] += [line for line in [checks.check_square(running["components"])] if line]
-        state.values["finished"][name] = {key: running[key] for key in ("seconds", "components", "warnings")}
+        running["warnings"] += fewer_classes(
+            [part or name for part in components], self.model.output_shape[-1]
+        )
+        running["warnings"] += [
+            line for line in [checks.check_square(running["components"])] if line
+        ]
+        state.values["finished"][name] = {
+            key: running[key] for key in ("seconds", "components", "warnings")
+        }
         state.arrays[f"correct/{name}"] = state.arrays.pop("running/resists")
         if self.kept is not None:
             state.arrays[f"adversarial/{name}"] = state.arrays.pop("running/images")
@@ -231,15 +296,24 @@ class _Evaluation:
         resists = state.arrays["running/resists"]
         start, before = time.perf_counter(), running["seconds"]
         search = self._search(attack)
-        restored = {key[6:]: state.arrays.pop(key) for key in list(state.arrays) if key.startswith("lanes/")} or None
+        restored = {
+            key[6:]: state.arrays.pop(key) for key in list(state.arrays) if key.startswith("lanes/")
+        } or None
         fooled_at = state.arrays.setdefault("running/fooled_at", np.zeros(0, int))
         # The examples that were in work, or yet to come, are those to attack.
-        examples = np.flatnonzero(resists & ~state.arrays.setdefault("running/done", np.zeros(len(resists), bool)))
+        examples = np.flatnonzero(
+            resists & ~state.arrays.setdefault("running/done", np.zeros(len(resists), bool))
+        )
         full = f"{name} {component}".strip()
         keys = (self.seed, zlib.crc32(full.encode()))
         with self._bar(full, int(resists.sum()) * search.steps) as bar:
             for decided in search.run(
-                self.images, self.labels, examples, eps=self.threat_model.eps, seed=keys, restored=restored
+                self.images,
+                self.labels,
+                examples,
+                eps=self.threat_model.eps,
+                seed=keys,
+                restored=restored,
             ):
                 state.arrays["running/done"][decided.examples] = True
                 resists[decided.examples] = ~decided.fooled
@@ -248,10 +322,15 @@ class _Evaluation:
                 if self.kept is not None:
                     self._keep(decided)
                 running["seconds"] = before + time.perf_counter() - start
-                state.write(lambda: {f"lanes/{key}": part for key, part in search.snapshot().items()}, now=False)
+                state.write(
+                    lambda: {f"lanes/{key}": part for key, part in search.snapshot().items()},
+                    now=False,
+                )
                 # A decided example is spared the steps that are left.
                 left = int((resists & ~state.arrays["running/done"]).sum())
-                bar.set_postfix_str(f"{left} examples left, robust at most {resists.mean():.1%}", refresh=False)
+                bar.set_postfix_str(
+                    f"{left} examples left, robust at most {resists.mean():.1%}", refresh=False
+                )
                 bar.update(bar.total - left * search.steps + decided.steps - bar.n)
         running["seconds"] = before + time.perf_counter() - start
         running["components"][component] = float(resists.mean())

@@ -20,14 +20,17 @@ def entry(results: dict) -> dict:
         results: content of a results.json whose attacks contain "autoattack".
 
     Returns:
-        dict with RobustBench's keys; accuracies in percent with two decimals, as text. "unreliable" says whether the
-        evaluation issued warnings.
+        dict with RobustBench's keys; accuracies in percent with two decimals, as text. "unreliable"
+        says whether the evaluation issued warnings.
 
     Raises:
         InputError: no AutoAttack among the results.
     """
     if "autoattack" not in results["accuracy"]:
-        raise InputError(f"{results['model']!r} was not attacked by autoattack; RobustBench wants no other figure")
+        raise InputError(
+            f"{results['model']!r} was not attacked by autoattack; RobustBench wants no other "
+            "figure"
+        )
     return {
         "link": "",
         "name": "",
@@ -46,6 +49,10 @@ def entry(results: dict) -> dict:
 
 
 def _radius(eps):
-    """"8/255" where eps is a multiple of a grey level, else the number."""
+    """ "8/255" where eps is a multiple of a grey level, else the number."""
     levels = fractions.Fraction(eps * 255).limit_denominator(100)
-    return f"{levels}/255" if levels.denominator == 1 and abs(levels / 255 - eps) < 1e-7 else f"{eps:g}"
+    return (
+        f"{levels}/255"
+        if levels.denominator == 1 and abs(levels / 255 - eps) < 1e-7
+        else f"{eps:g}"
+    )

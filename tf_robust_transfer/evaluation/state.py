@@ -1,4 +1,6 @@
-"""An evaluation on disk: what is decided, and the search in work, so that a killed evaluation goes on where it was."""
+"""An evaluation on disk: what is decided, and the search in work, so that a killed evaluation goes
+on where it was.
+"""
 
 import json
 import pathlib
@@ -18,7 +20,8 @@ class State:
 
     Args:
         path: the file; None: nothing is written.
-        identity: what the evaluation is of, str -> str; a file that was written for another one is refused.
+        identity: what the evaluation is of, str -> str; a file that was written for another one is
+            refused.
 
     Attributes:
         values: JSON-serialisable values by name.
@@ -43,21 +46,25 @@ class State:
             header = json.loads(str(self.arrays.pop("header")))
             identity, self.values = header["identity"], header["values"]
         except (ValueError, KeyError, EOFError, OSError, zipfile.BadZipFile) as error:
-            raise InputError(f"{str(self.path)!r} is no state of an evaluation; remove it or name another file") from error
+            raise InputError(
+                f"{str(self.path)!r} is no state of an evaluation; remove it or name another file"
+            ) from error
         different = [name for name in self.identity if identity.get(name) != self.identity[name]]
         if different:
             raise InputError(
-                f"the state {str(self.path)!r} belongs to an evaluation with another {', '.join(different)}; "
+                f"the state {str(self.path)!r} belongs to an evaluation with another "
+                f"{', '.join(different)}; "
                 "remove it or name another file"
             )
 
     def write(self, arrays=None, *, now=True) -> None:
         """Writes everything, whole or not at all.
 
-        arrays: a function that returns further arrays, called only when it is time; now: False writes only where the
-        last write is some time ago.
-        """
-        if self.path is None or not (now or time.monotonic() - self._written >= SECONDS_BETWEEN_WRITES):
+        arrays: a function that returns further arrays, called only when it is time; now: False
+        writes only where the last write is some time ago."""
+        if self.path is None or not (
+            now or time.monotonic() - self._written >= SECONDS_BETWEEN_WRITES
+        ):
             return
         header = json.dumps({"identity": self.identity, "values": self.values})
         self.path.parent.mkdir(parents=True, exist_ok=True)

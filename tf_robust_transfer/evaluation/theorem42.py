@@ -1,35 +1,40 @@
 """Both sides of Theorem 4.2 of the MixACM paper, measured for given networks and points.
 
-    L~(f, D) + alpha L~(f, D_dis) <= L_mix(f, D) + alpha L_mix(f, D_dis)    for every eps up to a bound
+    L~(f, D) + alpha L~(f, D_dis) <= L_mix(f, D) + alpha L_mix(f, D_dis)    for every eps up to a
+    bound
 
-with the logistic loss L(f, y) = log(1 + e^f) - y f; L~ its mean under the worst perturbation of size eps of each point,
-L_mix its mean over all n^2 pairs and over the mixup weight lambda ~ Beta(a, b); D the points with their labels y in {0, 1},
-D_dis the same points with the teacher's soft labels y*. With e = y - g(f(x)), e* = y* - g(f(x)) and g the logistic function,
-what the proof (appendix B.2) uses is:
+with the logistic loss L(f, y) = log(1 + e^f) - y f; L~ its mean under the worst perturbation of
+size eps of each point, L_mix its mean over all n^2 pairs and over the mixup weight lambda ~ Beta(a,
+b); D the points with their labels y in {0, 1}, D_dis the same points with the teacher's soft labels
+y*. With e = y - g(f(x)), e* = y* - g(f(x)) and g the logistic function, what the proof (appendix
+B.2) uses is:
 
-1. f(x) = theta^T x without a constant, or a network of ReLUs without biases, for which f(x) = grad f(x)^T x;
+1. f(x) = theta^T x without a constant, or a network of ReLUs without biases, for which f(x) = grad
+   f(x)^T x;
 2. no training error: y = 1 where f > 0 and y = 0 elsewhere;
-3. the student is nearer to its teacher than to the labels: |e*| <= k |e| at every point, and alpha k < 1;
+3. the student is nearer to its teacher than to the labels: |e*| <= k |e| at every point, and alpha
+   k < 1;
 4. c_x = min ||x|| / sqrt(d) above 0, R = min |cos(grad f(x), x)|;
 5. points whose mean is zero (nowhere stated; the proof drops the mean of theta^T x);
-6. Taylor expansions to second order, of the left side in the perturbation and of the right side in 1 - lambda. So the
-   theorem is about the expansions; for the losses themselves it is an approximation, and (1 - lambda) is not small.
+6. Taylor expansions to second order, of the left side in the perturbation and of the right side in
+   1 - lambda. So the theorem is about the expansions; for the losses themselves it is an
+   approximation, and (1 - lambda) is not small.
 
 Where the statement is ambiguous:
 
-- It bounds eps by (1 - alpha beta) / (1 + beta) c_x R E[1 - lambda] and says of P~_lambda that it is alpha / (alpha + beta)
-  Beta(alpha + 1, beta) + beta / (alpha + beta) Beta(beta + 1, alpha). The same two letters stand for the weight of the
-  distillation term, the constant k of 3 (the proof writes k) and the two parameters of the mixup distribution. Here they
-  are `alpha`, k and (a, b).
-- The left side grows with |e| + alpha |e*| <= (1 + alpha k) |e|, where the paper has 1 + k. So the bound that the proof
-  gives is (1 - alpha k) / (1 + alpha k) c_x R E[1 - lambda]; the paper's is smaller for alpha < 1 and too large for
-  alpha > 1. `Assumptions` has both.
-- y* is written f^T(x), but compared with a probability: the teacher's probability of class 1 is taken.
+- It bounds eps by (1 - alpha beta) / (1 + beta) c_x R E[1 - lambda] and says of P~_lambda that it
+  is alpha / (alpha + beta) Beta(alpha + 1, beta) + beta / (alpha + beta) Beta(beta + 1, alpha). The
+  same two letters stand for the weight of the distillation term, the constant k of 3 (the proof
+  writes k) and the two parameters of the mixup distribution. Here they are `alpha`, k and (a, b).
+- The left side grows with |e| + alpha |e*| <= (1 + alpha k) |e|, where the paper has 1 + k. So the
+  bound that the proof gives is (1 - alpha k) / (1 + alpha k) c_x R E[1 - lambda]; the paper's is
+  smaller for alpha < 1 and too large for alpha > 1. `Assumptions` has both.
+- y* is written f^T(x), but compared with a probability: the teacher's probability of class 1 is
+  taken.
 - The proof bounds the l2 ball of radius eps sqrt(d), which contains the linf ball of the theorem.
 
-Where alpha k >= 1 the theorem allows no eps at all. A student that minimises L + alpha L* at every point has k = 1 / alpha
-and is just there.
-"""
+Where alpha k >= 1 the theorem allows no eps at all. A student that minimises L + alpha L* at every
+point has k = 1 / alpha and is just there."""
 
 import dataclasses
 
@@ -71,7 +76,9 @@ class ReluNetwork:
 
 @dataclasses.dataclass(frozen=True)
 class Assumptions:
-    """What the theorem asks of network and points, and the eps that it then allows (fractions of the pixel range)."""
+    """What the theorem asks of network and points, and the eps that it then allows (fractions of
+    the pixel range).
+    """
 
     training_errors: int
     closeness: float  # k, the smallest that fits
@@ -85,13 +92,15 @@ class Assumptions:
 
 @dataclasses.dataclass(frozen=True)
 class Sides:
-    """Both sides at one eps. The left one is bracketed: exact, lower = upper, for logistic regression and wherever no unit
-    of the network can switch inside the ball."""
+    """Both sides at one eps. The left one is bracketed: exact, lower = upper, for logistic
+    regression and wherever no unit of the network can switch inside the ball."""
 
     eps: float
     left_lower: float  # linf ball of eps
     left_upper: float
-    left_l2: float | None  # l2 ball of eps sqrt(d), which the proof bounds; exact, for logistic regression alone
+    left_l2: (
+        float | None
+    )  # l2 ball of eps sqrt(d), which the proof bounds; exact, for logistic regression alone
     right: float
     expanded_left: float  # the two expansions that the proof compares
     expanded_right: float
@@ -103,18 +112,31 @@ def logistic_loss(logits, labels):
 
 
 def assumptions(network, points, labels, soft_labels, *, alpha, mixup=(1.0, 1.0)) -> Assumptions:
-    """The theorem's constants for float64 points [n, d], labels 0 or 1 [n], soft_labels in [0, 1] [n]; mixup: (a, b)."""
+    """The theorem's constants for float64 points [n, d], labels 0 or 1 [n], soft_labels in [0, 1]
+    [n]; mixup: (a, b).
+    """
     a, b = mixup
     logits, gradient = network(points), network.gradient(points)
     errors = int(np.sum((2 * labels - 1) * logits < 0))
-    ours, theirs = np.abs(labels - special.expit(logits)), np.abs(soft_labels - special.expit(logits))
-    closeness = float(np.max(np.divide(theirs, ours, out=np.where(theirs > 0, np.inf, 0.0), where=ours > 0)))
+    ours, theirs = (
+        np.abs(labels - special.expit(logits)),
+        np.abs(soft_labels - special.expit(logits)),
+    )
+    closeness = float(
+        np.max(np.divide(theirs, ours, out=np.where(theirs > 0, np.inf, 0.0), where=ours > 0))
+    )
     lengths = np.linalg.norm(points, axis=1)
     c_x = float(lengths.min() / np.sqrt(points.shape[1]))
     product = np.linalg.norm(gradient, axis=1) * lengths
-    cosine = float(np.min(np.abs(np.divide(logits, product, out=np.zeros_like(product), where=product > 0))))
+    cosine = float(
+        np.min(np.abs(np.divide(logits, product, out=np.zeros_like(product), where=product > 0)))
+    )
     weight = 2 * a * b / ((a + b) * (a + b + 1))
-    allowed = c_x * cosine * weight * (1 - alpha * closeness) if not errors and alpha * closeness < 1 else 0.0
+    allowed = (
+        c_x * cosine * weight * (1 - alpha * closeness)
+        if not errors and alpha * closeness < 1
+        else 0.0
+    )
     return Assumptions(
         training_errors=errors,
         closeness=closeness,
@@ -128,7 +150,9 @@ def assumptions(network, points, labels, soft_labels, *, alpha, mixup=(1.0, 1.0)
 
 
 def mixup_loss(network, points, labels, mixup=(1.0, 1.0)) -> float:
-    """L_mix: the mean over all pairs, exact, and over lambda ~ Beta(a, b), by Gauss-Jacobi quadrature with 64 nodes."""
+    """L_mix: the mean over all pairs, exact, and over lambda ~ Beta(a, b), by Gauss-Jacobi
+    quadrature with 64 nodes.
+    """
     a, b = mixup
     nodes, weights = special.roots_jacobi(_NODES, b - 1, a - 1)
     lam, weights = (nodes + 1) / 2, weights / weights.sum()
@@ -148,8 +172,9 @@ def logit_range(network, points, eps):
     """Bounds of the lowest and of the highest logit within the linf ball of eps around each point.
 
     Returns:
-        (lowest, highest) logits that were found, by gradient steps, and (lowest, highest) that are possible, by interval
-        arithmetic; four arrays [n]. Both are exact, and equal, for points at which no ReLU can switch inside the ball.
+        (lowest, highest) logits that were found, by gradient steps, and (lowest, highest) that are
+        possible, by interval arithmetic; four arrays [n]. Both are exact, and equal, for points at
+        which no ReLU can switch inside the ball.
     """
     values, radius, fixed = points, np.full_like(points, eps), np.ones(len(points), bool)
     low = high = None
@@ -163,9 +188,16 @@ def logit_range(network, points, eps):
     logits = network(points)
     reach = eps * np.abs(network.gradient(points)).sum(axis=1)
     found = [_extreme_logit(network, points, eps, sign) for sign in (-1, 1)]
-    found_low, found_high = np.where(fixed, logits - reach, found[0]), np.where(fixed, logits + reach, found[1])
-    return (found_low, found_high,
-            np.where(fixed, logits - reach, low[:, 0]), np.where(fixed, logits + reach, high[:, 0]))  # fmt: skip
+    found_low, found_high = (
+        np.where(fixed, logits - reach, found[0]),
+        np.where(fixed, logits + reach, found[1]),
+    )
+    return (
+        found_low,
+        found_high,
+        np.where(fixed, logits - reach, low[:, 0]),
+        np.where(fixed, logits + reach, high[:, 0]),
+    )
 
 
 def _extreme_logit(network, points, eps, sign):
@@ -177,7 +209,9 @@ def _extreme_logit(network, points, eps, sign):
     return sign * best
 
 
-def measure(network, points, labels, soft_labels, eps_values, *, alpha, mixup=(1.0, 1.0)) -> list[Sides]:
+def measure(
+    network, points, labels, soft_labels, eps_values, *, alpha, mixup=(1.0, 1.0)
+) -> list[Sides]:
     """Both sides of the inequality for each eps.
 
     Args:
@@ -193,7 +227,8 @@ def measure(network, points, labels, soft_labels, eps_values, *, alpha, mixup=(1
     logits, gradient, dimension = network(points), network.gradient(points), points.shape[1]
     right = sum(weight * mixup_loss(network, points, wanted, mixup) for weight, wanted in targets)
     expanded_right = sum(
-        weight * _expanded_right(points, gradient, logits, wanted, mixup) for weight, wanted in targets
+        weight * _expanded_right(points, gradient, logits, wanted, mixup)
+        for weight, wanted in targets
     )
 
     def worst(low, high):
@@ -213,9 +248,13 @@ def measure(network, points, labels, soft_labels, eps_values, *, alpha, mixup=(1
                 eps=float(eps),
                 left_lower=float(worst(found_low, found_high)),
                 left_upper=float(worst(low, high)),
-                left_l2=float(worst(logits - reach, logits + reach)) if len(network.weights) == 1 else None,
+                left_l2=float(worst(logits - reach, logits + reach))
+                if len(network.weights) == 1
+                else None,
                 right=float(right),
-                expanded_left=float(sum(w * _expanded_left(logits, wanted, reach) for w, wanted in targets)),
+                expanded_left=float(
+                    sum(w * _expanded_left(logits, wanted, reach) for w, wanted in targets)
+                ),
                 expanded_right=float(expanded_right),
             )
         )
@@ -223,25 +262,39 @@ def measure(network, points, labels, soft_labels, eps_values, *, alpha, mixup=(1
 
 
 def _expanded_left(logits, labels, reach):
-    """mean of L + |g - y| r + g (1 - g) r^2 / 2, with r the largest change of the linearised logit in the l2 ball."""
+    """mean of L + |g - y| r + g (1 - g) r^2 / 2, with r the largest change of the linearised logit
+    in the l2 ball.
+    """
     probability = special.expit(logits)
     change = np.abs(probability - labels) * reach + 0.5 * probability * (1 - probability) * reach**2
     return (logistic_loss(logits, labels) + change).mean()
 
 
 def _expanded_right(points, gradient, logits, labels, mixup):
-    """mean of L + E[1 - lambda] I_3 + E[(1 - lambda)^2] I_4 of the proof, with the mean of the points as it is."""
+    """mean of L + E[1 - lambda] I_3 + E[(1 - lambda)^2] I_4 of the proof, with the mean of the
+    points as it is.
+    """
     a, b = mixup
     probability = special.expit(logits)
-    change = gradient @ points.T - np.sum(gradient * points, axis=1)[:, None]  # [i, j]: grad f(x_i)^T (x_j - x_i)
+    change = (
+        gradient @ points.T - np.sum(gradient * points, axis=1)[:, None]
+    )  # [i, j]: grad f(x_i)^T (x_j - x_i)
     first = 2 * a * b / ((a + b) * (a + b + 1)) * (probability - labels) * change.mean(axis=1)
-    second = a * b / ((a + b) * (a + b + 1)) / 2 * probability * (1 - probability) * (change**2).mean(axis=1)
+    second = (
+        a
+        * b
+        / ((a + b) * (a + b + 1))
+        / 2
+        * probability
+        * (1 - probability)
+        * (change**2).mean(axis=1)
+    )
     return (logistic_loss(logits, labels) + first + second).mean()
 
 
 def largest_eps(network, points, labels, soft_labels, *, alpha, mixup=(1.0, 1.0)) -> float:
-    """The eps of the linf ball at which logistic regression's exact left side reaches the right one; 0 where it is above
-    already without any perturbation.
+    """The eps of the linf ball at which logistic regression's exact left side reaches the right
+    one; 0 where it is above already without any perturbation.
 
     Raises:
         ValueError: a network with hidden layers, whose left side is not known exactly.
@@ -254,7 +307,8 @@ def largest_eps(network, points, labels, soft_labels, *, alpha, mixup=(1.0, 1.0)
 
     def left(eps):
         return sum(
-            w * np.maximum(*(logistic_loss(logits + s * eps * slope, wanted) for s in (-1, 1))).mean()
+            w
+            * np.maximum(*(logistic_loss(logits + s * eps * slope, wanted) for s in (-1, 1))).mean()
             for w, wanted in targets
         )
 

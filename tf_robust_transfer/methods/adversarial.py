@@ -16,14 +16,15 @@ class AdversarialTraining(Method):
     """Cross-entropy on adversarial examples of the current weights.
 
     Args (keyword-only), beside those of `Method`:
-        threat_model: ball and bounds of the examples.
-        attack: an `Attack` without restarts; by default PGD with 7 steps and a random start. FGSM(random_start=True,
+        threat_model: ball and bounds of the examples. attack: an `Attack` without restarts; by
+        default PGD with 7 steps and a random start. FGSM(random_start=True,
             step_size=1.25 * eps) is the cheap form of Wong et al. (2020).
-        warm_up_steps: eps grows linearly from 0 over the first so many steps. At large eps a small network otherwise
+        warm_up_steps: eps grows linearly from 0 over the first so many steps. At large eps a small
+        network otherwise
             stays at a constant output (seen on MNIST at eps 0.2 and above).
 
-    The examples are made with frozen batch statistics (training=False); MadryLab's code used the batch's.
-    """
+    The examples are made with frozen batch statistics (training=False); MadryLab's code used the
+    batch's."""
 
     @dataclasses.dataclass(frozen=True)
     class Flags(Method.Options):
@@ -36,21 +37,43 @@ class AdversarialTraining(Method):
     def keywords(cls, flags, context):
         return super().keywords(flags, context) | flags.inner.arguments(context, cls.inner_loss)
 
-    def __init__(self, *, student, threat_model: ThreatModel, attack: Attack | None = None, warm_up_steps=0, **kwargs):
+    def __init__(
+        self,
+        *,
+        student,
+        threat_model: ThreatModel,
+        attack: Attack | None = None,
+        warm_up_steps=0,
+        **kwargs,
+    ):
         super().__init__(student=student, **kwargs)
         self.threat_model = threat_model
         self.attack = attack if attack is not None else PGD(steps=7)
         self.warm_up_steps = warm_up_steps
 
     def adversarial_examples(self, images, labels):
-        """The images of this step, moved. Made with frozen batch statistics; no gradient passes them."""
+        """The images of this step, moved. Made with frozen batch statistics; no gradient passes
+        them.
+        """
         eps = self.threat_model.eps
         if self.warm_up_steps:
-            eps = eps * tf.minimum(1.0, tf.cast(self.optimizer.iterations, tf.float32) / self.warm_up_steps)
+            eps = eps * tf.minimum(
+                1.0, tf.cast(self.optimizer.iterations, tf.float32) / self.warm_up_steps
+            )
         return self.attack.perturb(
-            lambda x: self.student(x, training=False), images, labels, self.threat_model, self.step_seed(), eps=eps
+            lambda x: self.student(x, training=False),
+            images,
+            labels,
+            self.threat_model,
+            self.step_seed(),
+            eps=eps,
         )
 
     def loss_terms(self, images, labels):
         logits = self.student(self.adversarial_examples(images, labels), training=True)
-        return logits, {"cross_entropy": (1.0, replicas.global_mean(classification.cross_entropy(logits, labels)))}
+        return logits, {
+            "cross_entropy": (
+                1.0,
+                replicas.global_mean(classification.cross_entropy(logits, labels)),
+            )
+        }

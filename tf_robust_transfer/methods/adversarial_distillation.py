@@ -13,20 +13,22 @@ from tf_robust_transfer.options import group
 
 
 class AdversarialDistillation(AdversarialTraining):
-    """kld_weight gamma^2 KL(teacher(x) || student(x + delta)) + (1 - kld_weight) cross-entropy(student(x)).
+    """kld_weight gamma^2 KL(teacher(x) || student(x + delta)) + (1 - kld_weight)
+    cross-entropy(student(x)).
 
-    delta maximises the student's cross-entropy; the teacher is asked about the natural image. A baseline that pays for
-    adversarial examples, which MixACM and IGAM do not.
+    delta maximises the student's cross-entropy; the teacher is asked about the natural image. A
+    baseline that pays for adversarial examples, which MixACM and IGAM do not.
 
     Args (keyword-only), beside those of `AdversarialTraining`:
-        teacher: keras.Model of the student's input shape and classes, frozen, called with training=False.
-        kld_weight: alpha in [0, 1]. With 1, as in the authors' runs, the natural images do not pass the student at all.
-        temperature: gamma of the soft labels; the authors' code has 30.
+        teacher: keras.Model of the student's input shape and classes, frozen, called with
+        training=False. kld_weight: alpha in [0, 1]. With 1, as in the authors' runs, the natural
+        images do not pass the student at all. temperature: gamma of the soft labels; the authors'
+        code has 30.
 
-    Departures from the authors' code: its KL is also divided by the number of classes, the paper's is not; its examples are
-    made on batch statistics, ours on frozen ones; its cross-entropy's pass moves the batch statistics even at weight 0. The
-    training accuracy in the logs is that on the adversarial examples.
-    """
+    Departures from the authors' code: its KL is also divided by the number of classes, the paper's
+    is not; its examples are made on batch statistics, ours on frozen ones; its cross-entropy's pass
+    moves the batch statistics even at weight 0. The training accuracy in the logs is that on the
+    adversarial examples."""
 
     @dataclasses.dataclass(frozen=True)
     class Options(Method.Options):

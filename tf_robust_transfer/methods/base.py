@@ -1,4 +1,6 @@
-"""What every training method shares: options, the step, the terms it logs, L2 weight decay, clean accuracy."""
+"""What every training method shares: options, the step, the terms it logs, L2 weight decay, clean
+accuracy.
+"""
 
 import dataclasses
 import inspect
@@ -11,7 +13,14 @@ from tf_robust_transfer.flag_types import fraction
 from tf_robust_transfer.losses import classification
 from tf_robust_transfer.methods.directions import Directions
 from tf_robust_transfer.ops import replicas
-from tf_robust_transfer.options import Options, at_least, flags_of, from_keywords, option, parameters_of
+from tf_robust_transfer.options import (
+    Options,
+    at_least,
+    flags_of,
+    from_keywords,
+    option,
+    parameters_of,
+)
 
 WEIGHT_DECAY_OF = ("kernels", "all")
 
@@ -44,31 +53,40 @@ class Context:
 
 
 class Method(keras.Model):
-    """A Keras model that trains its student. `compile(optimizer=...)` it and `fit` it on (images, integer labels).
+    """A Keras model that trains its student. `compile(optimizer=...)` it and `fit` it on (images,
+    integer labels).
 
-    A subclass defines `loss_terms`, `term_names` and its `Options`; everything else is here. Calling a method calls its
-    student.
+    A subclass defines `loss_terms`, `term_names` and its `Options`; everything else is here.
+    Calling a method calls its student.
 
     Args (keyword-only):
-        student: keras.Model, images float32 [batch, height, width, channels] in [0, 1] -> logits [batch, classes].
-        weight_decay: L2 weight decay: adds weight_decay / 2 times the sum of the squared variables to the loss, whose
-            gradient is what PyTorch's SGD and MadryLab's TF1 code add. (Keras optimizers' own `weight_decay` is the
-            decoupled form.)
-        weight_decay_of: "kernels": the student's weights of two axes and more, without biases and batch-norm
-            parameters, as in MadryLab's code and IGAM's, which is built on it. "all": every variable that the step
-            trains, as PyTorch's SGD does with what it is given; of method mixacm the affine transformations too.
-        gradient_clip_norm: 0, or the most that the l2 norm of the gradient may be, all trained variables together and
-            summed over the replicas; a larger one is scaled down to it. Under float16 that is the norm without the loss's
-            scale. The norm before clipping is logged as "gradient_norm" (0 in a step that float16's scaling skips).
-            Keras's own `global_clipnorm` clips each replica's share, and before the scale is taken out.
-        seed: of every random number that the steps draw, together with the step's number; so a resumed run draws what
+        student: keras.Model, images float32 [batch, height, width, channels] in [0, 1] -> logits
+        [batch, classes]. weight_decay: L2 weight decay: adds weight_decay / 2 times the sum of the
+        squared variables to the loss, whose
+            gradient is what PyTorch's SGD and MadryLab's TF1 code add. (Keras optimizers' own
+            `weight_decay` is the decoupled form.)
+        weight_decay_of: "kernels": the student's weights of two axes and more, without biases and
+        batch-norm
+            parameters, as in MadryLab's code and IGAM's, which is built on it. "all": every
+            variable that the step trains, as PyTorch's SGD does with what it is given; of method
+            mixacm the affine transformations too.
+        gradient_clip_norm: 0, or the most that the l2 norm of the gradient may be, all trained
+        variables together and
+            summed over the replicas; a larger one is scaled down to it. Under float16 that is the
+            norm without the loss's scale. The norm before clipping is logged as "gradient_norm" (0
+            in a step that float16's scaling skips). Keras's own `global_clipnorm` clips each
+            replica's share, and before the scale is taken out.
+        seed: of every random number that the steps draw, together with the step's number; so a
+        resumed run draws what
             an uninterrupted one would have.
     """
 
     @dataclasses.dataclass(frozen=True)
     class Options(Options):
         weight_decay: float = option(0.0, "L2 weight decay", fraction, **at_least(0))
-        weight_decay_of: str = option("kernels", "kernels (MadryLab, IGAM) or all (PyTorch's)", choices=WEIGHT_DECAY_OF)
+        weight_decay_of: str = option(
+            "kernels", "kernels (MadryLab, IGAM) or all (PyTorch's)", choices=WEIGHT_DECAY_OF
+        )
         gradient_clip_norm: float = option(
             0.0, "most that the gradient's global l2 norm may be; 0: any", fraction, **at_least(0)
         )
@@ -85,7 +103,11 @@ class Method(keras.Model):
         if "Flags" not in vars(cls) and "Options" in vars(cls):
             cls.Flags = cls.Options
         # What help() and editors show: the roles, then every option with its default.
-        roles = [p for p in inspect.signature(cls.__init__).parameters.values() if p.kind is p.KEYWORD_ONLY]
+        roles = [
+            p
+            for p in inspect.signature(cls.__init__).parameters.values()
+            if p.kind is p.KEYWORD_ONLY
+        ]
         cls.__signature__ = inspect.Signature([*roles, *parameters_of(cls.Options)])
 
     def __init__(self, *, student, seed=0, name=None, **options):
@@ -103,7 +125,9 @@ class Method(keras.Model):
     @classmethod
     def from_flags(cls, flags, context: Context):
         """The method that the flags, an instance of `cls.Flags`, describe; not yet compiled."""
-        roles = {"student": context.student} | ({"teacher": context.teacher} if cls.takes_teacher else {})
+        roles = {"student": context.student} | (
+            {"teacher": context.teacher} if cls.takes_teacher else {}
+        )
         return cls(**roles, seed=context.seed, **cls.keywords(flags, context))
 
     @classmethod
@@ -111,7 +135,9 @@ class Method(keras.Model):
         """The flags that are arguments, as arguments: epochs are steps."""
         known = {flag.path[-1] for flag in flags_of(cls.Options)}
         return {
-            flag.path[-1]: context.steps(flag.value(flags)) if flag.metadata["in_epochs"] else flag.value(flags)
+            flag.path[-1]: context.steps(flag.value(flags))
+            if flag.metadata["in_epochs"]
+            else flag.value(flags)
             for flag in flags_of(type(flags))
             if flag.path[-1] in known
         }
@@ -130,7 +156,9 @@ class Method(keras.Model):
     def compile(self, optimizer="rmsprop", **kwargs):
         """As keras.Model.compile, without loss and metrics: a method brings its own."""
         if kwargs.get("loss") is not None or kwargs.get("metrics") is not None:
-            raise InputError(f"{type(self).__name__} has its own loss; compile it with optimizer=... alone")
+            raise InputError(
+                f"{type(self).__name__} has its own loss; compile it with optimizer=... alone"
+            )
         super().compile(optimizer=optimizer, **kwargs)
         # Keras would build the optimizer for teacher and discriminator as well.
         with self.distribute_strategy.scope():
@@ -153,14 +181,16 @@ class Method(keras.Model):
 
     def step_seed(self):
         """int32 [2], a function of the seed and of the number of the step."""
-        return tf.stack([tf.constant(self.seed, tf.int32), tf.cast(self.optimizer.iterations, tf.int32)])
+        return tf.stack(
+            [tf.constant(self.seed, tf.int32), tf.cast(self.optimizer.iterations, tf.int32)]
+        )
 
     def loss_terms(self, images, labels):
         """The terms of one step.
 
         Returns:
-            (logits float [batch, classes] with the labels that they belong to, for the accuracy that is shown,
-            {term name: (weight, this replica's share of the term)}).
+            (logits float [batch, classes] with the labels that they belong to, for the accuracy
+            that is shown, {term name: (weight, this replica's share of the term)}).
         """
         raise NotImplementedError(f"{type(self).__name__} must define loss_terms")
 
@@ -180,7 +210,10 @@ class Method(keras.Model):
         self._trackers["accuracy"].update_state(classification.is_correct(logits, labels))
         cross_entropy = classification.cross_entropy(logits, labels)
         self._trackers["loss"].update_state(cross_entropy)
-        return {"loss": self._trackers["loss"].result(), "accuracy": self._trackers["accuracy"].result()}
+        return {
+            "loss": self._trackers["loss"].result(),
+            "accuracy": self._trackers["accuracy"].result(),
+        }
 
     @property
     def _trained(self):
@@ -192,7 +225,8 @@ class Method(keras.Model):
         if self.gradient_clip_norm:
             scale = self.optimizer.scale_loss(tf.constant(1.0))
             norm = replicas.summed_norm(gradients) / scale
-            # What is not finite stays so: float16's scaling looks for it, and so does who watches the run.
+            # What is not finite stays so: float16's scaling looks for it, and so does who watches
+            # the run.
             factor = self.gradient_clip_norm / tf.maximum(norm, self.gradient_clip_norm)
             factor = tf.where(tf.math.is_finite(norm), factor, float("nan"))
             gradients = [None if g is None else g * tf.cast(factor, g.dtype) for g in gradients]
@@ -203,7 +237,11 @@ class Method(keras.Model):
 
     def _total(self, terms):
         if self.weight_decay:
-            decayed = self._trained if self.weight_decay_of == "all" else kernels(self.student.trainable_variables)
+            decayed = (
+                self._trained
+                if self.weight_decay_of == "all"
+                else kernels(self.student.trainable_variables)
+            )
             terms["weight_decay"] = self.weight_decay, replicas.once(half_squares(decayed))
         return tf.add_n([weight * value for weight, value in terms.values()])
 
@@ -229,20 +267,32 @@ def half_squares(variables):
 def unpack(data):
     """(images, labels) of a batch, or an InputError."""
     images, labels, weights = keras.utils.unpack_x_y_sample_weight(data)
-    if labels is None or weights is not None or not labels.dtype.is_integer or len(labels.shape) != 1:
-        raise InputError("a method is fitted on batches (images, integer labels of shape [batch]), without weights")
+    if (
+        labels is None
+        or weights is not None
+        or not labels.dtype.is_integer
+        or len(labels.shape) != 1
+    ):
+        raise InputError(
+            "a method is fitted on batches (images, integer labels of shape [batch]), without "
+            "weights"
+        )
     return images, labels
 
 
 def check_pair(student, teacher):
-    """Raises an InputError unless teacher and student read the same images and tell the same classes apart."""
+    """Raises an InputError unless teacher and student read the same images and tell the same
+    classes apart.
+    """
     if teacher.input_shape[1:] != student.input_shape[1:]:
         raise InputError(
-            f"the teacher takes images of shape {teacher.input_shape[1:]}, the student {student.input_shape[1:]}; "
+            f"the teacher takes images of shape {teacher.input_shape[1:]}, the student "
+            f"{student.input_shape[1:]}; "
             "put an input transform before the teacher or train a teacher of that shape"
         )
     if teacher.output_shape[-1] != student.output_shape[-1]:
         raise InputError(
-            f"the teacher has {teacher.output_shape[-1]} classes, the student {student.output_shape[-1]}; "
+            f"the teacher has {teacher.output_shape[-1]} classes, the student "
+            f"{student.output_shape[-1]}; "
             "fine-tune a new logit layer on the teacher first (method finetune)"
         )

@@ -1,4 +1,6 @@
-"""Knowledge distillation on natural images: the baseline that does not transfer robustness (Table 1 of MixACM, RKD)."""
+"""Knowledge distillation on natural images: the baseline that does not transfer robustness (Table 1
+of MixACM, RKD).
+"""
 
 import dataclasses
 
@@ -12,12 +14,12 @@ from tf_robust_transfer.options import group
 
 
 class Distillation(Method):
-    """(1 - kld_weight) cross-entropy + kld_weight gamma^2 KL(teacher || student) on the images as they come.
+    """(1 - kld_weight) cross-entropy + kld_weight gamma^2 KL(teacher || student) on the images as
+    they come.
 
     Args (keyword-only), beside those of `Method`:
-        teacher: keras.Model of the student's input shape and classes, frozen, called with training=False.
-        kld_weight: alpha_kld in [0, 1].
-        temperature: gamma of the soft labels.
+        teacher: keras.Model of the student's input shape and classes, frozen, called with
+        training=False. kld_weight: alpha_kld in [0, 1]. temperature: gamma of the soft labels.
     """
 
     @dataclasses.dataclass(frozen=True)

@@ -9,7 +9,13 @@ from tf_robust_transfer.errors import InputError
 from tf_robust_transfer.losses import classification
 from tf_robust_transfer.losses import input_gradient as losses
 from tf_robust_transfer.methods.base import Method, check_pair, half_squares, kernels, unpack
-from tf_robust_transfer.methods.igam_options import DISCRIMINATOR_LOSSES, GRADIENT_OF, REDUCTIONS, IGAMFlags, IGAMOptions
+from tf_robust_transfer.methods.igam_options import (
+    DISCRIMINATOR_LOSSES,
+    GRADIENT_OF,
+    REDUCTIONS,
+    IGAMFlags,
+    IGAMOptions,
+)
 from tf_robust_transfer.models import build_discriminator
 from tf_robust_transfer.models.batch_statistics import with_batch_statistics
 from tf_robust_transfer.ops import norms, replicas
@@ -21,7 +27,9 @@ VANISHED = 1e-6
 
 
 class StudentsRate(keras.optimizers.schedules.LearningRateSchedule):
-    """The learning rate that another optimizer has now, whatever sets it: its schedule, a callback, a restored run."""
+    """The learning rate that another optimizer has now, whatever sets it: its schedule, a callback,
+    a restored run.
+    """
 
     def __init__(self, optimizer):
         self.optimizer = optimizer
@@ -31,78 +39,101 @@ class StudentsRate(keras.optimizers.schedules.LearningRateSchedule):
 
 
 class IGAM(Method):
-    """Cross-entropy + lambda_adv L_adv + lambda_diff L_diff (Eq. 14), with a discriminator of input gradients.
+    """Cross-entropy + lambda_adv L_adv + lambda_diff L_diff (Eq. 14), with a discriminator of input
+    gradients.
 
-    The defaults are the paper's choices; `igam_presets.PRESETS` has those of paper and reference code, one by one.
+    The defaults are the paper's choices; `igam_presets.PRESETS` has those of paper and reference
+    code, one by one.
 
     Args (keyword-only), beside those of `Method`:
-        teacher: robust keras.Model of the student's input shape and classes; frozen, called with training=False. A
+        teacher: robust keras.Model of the student's input shape and classes; frozen, called with
+        training=False. A
             teacher that was fine-tuned behind an adapter has it inside and needs nothing more.
-        adapter: None, or what maps the student's images to the input of a teacher whose classes are the student's already,
-            such as "resize:64x64"; see `adapters.build_adapter`. The teacher's gradient is with respect to the student's
-            image (Eq. 17), and "random_pad" draws its places in each step.
-        discriminator: keras.Model, input gradient -> score [batch]; by default `build_discriminator` for the student's
-            images, of the three arguments below. Not used where lambda_adv is 0. Where the adapter crops, both gradients
-            are cropped to what the teacher sees before they are normalised and shown to the discriminator (section
-            4.3.2), which is of that shape.
-        discriminator_channels, discriminator_batch_norm_epsilon, discriminator_initializer: of the default discriminator,
+        adapter: None, or what maps the student's images to the input of a teacher whose classes are
+        the student's already,
+            such as "resize:64x64"; see `adapters.build_adapter`. The teacher's gradient is with
+            respect to the student's image (Eq. 17), and "random_pad" draws its places in each step.
+        discriminator: keras.Model, input gradient -> score [batch]; by default
+        `build_discriminator` for the student's
+            images, of the three arguments below. Not used where lambda_adv is 0. Where the adapter
+            crops, both gradients are cropped to what the teacher sees before they are normalised
+            and shown to the discriminator (section 4.3.2), which is of that shape.
+        discriminator_channels, discriminator_batch_norm_epsilon, discriminator_initializer: of the
+        default discriminator,
             see `build_discriminator`. The reference code: 1e-3 and "reference_code".
-        lambda_adv: weight of the adversarial term, Eq. 10. The reference code's loss has -beta times the discriminator's
-            mean cross-entropy over student's and teacher's gradients, which is beta / 2 times Eq. 10: lambda_adv is half
-            its beta.
+        lambda_adv: weight of the adversarial term, Eq. 10. The reference code's loss has -beta
+        times the discriminator's
+            mean cross-entropy over student's and teacher's gradients, which is beta / 2 times Eq.
+            10: lambda_adv is half its beta.
         lambda_diff: weight of the l2 term, Eq. 13. The reference code's gamma, with a sum over its
             batch of 32 and 0-255 pixels.
-        gradient_of: "cross_entropy" (the paper) or "probability", the softmax probability of the true class (the
+        gradient_of: "cross_entropy" (the paper) or "probability", the softmax probability of the
+        true class (the
             reference code).
-        pixel_range: 1 takes gradients with respect to [0, 1] pixels, 255 those with respect to 0-255 pixels (the
+        pixel_range: 1 takes gradients with respect to [0, 1] pixels, 255 those with respect to
+        0-255 pixels (the
             reference code), which are 255 times smaller.
-        difference_reduction: "mean" over the examples, or "sum" over the batch (the reference code).
-        difference_region: where the teacher's adapter crops, the l2 term is of the "whole" image, so that outside the
-            crop the student's gradient is drawn to zero (Eq. 13 as it stands; the paper speaks of cropping for the
-            discriminator alone, and so does the reference code), or of what is "seen".
-        discriminator_input: "zero_mean_l2" (the reference code), "l2" or "raw"; see `losses.discriminator_input`.
-        discriminator_input_epsilon: least squared norm that is divided by (the reference code: 1e-12).
-        adversarial_form: "minimax", where the student minimises Eq. 10 (Eq. 11, and the reference code: see lambda_adv), or
-            "non_saturating", where it minimises -log f(J_s), which is then logged beside Eq. 10. The discriminator
-            maximises Eq. 10 in both, and "adversarial" in the logs is its value: -log 4 where it cannot tell. Attack such
-            students by more than PGD: without noise and l2 term AutoAttack left 4.4 and 6.6% where PGD-20 left 7.8 and 9.2
+        difference_reduction: "mean" over the examples, or "sum" over the batch (the reference
+        code). difference_region: where the teacher's adapter crops, the l2 term is of the "whole"
+        image, so that outside the
+            crop the student's gradient is drawn to zero (Eq. 13 as it stands; the paper speaks of
+            cropping for the discriminator alone, and so does the reference code), or of what is
+            "seen".
+        discriminator_input: "zero_mean_l2" (the reference code), "l2" or "raw"; see
+        `losses.discriminator_input`. discriminator_input_epsilon: least squared norm that is
+        divided by (the reference code: 1e-12). adversarial_form: "minimax", where the student
+        minimises Eq. 10 (Eq. 11, and the reference code: see lambda_adv), or
+            "non_saturating", where it minimises -log f(J_s), which is then logged beside Eq. 10.
+            The discriminator maximises Eq. 10 in both, and "adversarial" in the logs is its value:
+            -log 4 where it cannot tell. Attack such students by more than PGD: without noise and l2
+            term AutoAttack left 4.4 and 6.6% where PGD-20 left 7.8 and 9.2
             (docs/results/claims/vanish).
-        teacher_batch_norm: "moving", the teacher's frozen averages, or "batch", the statistics of the current batch (the
+        teacher_batch_norm: "moving", the teacher's frozen averages, or "batch", the statistics of
+        the current batch (the
             reference code), in a copy of the teacher as it is now. Both leave the teacher as it is,
             averages included (there the averages follow the batches, and nothing reads them).
-        teacher_precision: of the teacher's gradients, see `FasterCopy`: "float32"; "mixed", whose way back is in bfloat16
-            (on an untrained WRN-10-1 this moved the gradient by 1% of its norm); "bfloat16" (13 to 17% there: the way
-            there decides which ReLUs are open); "auto", mixed where the processor gains by it. Neither the paper nor the
-            reference code has it.
-        discriminator_batch_norm: "joint", one pass over the student's and the teacher's gradients, so that batch norm sees
-            the mixture that is to be told apart (the reference code), or "separate", one pass of each.
+        teacher_precision: of the teacher's gradients, see `FasterCopy`: "float32"; "mixed", whose
+        way back is in bfloat16
+            (on an untrained WRN-10-1 this moved the gradient by 1% of its norm); "bfloat16" (13 to
+            17% there: the way there decides which ReLUs are open); "auto", mixed where the
+            processor gains by it. Neither the paper nor the reference code has it.
+        discriminator_batch_norm: "joint", one pass over the student's and the teacher's gradients,
+        so that batch norm sees
+            the mixture that is to be told apart (the reference code), or "separate", one pass of
+            each.
         discriminator_every: the discriminator is updated once every so many steps of the student
             (Appendix A: 5 or 10, by experiment; the reference code's run scripts: 5).
-        discriminator_loss: "sum", minus Eq. 10, or "mean", half of it: the cross-entropy's mean over both models'
+        discriminator_loss: "sum", minus Eq. 10, or "mean", half of it: the cross-entropy's mean
+        over both models'
             gradients (the reference code). With SGD, but for the weight decay, "mean" is half the
             learning rate.
-        discriminator_weight_decay: L2 weight decay of the discriminator's kernels (the reference code: 2e-4).
-        discriminator_update: "simultaneous", both networks move from the same weights (Algorithm 1), or "after_student",
-            the discriminator sees the gradients of the student as it is after its step (the reference code); that costs
-            the student's gradient once more, and its batch statistics move twice in such a step, as they do there.
-        warm_start_steps: so many first steps train on the cross-entropy alone. Without them a small network falls into
-            the trivial solution, a constant classifier, whose gradients are zero. The reference code: 280,000 of
-            320,000.
+        discriminator_weight_decay: L2 weight decay of the discriminator's kernels (the reference
+        code: 2e-4). discriminator_update: "simultaneous", both networks move from the same weights
+        (Algorithm 1), or "after_student",
+            the discriminator sees the gradients of the student as it is after its step (the
+            reference code); that costs the student's gradient once more, and its batch statistics
+            move twice in such a step, as they do there.
+        warm_start_steps: so many first steps train on the cross-entropy alone. Without them a small
+        network falls into
+            the trivial solution, a constant classifier, whose gradients are zero. The reference
+            code: 280,000 of 320,000.
         noise: uniform noise in [-noise, noise] added to every training image, clipped to [0, 1]
             (the reference code: 8/255 from CIFAR-10 to CIFAR-100, 0 from Tiny-ImageNet to
             CIFAR-10).
 
-    Every example's gradient is that of its own cross-entropy. Eq. 8 read literally takes the gradient of the batch's
-    mean, which is smaller by the batch size; lambda_diff would then depend on it.
+    Every example's gradient is that of its own cross-entropy. Eq. 8 read literally takes the
+    gradient of the batch's mean, which is smaller by the batch size; lambda_diff would then depend
+    on it.
 
-    The logs also have "discriminator_accuracy", of both models' gradients, and "vanished_gradients", the share of the
-    examples whose student gradient has less than a millionth of the teacher's norm: what attacks cannot climb.
+    The logs also have "discriminator_accuracy", of both models' gradients, and
+    "vanished_gradients", the share of the examples whose student gradient has less than a millionth
+    of the teacher's norm: what attacks cannot climb.
 
-    The student's and the discriminator's gradients come from one forward pass of each, unless the discriminator is
-    updated after the student. `compile` takes `discriminator_optimizer`; by default a copy of the student's, whose
-    learning rate is the student's at each step, however seldom the discriminator is updated (the reference code: both
-    are functions of the global step). An optimizer that is given keeps its own rate.
-    """
+    The student's and the discriminator's gradients come from one forward pass of each, unless the
+    discriminator is updated after the student. `compile` takes `discriminator_optimizer`; by
+    default a copy of the student's, whose learning rate is the student's at each step, however
+    seldom the discriminator is updated (the reference code: both are functions of the global step).
+    An optimizer that is given keeps its own rate."""
 
     Options, Flags = IGAMOptions, IGAMFlags
     takes_teacher = several_losses = True
@@ -134,7 +165,8 @@ class IGAM(Method):
             taken = getattr(self.discriminator, "input_shape", (None, *shape))[1:]
             if taken != shape:
                 raise InputError(
-                    f"the discriminator takes gradients of shape {taken}, but the teacher sees {shape} of the images"
+                    f"the discriminator takes gradients of shape {taken}, but the teacher sees "
+                    f"{shape} of the images"
                 )
         self.gradient_of = GRADIENT_OF[options.gradient_of]
         self.reduce_difference = REDUCTIONS[options.difference_reduction]
@@ -145,7 +177,11 @@ class IGAM(Method):
 
     def term_names(self):
         own = ("non_saturating",) if self.options.adversarial_form == "non_saturating" else ()
-        game = ("adversarial", *own, "discriminator_accuracy", "vanished_gradients") if self.options.lambda_adv else ()
+        game = (
+            ("adversarial", *own, "discriminator_accuracy", "vanished_gradients")
+            if self.options.lambda_adv
+            else ()
+        )
         return "cross_entropy", *game, "difference"
 
     def compile_arguments(self, flags):
@@ -154,13 +190,19 @@ class IGAM(Method):
         return {"discriminator_optimizer": keras.optimizers.Adam(flags.discriminator_learning_rate)}
 
     def compile(self, optimizer="rmsprop", discriminator_optimizer=None, **kwargs):
-        """As `Method.compile`; discriminator_optimizer: by default a fresh copy of the student's, at the student's rate."""
+        """As `Method.compile`; discriminator_optimizer: by default a fresh copy of the student's,
+        at the student's rate.
+        """
         if kwargs.get("steps_per_execution", 1) != 1:
-            raise InputError("IGAM chooses the kind of each step on the host: steps_per_execution must be 1")
+            raise InputError(
+                "IGAM chooses the kind of each step on the host: steps_per_execution must be 1"
+            )
         super().compile(optimizer=optimizer, **kwargs)
         if self.discriminator is not None:
             if discriminator_optimizer is None:
-                config = self.optimizer.get_config() | {"learning_rate": StudentsRate(self.optimizer)}
+                config = self.optimizer.get_config() | {
+                    "learning_rate": StudentsRate(self.optimizer)
+                }
                 discriminator_optimizer = type(self.optimizer).from_config(config)
             self.discriminator_optimizer = keras.optimizers.get(discriminator_optimizer)
             with self.distribute_strategy.scope():
@@ -169,15 +211,18 @@ class IGAM(Method):
     def state(self) -> dict:
         state = super().state()
         if self.discriminator is not None:
-            state |= {"discriminator": self.discriminator, "discriminator_optimizer": self.discriminator_optimizer}
+            state |= {
+                "discriminator": self.discriminator,
+                "discriminator_optimizer": self.discriminator_optimizer,
+            }
         return state
 
     def make_train_function(self, force=False):
-        """One compiled function for each kind of step, chosen on the host by the number of the step.
+        """One compiled function for each kind of step, chosen on the host by the number of the
+        step.
 
-        A tf.cond would do on one device, but an optimizer's update inside one is refused under MirroredStrategy; and
-        the warm start should not pay for what it does not use.
-        """
+        A tf.cond would do on one device, but an optimizer's update inside one is refused under
+        MirroredStrategy; and the warm start should not pay for what it does not use."""
         # Not read before the first step: a callback may restore the optimizer until then.
         self._next_step = None
         self.teacher_copy.refresh()  # the teacher may have been given weights since
@@ -199,7 +244,8 @@ class IGAM(Method):
                 functions[kind] = self.train_function
                 self.train_function = train_function
             logs = functions[kind](iterator)
-            # Counted after the step: of data of unknown length Keras asks for one batch more than there is.
+            # Counted after the step: of data of unknown length Keras asks for one batch more than
+            # there is.
             self._next_step = step + 1
             return logs
 
@@ -236,10 +282,15 @@ class IGAM(Method):
         if not self.options.noise:
             return images
         uniform = replicas.random_uniform(tf.shape(images), fold_seed(self.step_seed(), 3))
-        return tf.ensure_shape(tf.clip_by_value(images + self.options.noise * (2.0 * uniform - 1.0), 0.0, 1.0), images.shape)
+        return tf.ensure_shape(
+            tf.clip_by_value(images + self.options.noise * (2.0 * uniform - 1.0), 0.0, 1.0),
+            images.shape,
+        )
 
     def _discriminator_loss(self, adversarial):
-        """This replica's share of what the discriminator minimises. adversarial: its share of Eq. 10."""
+        """This replica's share of what the discriminator minimises. adversarial: its share of Eq.
+        10.
+        """
         loss = -DISCRIMINATOR_LOSSES[self.options.discriminator_loss] * adversarial
         if self.options.discriminator_weight_decay:
             squares = replicas.once(half_squares(kernels(self.discriminator.trainable_variables)))
@@ -256,10 +307,19 @@ class IGAM(Method):
             cross_entropy = classification.cross_entropy(logits, labels)
             return logits, {"cross_entropy": (1.0, replicas.global_mean(cross_entropy))}
 
-        student_gradient, teacher_gradient, logits = self._gradients(images, labels, self.step_seed())
-        terms = {"cross_entropy": (1.0, replicas.global_mean(classification.cross_entropy(logits, labels)))}
+        student_gradient, teacher_gradient, logits = self._gradients(
+            images, labels, self.step_seed()
+        )
+        terms = {
+            "cross_entropy": (
+                1.0,
+                replicas.global_mean(classification.cross_entropy(logits, labels)),
+            )
+        }
         if self.discriminator is not None:
-            student_scores, teacher_scores = self._scores(self._seen(student_gradient), self._seen(teacher_gradient))
+            student_scores, teacher_scores = self._scores(
+                self._seen(student_gradient), self._seen(teacher_gradient)
+            )
             adversarial = replicas.global_mean(losses.adversarial(teacher_scores, student_scores))
             if self.options.adversarial_form == "minimax":
                 terms["adversarial"] = self.options.lambda_adv, adversarial
@@ -267,19 +327,26 @@ class IGAM(Method):
                 terms["adversarial"] = 0.0, adversarial
                 non_saturating = replicas.global_mean(losses.non_saturating(student_scores))
                 terms["non_saturating"] = self.options.lambda_adv, non_saturating
-            right = tf.cast(teacher_scores > 0, tf.float32) + tf.cast(student_scores < 0, tf.float32)
+            right = tf.cast(teacher_scores > 0, tf.float32) + tf.cast(
+                student_scores < 0, tf.float32
+            )
             terms["discriminator_accuracy"] = 0.0, replicas.global_mean(right / 2)
             vanished = norms.l2_norm(student_gradient) < VANISHED * norms.l2_norm(teacher_gradient)
             terms["vanished_gradients"] = 0.0, replicas.global_mean(tf.cast(vanished, tf.float32))
         if self.options.difference_region == "seen":
-            student_gradient, teacher_gradient = self._seen(student_gradient), self._seen(teacher_gradient)
+            student_gradient, teacher_gradient = (
+                self._seen(student_gradient),
+                self._seen(teacher_gradient),
+            )
         difference = losses.gradient_difference(student_gradient, teacher_gradient)
         terms["difference"] = self.options.lambda_diff, self.reduce_difference(difference)
         return logits, terms
 
     def _gradients(self, images, labels, seed):
         """(J_s, J_t without a gradient of its own, the student's logits). seed: of the step."""
-        student_gradient, logits = self._gradient(lambda x: self.student(x, training=True), images, labels)
+        student_gradient, logits = self._gradient(
+            lambda x: self.student(x, training=True), images, labels
+        )
         with random_positions(fold_seed(seed, 4), tf.shape(images)[0]):
             teacher_gradient, _ = self._gradient(self._teacher_logits, images, labels)
         return student_gradient, tf.stop_gradient(teacher_gradient), logits
@@ -291,7 +358,9 @@ class IGAM(Method):
     def _scores(self, student_gradient, teacher_gradient):
         """The discriminator's logits of both, each float [batch]."""
         both = tf.concat([student_gradient, teacher_gradient], axis=0)
-        both = losses.discriminator_input(both, self.options.discriminator_input, self.options.discriminator_input_epsilon)
+        both = losses.discriminator_input(
+            both, self.options.discriminator_input, self.options.discriminator_input_epsilon
+        )
         if self.options.discriminator_batch_norm == "joint":
             return tf.split(self.discriminator(both, training=True), 2)
         return [self.discriminator(one, training=True) for one in tf.split(both, 2)]
@@ -314,6 +383,8 @@ class IGAM(Method):
 
 
 def seen_shape(teacher):
-    """(height, width, channels) of the input gradients that the discriminator is shown: what the teacher's adapter reads."""
+    """(height, width, channels) of the input gradients that the discriminator is shown: what the
+    teacher's adapter reads.
+    """
     rows, columns = seen_region(teacher)
     return rows.stop - rows.start, columns.stop - columns.start, teacher.input_shape[-1]

@@ -10,21 +10,24 @@ from tf_robust_transfer.options import group
 
 
 class IGAMMixACM(IGAM):
-    """(1 - kld_weight) L_mix + kld_weight L_kld + acm_weight L_acm + lambda_adv L_adv + lambda_diff L_diff.
+    """(1 - kld_weight) L_mix + kld_weight L_kld + acm_weight L_acm + lambda_adv L_adv + lambda_diff
+    L_diff.
 
-    MixACM's three terms are taken on mixup examples (its section 5.4), IGAM's two on the images as they come, whose input
-    gradients belong to a true label (its Eq. 14); MixACM's L_mix stands in for IGAM's cross-entropy. So a step passes the
-    student twice, once with mixed and once with natural images, and its batch statistics move with both. In IGAM's warm
-    start MixACM's terms alone are trained on.
+    MixACM's three terms are taken on mixup examples (its section 5.4), IGAM's two on the images as
+    they come, whose input gradients belong to a true label (its Eq. 14); MixACM's L_mix stands in
+    for IGAM's cross-entropy. So a step passes the student twice, once with mixed and once with
+    natural images, and its batch statistics move with both. In IGAM's warm start MixACM's terms
+    alone are trained on.
 
     Args (keyword-only), beside those of `Method`:
-        teacher: robust keras.Model of the student's input shape and classes, frozen, called with training=False; IGAM's
+        teacher: robust keras.Model of the student's input shape and classes, frozen, called with
+        training=False; IGAM's
             teacher_batch_norm is about IGAM's terms alone.
-        every other argument is `IGAM`'s, except adapter, or `MixACM`'s; acm_transform "affine" is refused.
-        mixacm_options: MixACM's arguments may stand in this dict too.
+        every other argument is `IGAM`'s, except adapter, or `MixACM`'s; acm_transform "affine" is
+        refused. mixacm_options: MixACM's arguments may stand in this dict too.
 
-    The training accuracy in the logs is that on the natural images, in the warm start that on the mixed ones.
-    """
+    The training accuracy in the logs is that on the natural images, in the warm start that on the
+    mixed ones."""
 
     @dataclasses.dataclass(frozen=True)
     class Options(IGAM.Options):
@@ -42,11 +45,16 @@ class IGAMMixACM(IGAM):
         super().__init__(student=student, teacher=teacher, **kwargs, **(mixacm_options or {}))
         options = self.options
         if options.adapter:
-            raise InputError("igam_mixacm takes no adapter; give a teacher that was fine-tuned with it (method finetune)")
+            raise InputError(
+                "igam_mixacm takes no adapter; give a teacher that was fine-tuned with it (method "
+                "finetune)"
+            )
         parts = {**vars(options.maps), **vars(options.soft_labels), **vars(options.mixup)}
         self.mixacm = MixACM(student=student, teacher=teacher, seed=self.seed, **parts)
         if self.mixacm.affine:
-            raise InputError("igam_mixacm trains the student alone: acm_transform affine is for method mixacm")
+            raise InputError(
+                "igam_mixacm trains the student alone: acm_transform affine is for method mixacm"
+            )
         self._trackers = self.mixacm._trackers | self._trackers
 
     def compile(self, optimizer="rmsprop", **kwargs):

@@ -6,8 +6,13 @@ from tf_robust_transfer.ops import replicas
 
 
 class Natural(Method):
-    """Cross-entropy on the images as they come (Eq. 1 of the IGAM paper). Arguments: see `Method`."""
+    """Cross-entropy on the images as they come (Eq. 1 of IGAM). Arguments: see `Method`."""
 
     def loss_terms(self, images, labels):
         logits = self.student(images, training=True)
-        return logits, {"cross_entropy": (1.0, replicas.global_mean(classification.cross_entropy(logits, labels)))}
+        return logits, {
+            "cross_entropy": (
+                1.0,
+                replicas.global_mean(classification.cross_entropy(logits, labels)),
+            )
+        }

@@ -9,33 +9,56 @@ from tf_robust_transfer.options import Options, above, at_least, between, option
 
 @dataclasses.dataclass(frozen=True)
 class SoftLabels(Options):
-    """A teacher's soft labels beside the true ones: (1 - alpha) cross-entropy + alpha gamma^2 KL."""
+    """A teacher's soft labels: (1 - alpha) cross-entropy + alpha gamma^2 KL."""
 
-    kld_weight: float = option(0.95, "weight of the soft labels", fraction, **between(0, 1), flag="alpha_kld")
-    temperature: float = option(10.0, "temperature of the soft labels", fraction, **above(0), flag="gamma")
+    kld_weight: float = option(
+        0.95, "weight of the soft labels", fraction, **between(0, 1), flag="alpha_kld"
+    )
+    temperature: float = option(
+        10.0, "temperature of the soft labels", fraction, **above(0), flag="gamma"
+    )
 
 
 @dataclasses.dataclass(frozen=True)
 class InnerAttack(Options):
-    """The attack that a training step makes its examples by. In Python a method takes the attack itself."""
+    """The attack that a training step makes its examples by. In Python a method takes the attack
+    itself.
+    """
 
-    eps: float = option(0.0, "radius of the training's examples; 0: eps", fraction, **at_least(0), flag="train_eps")
-    steps: int = option(7, "PGD steps; 1: FGSM, random start", int, **at_least(1), flag="train_attack_steps")
+    eps: float = option(
+        0.0, "radius of the training's examples; 0: eps", fraction, **at_least(0), flag="train_eps"
+    )
+    steps: int = option(
+        7, "PGD steps; 1: FGSM, random start", int, **at_least(1), flag="train_attack_steps"
+    )
     step_size: float = option(
-        0.0, "0: 2.5 eps / steps, FGSM 1.25 eps", fraction, **at_least(0), flag="train_attack_step_size"
+        0.0,
+        "0: 2.5 eps / steps, FGSM 1.25 eps",
+        fraction,
+        **at_least(0),
+        flag="train_attack_step_size",
     )
     warm_up_steps: int = option(
-        0.0, "the radius grows from 0 for so long", fraction, **at_least(0), flag="eps_warm_up_epochs", in_epochs=True
+        0.0,
+        "the radius grows from 0 for so long",
+        fraction,
+        **at_least(0),
+        flag="eps_warm_up_epochs",
+        in_epochs=True,
     )
 
     def attack(self, eps: float, loss="cross_entropy"):
-        """The attack at a radius. loss: of `PGD`; a single step on another than the cross-entropy is PGD's as well."""
+        """The attack at a radius. loss: of `PGD`; a single step on another than the cross-entropy
+        is PGD's as well.
+        """
         if self.steps == 1 and loss == "cross_entropy":
             return FGSM(self.step_size or 1.25 * eps, random_start=True)
         return PGD(self.steps, self.step_size or None, loss=loss)
 
     def arguments(self, context, loss="cross_entropy") -> dict:
-        """The arguments of `AdversarialTraining` that these options stand for. context: `base.Context`."""
+        """The arguments of `AdversarialTraining` that these options stand for. context:
+        `base.Context`.
+        """
         eps = self.eps or context.threat_model.eps
         return {
             "threat_model": ThreatModel(norm=context.threat_model.norm, eps=eps),

@@ -1,8 +1,7 @@
 """Networks: images in [0, 1] -> logits, with their own normalisation inside and named endpoints.
 
-A network is one file and one line in `MODELS`. Keras layers and `keras.ops` only, so that a saved student loads under
-any Keras backend.
-"""
+A network is one file and one line in `MODELS`. Keras layers and `keras.ops` only, so that a saved
+student loads under any Keras backend."""
 
 import re
 
@@ -43,14 +42,16 @@ def build_model(name: str, input_shape, num_classes: int, **options) -> keras.Mo
         **options: arguments of the network's own function, such as activation="swish".
 
     Returns:
-        keras.Model: images float32 [batch, height, width, channels] in [0, 1] -> logits float32 [batch, num_classes].
+        keras.Model: images float32 [batch, height, width, channels] in [0, 1] -> logits float32
+        [batch, num_classes].
 
     Raises:
         InputError: unknown name or option, or a shape that the network cannot take.
     """
     if len(input_shape) != 3 or num_classes < 2:
         raise InputError(
-            f"a model takes input_shape (height, width, channels) and at least 2 classes, got input_shape "
+            "a model takes input_shape (height, width, channels) and at least 2 classes, got "
+            "input_shape "
             f"{tuple(input_shape)} and num_classes {num_classes}"
         )
     build, options = find_model(name, options)
@@ -58,7 +59,8 @@ def build_model(name: str, input_shape, num_classes: int, **options) -> keras.Mo
 
 
 def find_model(name: str, options: dict):
-    """(the function of `MODELS` that builds a network, its options with what the name says), without building it.
+    """(the function of `MODELS` that builds a network, its options with what the name says),
+    without building it.
 
     name, options: see `build_model`. Raises an InputError for an unknown name or option.
     """
@@ -71,8 +73,12 @@ def find_model(name: str, options: dict):
         raise InputError(f"unknown model {name!r}; {nearest(name, MODELS)}")
     known = build.__kwdefaults__ or {}
     if wide and {"depth", "width"} & set(given):
-        raise InputError(f"model {name!r} says its depth and width already; leave these options out")
+        raise InputError(
+            f"model {name!r} says its depth and width already; leave these options out"
+        )
     unknown = sorted(set(options) - set(known))
     if unknown:
-        raise InputError(f"model {name!r} has no option {unknown[0]!r}; {nearest(unknown[0], known)}")
+        raise InputError(
+            f"model {name!r} has no option {unknown[0]!r}; {nearest(unknown[0], known)}"
+        )
     return build, options

@@ -1,4 +1,6 @@
-"""A network whose batch norm runs on the statistics of the current batch and has no moving ones to change."""
+"""A network whose batch norm runs on the statistics of the current batch and has no moving ones to
+change.
+"""
 
 import keras
 
@@ -9,10 +11,11 @@ BATCH_NORMS = ("moving", "batch")
 
 
 class BatchStatistics(keras.layers.BatchNormalization):
-    """Batch norm on the mean and the (biased) variance of its batch, whatever `training` and `trainable` say.
+    """Batch norm on the mean and the (biased) variance of its batch, whatever `training` and
+    `trainable` say.
 
-    Keras's own layer does so with training=True only, then moves its moving statistics, and not at all where it is frozen.
-    """
+    Keras's own layer does so with training=True only, then moves its moving statistics, and not at
+    all where it is frozen."""
 
     def call(self, inputs, training=None, mask=None):
         """inputs: float [batch, ...] -> the same shape. training and mask change nothing."""
@@ -20,23 +23,29 @@ class BatchStatistics(keras.layers.BatchNormalization):
         x = keras.ops.cast(inputs, keras.backend.result_type(inputs.dtype, "float32"))
         axes = [axis for axis in range(len(x.shape)) if axis != self.axis % len(x.shape)]
         mean, variance = keras.ops.moments(x, axes=axes, synchronized=self.synchronized)
-        scale, offset = (None if v is None else keras.ops.cast(v, x.dtype) for v in (self.gamma, self.beta))
-        outputs = keras.ops.batch_normalization(x, mean, variance, self.axis, offset, scale, self.epsilon)
+        scale, offset = (
+            None if v is None else keras.ops.cast(v, x.dtype) for v in (self.gamma, self.beta)
+        )
+        outputs = keras.ops.batch_normalization(
+            x, mean, variance, self.axis, offset, scale, self.epsilon
+        )
         return keras.ops.cast(outputs, self.compute_dtype)
 
 
 def with_batch_statistics(model: keras.Model) -> keras.Model:
-    """A copy of the model in which every batch-norm layer is a `BatchStatistics`; its other layers (dropout) stay as they
-    are.
+    """A copy of the model in which every batch-norm layer is a `BatchStatistics`; its other layers
+    (dropout) stay as they are.
 
     Args:
         model: functional or sequential keras.Model; it stays as it was.
 
     Returns:
-        keras.Model: of the same inputs, outputs and weights. Weights that the given model gets later do not reach it.
+        keras.Model: of the same inputs, outputs and weights. Weights that the given model gets
+        later do not reach it.
 
     Raises:
-        InputError: a subclassed model, or a batch-norm layer inside a layer that is no functional model.
+        InputError: a subclassed model, or a batch-norm layer inside a layer that is no functional
+            model.
     """
 
     copy = _cloned(model, lambda layer: type(layer).from_config(layer.get_config()))
@@ -45,7 +54,8 @@ def with_batch_statistics(model: keras.Model) -> keras.Model:
 
 
 def on_batch_statistics(model: keras.Model) -> keras.Model:
-    """As `with_batch_statistics`, but its layers are the model's own, except for batch norm, which is copied as it is now.
+    """As `with_batch_statistics`, but its layers are the model's own, except for batch norm, which
+    is copied as it is now.
 
     So weights that the given model gets later reach it, but for those of batch norm.
     """
@@ -55,7 +65,9 @@ def on_batch_statistics(model: keras.Model) -> keras.Model:
 
 
 def _cloned(model, of_other_layers):
-    """A clone with `BatchStatistics` for each batch norm and of_other_layers(layer) for the other layers."""
+    """A clone with `BatchStatistics` for each batch norm and of_other_layers(layer) for the other
+    layers.
+    """
 
     def clone(layer):
         if isinstance(layer, keras.layers.BatchNormalization):
@@ -66,16 +78,19 @@ def _cloned(model, of_other_layers):
         copy = keras.models.clone_model(model, clone_function=clone, recursive=True)
     except ValueError as error:
         raise InputError(
-            f"batch statistics need a functional or sequential model, got {type(model).__name__}; use moving averages"
+            f"batch statistics need a functional or sequential model, got {type(model).__name__}; "
+            "use moving averages"
         ) from error
     left = [
         layer.name
         for layer in copy._flatten_layers()
-        if isinstance(layer, keras.layers.BatchNormalization) and not isinstance(layer, BatchStatistics)
+        if isinstance(layer, keras.layers.BatchNormalization)
+        and not isinstance(layer, BatchStatistics)
     ]
     if left:
         raise InputError(
-            f"batch statistics cannot reach the layers {', '.join(left)}, which are inside layers that are no functional "
+            f"batch statistics cannot reach the layers {', '.join(left)}, which are inside layers "
+            "that are no functional "
             "models; use moving averages"
         )
     return copy

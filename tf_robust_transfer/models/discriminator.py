@@ -5,16 +5,22 @@ from keras import layers
 
 from tf_robust_transfer.errors import look_up
 
-# Appendix A of the IGAM paper, output channels of each layer. The paper's "5 CNN layers (16-32-64-128-256)" and "4 CNN
-# layers (8-16-32-64)" agree with themselves. Its "5 CNN layers (8-16-32-64)" (CIFAR-10 from Tiny-ImageNet) lists four
-# numbers for five layers. We take the list, "8-64": the reference code's configuration of that very row (IGAM-Upsize)
-# has 4 layers from 8 channels on. Who takes the count instead has "8-128", five layers by the reference code's rule that
-# each has twice the channels of the one before.
-DISCRIMINATOR_CHANNELS = {"16-256": (16, 32, 64, 128, 256), "8-64": (8, 16, 32, 64), "8-128": (8, 16, 32, 64, 128)}
+# Appendix A of the IGAM paper, output channels of each layer. The paper's "5 CNN layers
+# (16-32-64-128-256)" and "4 CNN layers (8-16-32-64)" agree with themselves. Its "5 CNN layers
+# (8-16-32-64)" (CIFAR-10 from Tiny-ImageNet) lists four numbers for five layers. We take the list,
+# "8-64": the reference code's configuration of that very row (IGAM-Upsize) has 4 layers from 8
+# channels on. Who takes the count instead has "8-128", five layers by the reference code's rule
+# that each has twice the channels of the one before.
+DISCRIMINATOR_CHANNELS = {
+    "16-256": (16, 32, 64, 128, 256),
+    "8-64": (8, 16, 32, 64),
+    "8-128": (8, 16, 32, 64, 128),
+}
 
 _scaling = keras.initializers.VarianceScaling
-# Name: makes an initializer of a convolution and one of the dense layer. Keras's own, or those of the reference code:
-# N(0, 2 / (16 out)), and uniform in +-sqrt(3 / in), which is TF1's uniform_unit_scaling_initializer.
+# Name: makes an initializer of a convolution and one of the dense layer. Keras's own, or those of
+# the reference code: N(0, 2 / (16 out)), and uniform in +-sqrt(3 / in), which is TF1's
+# uniform_unit_scaling_initializer.
 INITIALIZERS = {
     "glorot_uniform": (keras.initializers.GlorotUniform, keras.initializers.GlorotUniform),
     "reference_code": (
@@ -44,13 +50,13 @@ def build_discriminator(
 
     Args:
         input_shape: (height, width, channels) of the input gradients.
-        channels: output channels of each convolution, such as those of `DISCRIMINATOR_CHANNELS` (Appendix A; where its
-            text says five layers and lists four channels, the list holds).
+        channels: output channels of each convolution, such as those of `DISCRIMINATOR_CHANNELS`
+            (Appendix A; where its text says five layers and lists four channels, the list holds).
         batch_norm: off where a step must not depend on how the batch is split over devices.
-        batch_norm_epsilon: added to the variance. It counts in the first layer: what comes in has unit norm, so that its
-            entries are of about 0.02 at 32x32x3.
-        initializer: of the kernels, a key of `INITIALIZERS`. (The difference of a two-way softmax's logits starts with
-            twice the variance of our one logit.)
+        batch_norm_epsilon: added to the variance. It counts in the first layer: what comes in has
+            unit norm, so that its entries are of about 0.02 at 32x32x3.
+        initializer: of the kernels, a key of `INITIALIZERS`. (The difference of a two-way softmax's
+            logits starts with twice the variance of our one logit.)
 
     Returns:
         keras.Model: float [batch, height, width, channels] -> float [batch], the logit of f_disc.
@@ -60,11 +66,20 @@ def build_discriminator(
     x = gradients
     for layer, filters in enumerate(channels, start=1):
         x = layers.Conv2D(
-            filters, 4, strides=2, padding="same", kernel_initializer=of_convolution(), name=f"conv{layer}"
+            filters,
+            4,
+            strides=2,
+            padding="same",
+            kernel_initializer=of_convolution(),
+            name=f"conv{layer}",
         )(x)
         if batch_norm:
-            x = layers.BatchNormalization(momentum=0.9, epsilon=batch_norm_epsilon, name=f"batch_norm{layer}")(x)
+            x = layers.BatchNormalization(
+                momentum=0.9, epsilon=batch_norm_epsilon, name=f"batch_norm{layer}"
+            )(x)
         x = layers.LeakyReLU(negative_slope=0.1, name=f"activation{layer}")(x)
     x = layers.Flatten(name="flatten")(x)
-    score = layers.Reshape((), name="score")(layers.Dense(1, kernel_initializer=of_dense(), name="dense")(x))
+    score = layers.Reshape((), name="score")(
+        layers.Dense(1, kernel_initializer=of_dense(), name="dense")(x)
+    )
     return keras.Model(gradients, score, name="discriminator")

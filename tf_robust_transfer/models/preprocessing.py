@@ -5,12 +5,20 @@ from keras import ops
 
 from tf_robust_transfer.errors import InputError
 
-PREPROCESSINGS = ("none", "centered", "standardized", "per_image_standardization", "zero_mean_l2", "l2")
+PREPROCESSINGS = (
+    "none",
+    "centered",
+    "standardized",
+    "per_image_standardization",
+    "zero_mean_l2",
+    "l2",
+)
 
 
 @keras.saving.register_keras_serializable(package="tf_robust_transfer")
 class PerImageStandardization(keras.layers.Layer):
-    """(image - mean) / max(std, 1 / sqrt(pixels)), as tf.image.per_image_standardization (MadryLab's CIFAR-10 network).
+    """(image - mean) / max(std, 1 / sqrt(pixels)), as tf.image.per_image_standardization
+    (MadryLab's CIFAR-10 network).
 
     The original takes images in 0-255, and so does the formula here after a multiplication by 255.
 
@@ -18,7 +26,8 @@ class PerImageStandardization(keras.layers.Layer):
     """
 
     def call(self, images):
-        # In 0-255 the mean of a grey image is exact; in [0, 1] its rounding error would be divided by a tiny floor.
+        # In 0-255 the mean of a grey image is exact; in [0, 1] its rounding error would be divided
+        # by a tiny floor.
         images = 255.0 * images
         pixels = images.shape[1] * images.shape[2] * images.shape[3]
         mean = ops.mean(images, axis=(1, 2, 3), keepdims=True)
@@ -29,10 +38,12 @@ class PerImageStandardization(keras.layers.Layer):
 
 @keras.saving.register_keras_serializable(package="tf_robust_transfer")
 class L2Normalization(keras.layers.Layer):
-    """x / sqrt(max(sum of x^2, 1e-12)) with x = 255 image - its mean, the input of IGAM's student (or without the mean).
+    """x / sqrt(max(sum of x^2, 1e-12)) with x = 255 image - its mean, the input of IGAM's student
+    (or without the mean).
 
-    That is model_new.py of alvinchangw/IGAM_CVPR2020: the mean over height, width and channels, then
-    tf.math.l2_normalize with its default epsilon of 1e-12, on images in 0-255. Mean and sum are those of one example.
+    That is model_new.py of alvinchangw/IGAM_CVPR2020: the mean over height, width and channels,
+    then tf.math.l2_normalize with its default epsilon of 1e-12, on images in 0-255. Mean and sum
+    are those of one example.
 
     images: float [batch, height, width, channels] in [0, 1].
 
@@ -45,7 +56,8 @@ class L2Normalization(keras.layers.Layer):
         self.zero_mean = zero_mean
 
     def call(self, images):
-        # In 0-255 the mean of a grey image is exact; in [0, 1] its rounding error would be scaled up to length 1.
+        # In 0-255 the mean of a grey image is exact; in [0, 1] its rounding error would be scaled
+        # up to length 1.
         images = 255.0 * images
         if self.zero_mean:
             images = images - ops.mean(images, axis=(1, 2, 3), keepdims=True)
@@ -60,8 +72,9 @@ def preprocessing_layer(kind: str, mean=None, std=None) -> keras.layers.Layer:
     """The layer between [0, 1] images and the first convolution.
 
     Args:
-        kind: "none"; "centered": 2x - 1; "standardized": (x - mean) / std with one number for each channel;
-            "per_image_standardization": see `PerImageStandardization`; "zero_mean_l2" and "l2": see `L2Normalization`.
+        kind: "none"; "centered": 2x - 1; "standardized": (x - mean) / std with one number for each
+            channel; "per_image_standardization": see `PerImageStandardization`; "zero_mean_l2" and
+            "l2": see `L2Normalization`.
         mean, std: for "standardized", in [0, 1] pixels.
     """
     if kind == "none":
@@ -70,8 +83,12 @@ def preprocessing_layer(kind: str, mean=None, std=None) -> keras.layers.Layer:
         return keras.layers.Rescaling(2.0, offset=-1.0, name="preprocessing")
     if kind == "standardized":
         if mean is None or std is None:
-            raise InputError("preprocessing 'standardized' needs mean and std, one number for each channel")
-        return keras.layers.Normalization(mean=mean, variance=[s**2 for s in std], name="preprocessing")
+            raise InputError(
+                "preprocessing 'standardized' needs mean and std, one number for each channel"
+            )
+        return keras.layers.Normalization(
+            mean=mean, variance=[s**2 for s in std], name="preprocessing"
+        )
     if kind == "per_image_standardization":
         return PerImageStandardization(name="preprocessing")
     if kind in ("zero_mean_l2", "l2"):

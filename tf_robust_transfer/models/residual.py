@@ -17,7 +17,10 @@ def normalised_input(input_shape, preprocessing, mean, std):
     """
     for statistic in (mean, std):
         if statistic is not None and len(statistic) != input_shape[-1]:
-            raise InputError(f"mean and std have one number for each of {input_shape[-1]} channels, got {mean} and {std}")
+            raise InputError(
+                f"mean and std have one number for each of {input_shape[-1]} channels, got {mean} "
+                f"and {std}"
+            )
     images = keras.Input(input_shape, name="images")
     return images, preprocessing_layer(preprocessing, mean, std)(images)
 
@@ -29,8 +32,9 @@ def convolution(x, filters, kernel, stride, name, *, padding="symmetric"):
         x: float [batch, height, width, channels].
         filters, kernel, stride: whole numbers; the kernel is odd and square.
         name: of the convolution; a padding layer is called `{name}_pad`.
-        padding: where the stride is over 1: "symmetric" by (kernel - 1) / 2 pixels, as PyTorch networks have it, or
-            TensorFlow's "same", which pads an even image one pixel less, at top and left. With stride 1 they agree.
+        padding: where the stride is over 1: "symmetric" by (kernel - 1) / 2 pixels, as PyTorch
+            networks have it, or TensorFlow's "same", which pads an even image one pixel less, at
+            top and left. With stride 1 they agree.
     """
     symmetric = padding == "symmetric" and stride > 1 and kernel > 1
     if symmetric:

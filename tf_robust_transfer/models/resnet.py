@@ -1,4 +1,6 @@
-"""Residual networks, He et al. (2016a): ResNet-18 and ResNet-50 as torchvision has them, ResNet-50 for CIFAR."""
+"""Residual networks, He et al. (2016a): ResNet-18 and ResNet-50 as torchvision has them, ResNet-50
+for CIFAR.
+"""
 
 import keras
 from keras import layers
@@ -6,70 +8,90 @@ from keras import layers
 from tf_robust_transfer.models.residual import batch_norm, convolution, normalised_input
 
 
-def resnet_18(input_shape, num_classes, *, base_channels=64, preprocessing="none", mean=None, std=None) -> keras.Model:
-    """torchvision's ResNet-18: a 7x7 convolution with stride 2, 3x3 max pooling, four groups of two basic blocks.
+def resnet_18(
+    input_shape, num_classes, *, base_channels=64, preprocessing="none", mean=None, std=None
+) -> keras.Model:
+    """torchvision's ResNet-18: a 7x7 convolution with stride 2, 3x3 max pooling, four groups of two
+    basic blocks.
 
-    11.7 million trainable parameters on 1,000 classes. Every convolution with a stride, and the max pooling, pads
-    symmetrically.
+    11.7 million trainable parameters on 1,000 classes. Every convolution with a stride, and the max
+    pooling, pads symmetrically.
 
     Args:
-        base_channels: channels of the first convolution and of the 3x3 convolutions of the first group; each further
-            group doubles them.
-        preprocessing, mean, std: see `preprocessing_layer`; ImageNet teachers have "standardized" with mean
-            (0.485, 0.456, 0.406) and std (0.229, 0.224, 0.225).
+        base_channels: channels of the first convolution and of the 3x3 convolutions of the first
+            group; each further group doubles them.
+        preprocessing, mean, std: see `preprocessing_layer`; ImageNet teachers have "standardized"
+            with mean (0.485, 0.456, 0.406) and std (0.229, 0.224, 0.225).
 
-    Endpoints, with c = base_channels: block1 [batch, h/2, w/2, c], the first convolution after batch norm and ReLU; the
-    groups' outputs after their last ReLU: block2 [batch, h/4, w/4, c], block3 [batch, h/8, w/8, 2 c], block4
-    [batch, h/16, w/16, 4 c], block5 [batch, h/32, w/32, 8 c] (sizes rounded up); logits.
-    """
+    Endpoints, with c = base_channels: block1 [batch, h/2, w/2, c], the first convolution after
+    batch norm and ReLU; the groups' outputs after their last ReLU: block2 [batch, h/4, w/4, c],
+    block3 [batch, h/8, w/8, 2 c], block4 [batch, h/16, w/16, 4 c], block5 [batch, h/32, w/32, 8 c]
+    (sizes rounded up); logits."""
     images, x = normalised_input(input_shape, preprocessing, mean, std)
     logits = _groups(_imagenet_stem(x, base_channels), (2, 2, 2, 2), base_channels, 1, num_classes)
     return keras.Model(images, logits, name="resnet_18")
 
 
-def resnet_50(input_shape, num_classes, *, base_channels=64, preprocessing="none", mean=None, std=None) -> keras.Model:
+def resnet_50(
+    input_shape, num_classes, *, base_channels=64, preprocessing="none", mean=None, std=None
+) -> keras.Model:
     """torchvision's ResNet-50: as `resnet_18`, with 3, 4, 6, 3 bottleneck blocks.
 
-    25.6 million trainable parameters on 1,000 classes. A block's stride is on its 3x3 convolution ("v1.5"), and batch
-    norm has eps 1e-5: keras.applications.ResNet50 is another network.
+    25.6 million trainable parameters on 1,000 classes. A block's stride is on its 3x3 convolution
+    ("v1.5"), and batch norm has eps 1e-5: keras.applications.ResNet50 is another network.
 
     Args:
-        base_channels, preprocessing, mean, std: see `resnet_18`; a group's outputs have four times its 3x3 channels.
+        base_channels, preprocessing, mean, std: see `resnet_18`; a group's outputs have four times
+            its 3x3 channels.
 
-    Endpoints, with c = base_channels: block1 [batch, h/2, w/2, c], the first convolution after batch norm and ReLU; the
-    groups' outputs after their last ReLU: block2 [batch, h/4, w/4, 4 c], block3 [batch, h/8, w/8, 8 c], block4
-    [batch, h/16, w/16, 16 c], block5 [batch, h/32, w/32, 32 c] (sizes rounded up); logits.
-    """
+    Endpoints, with c = base_channels: block1 [batch, h/2, w/2, c], the first convolution after
+    batch norm and ReLU; the groups' outputs after their last ReLU: block2 [batch, h/4, w/4, 4 c],
+    block3 [batch, h/8, w/8, 8 c], block4 [batch, h/16, w/16, 16 c], block5 [batch, h/32, w/32, 32
+    c] (sizes rounded up); logits."""
     images, x = normalised_input(input_shape, preprocessing, mean, std)
     logits = _groups(_imagenet_stem(x, base_channels), (3, 4, 6, 3), base_channels, 4, num_classes)
     return keras.Model(images, logits, name="resnet_50")
 
 
-def cifar_resnet_50(input_shape, num_classes, *, base_channels=64, preprocessing="none", mean=None, std=None) -> keras.Model:
-    """ResNet-50 for small images: `resnet_50` with a 3x3 first convolution of stride 1 and no max pooling.
+def cifar_resnet_50(
+    input_shape, num_classes, *, base_channels=64, preprocessing="none", mean=None, std=None
+) -> keras.Model:
+    """ResNet-50 for small images: `resnet_50` with a 3x3 first convolution of stride 1 and no max
+    pooling.
 
-    The form of MadryLab's robustness library (Engstrom et al. 2019). 23.5 million trainable parameters on 10 classes.
+    The form of MadryLab's robustness library (Engstrom et al. 2019). 23.5 million trainable
+    parameters on 10 classes.
 
     Args:
         base_channels, preprocessing, mean, std: see `resnet_50`.
 
-    Endpoints, with c = base_channels: block1 [batch, h, w, c], the first convolution after batch norm and ReLU; the
-    groups' outputs after their last ReLU: block2 [batch, h, w, 4 c], block3 [batch, h/2, w/2, 8 c], block4
-    [batch, h/4, w/4, 16 c], block5 [batch, h/8, w/8, 32 c] (sizes rounded up); logits.
-    """
+    Endpoints, with c = base_channels: block1 [batch, h, w, c], the first convolution after batch
+    norm and ReLU; the groups' outputs after their last ReLU: block2 [batch, h, w, 4 c], block3
+    [batch, h/2, w/2, 8 c], block4 [batch, h/4, w/4, 16 c], block5 [batch, h/8, w/8, 32 c] (sizes
+    rounded up); logits."""
     images, x = normalised_input(input_shape, preprocessing, mean, std)
-    x = layers.ReLU(name="block1")(batch_norm(convolution(x, base_channels, 3, 1, "conv1"), "conv1_batch_norm"))
-    return keras.Model(images, _groups(x, (3, 4, 6, 3), base_channels, 4, num_classes), name="cifar_resnet_50")
+    x = layers.ReLU(name="block1")(
+        batch_norm(convolution(x, base_channels, 3, 1, "conv1"), "conv1_batch_norm")
+    )
+    return keras.Model(
+        images, _groups(x, (3, 4, 6, 3), base_channels, 4, num_classes), name="cifar_resnet_50"
+    )
 
 
 def _imagenet_stem(x, channels):
-    x = layers.ReLU(name="block1")(batch_norm(convolution(x, channels, 7, 2, "conv1"), "conv1_batch_norm"))
+    x = layers.ReLU(name="block1")(
+        batch_norm(convolution(x, channels, 7, 2, "conv1"), "conv1_batch_norm")
+    )
     # PyTorch pads with minus infinity. After a ReLU, zeros give the same maxima.
-    return layers.MaxPooling2D(3, strides=2, name="max_pool")(layers.ZeroPadding2D(1, name="max_pool_pad")(x))
+    return layers.MaxPooling2D(3, strides=2, name="max_pool")(
+        layers.ZeroPadding2D(1, name="max_pool_pad")(x)
+    )
 
 
 def _groups(x, blocks, base_channels, expansion, num_classes):
-    """Four groups of basic (expansion 1) or bottleneck (expansion 4) blocks, global average pooling, the logit layer."""
+    """Four groups of basic (expansion 1) or bottleneck (expansion 4) blocks, global average
+    pooling, the logit layer.
+    """
     for group, count in enumerate(blocks, start=2):
         channels = base_channels * 2 ** (group - 2)
         for block in range(count):

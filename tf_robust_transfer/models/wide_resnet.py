@@ -22,23 +22,26 @@ def wide_resnet(
     mean=None,
     std=None,
 ) -> keras.Model:
-    """WRN-depth-width: a 3x3 convolution, three groups of (depth - 4) / 6 pre-activation blocks, global average pooling.
+    """WRN-depth-width: a 3x3 convolution, three groups of (depth - 4) / 6 pre-activation blocks,
+    global average pooling.
 
-    Trainable parameters on 10 classes: 0.078 million as WRN-10-1, 36.5 million as WRN-28-10, 46.2 million as WRN-34-10,
-    184.5 million as WRN-34-20.
+    Trainable parameters on 10 classes: 0.078 million as WRN-10-1, 36.5 million as WRN-28-10, 46.2
+    million as WRN-34-10, 184.5 million as WRN-34-20.
 
     Args:
         depth: 6 n + 4.
         width: groups have 16, 32, 64 channels times width.
         activation: "relu"; "leaky_relu" with slope 0.1; "swish" (Gowal et al. 2020).
-        padding: of the 3x3 convolutions with stride 2: "symmetric" by one pixel (PyTorch, Hendrycks et al. 2019) or
-            TensorFlow's "same" (Gowal et al.; their PyTorch network pads even sizes alike, odd sizes not).
-        stem_stride: stride of the first convolution; 1 in the papers, 2 makes the network four times cheaper.
+        padding: of the 3x3 convolutions with stride 2: "symmetric" by one pixel (PyTorch, Hendrycks
+            et al. 2019) or TensorFlow's "same" (Gowal et al.; their PyTorch network pads even sizes
+            alike, odd sizes not).
+        stem_stride: stride of the first convolution; 1 in the papers, 2 makes the network four
+            times cheaper.
         preprocessing, mean, std: see `preprocessing_layer`.
 
-    Endpoints: block1 [batch, h, w, 16], the first convolution's output; block2, block3, block4, the groups' outputs
-    [batch, h, w, 16 width], [batch, h/2, w/2, 32 width], [batch, h/4, w/4, 64 width], before the next batch norm;
-    logits. With stem_stride s, h and w are divided by s first.
+    Endpoints: block1 [batch, h, w, 16], the first convolution's output; block2, block3, block4, the
+    groups' outputs [batch, h, w, 16 width], [batch, h/2, w/2, 32 width], [batch, h/4, w/4, 64
+    width], before the next batch norm; logits. With stem_stride s, h and w are divided by s first.
     """
     if depth < 10 or (depth - 4) % 6:
         raise InputError(f"a WideResNet's depth is 6 n + 4 (10, 16, 22, 28, 34, ...), got {depth}")
@@ -67,11 +70,15 @@ def wide_resnet(
             stride = 2 if block == 0 and group > 2 else 1
             activated = activate(x, f"{name}_1")
             changes = x.shape[-1] != channels or stride > 1
-            shortcut = convolve(activated, channels, 1, stride, f"{name}_shortcut") if changes else x
+            shortcut = (
+                convolve(activated, channels, 1, stride, f"{name}_shortcut") if changes else x
+            )
             x = convolve(activated, channels, 3, stride, f"{name}_conv1")
             x = convolve(activate(x, f"{name}_2"), channels, 3, 1, f"{name}_conv2")
             x = layers.Add(name=f"{name}_add")([shortcut, x])
         x = layers.Identity(name=f"block{group}")(x)
     x = activate(x, "final")
     x = layers.GlobalAveragePooling2D(name="pool")(x)
-    return keras.Model(images, layers.Dense(num_classes, name="logits")(x), name=f"wrn_{depth}_{width}")
+    return keras.Model(
+        images, layers.Dense(num_classes, name="logits")(x), name=f"wrn_{depth}_{width}"
+    )

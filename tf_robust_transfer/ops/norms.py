@@ -8,7 +8,8 @@ import math
 import tensorflow as tf
 
 NORMS = ("linf", "l2")
-# Below this l2 norm a direction is rounding noise; dividing by it would turn noise into a full step.
+# Below this l2 norm a direction is rounding noise; dividing by it would turn noise into a full
+# step.
 _TINY = 1e-12
 
 
@@ -19,7 +20,8 @@ def _per_example(values, like):
 
 def l2_norm(tensor):
     """l2 norm of each example. tensor: float [batch, ...]. Returns float [batch]."""
-    # Scaling by the largest entry keeps squares of tiny gradients (1e-25) from underflowing to zero.
+    # Scaling by the largest entry keeps squares of tiny gradients (1e-25) from underflowing to
+    # zero.
     flat = tf.reshape(tensor, [tf.shape(tensor)[0], math.prod(tensor.shape[1:])])
     largest = tf.reduce_max(tf.abs(flat), axis=1, keepdims=True)
     scaled = tf.math.divide_no_nan(flat, largest)
@@ -27,16 +29,22 @@ def l2_norm(tensor):
 
 
 def lp_norm(tensor, norm: str):
-    """Norm of each example. tensor: float [batch, ...]; norm: "linf" or "l2". Returns float [batch]."""
+    """Norm of each example. tensor: float [batch, ...]; norm: "linf" or "l2". Returns float
+    [batch].
+    """
     if norm == "linf":
-        return tf.reduce_max(tf.abs(tf.reshape(tensor, [tf.shape(tensor)[0], math.prod(tensor.shape[1:])])), axis=1)
+        return tf.reduce_max(
+            tf.abs(tf.reshape(tensor, [tf.shape(tensor)[0], math.prod(tensor.shape[1:])])), axis=1
+        )
     if norm == "l2":
         return l2_norm(tensor)
     raise ValueError(f"norm must be one of {NORMS}, got {norm!r}")
 
 
 def project(perturbation, norm: str, eps):
-    """Nearest point of the ball of radius eps. perturbation: float [batch, ...]. Returns the same shape."""
+    """Nearest point of the ball of radius eps. perturbation: float [batch, ...]. Returns the same
+    shape.
+    """
     if norm == "linf":
         return tf.clip_by_value(perturbation, -eps, eps)
     if norm == "l2":
@@ -47,7 +55,8 @@ def project(perturbation, norm: str, eps):
 
 
 def steepest_ascent(gradient, norm: str):
-    """Unit step of the norm that raises a linear function most: sign (linf) or the unit vector (l2).
+    """Unit step of the norm that raises a linear function most: sign (linf) or the unit vector
+    (l2).
 
     gradient: float [batch, ...]. Returns the same shape; zero where the gradient is zero.
     """
@@ -68,7 +77,8 @@ def ball_from_noise(uniform, normal, norm: str, eps):
         eps: radius, scalar.
 
     Returns:
-        float [batch, ...]. l2: a uniform direction times eps * u^(1/d), which is uniform in the ball of dimension d.
+        float [batch, ...]. l2: a uniform direction times eps * u^(1/d), which is uniform in the
+        ball of dimension d.
     """
     if norm == "linf":
         return (2.0 * uniform - 1.0) * eps

@@ -1,8 +1,10 @@
-"""Every random number that a step, an attack or the data draw: a pure function of a seed, the same with and without XLA.
+"""Every random number that a step, an attack or the data draw: a pure function of a seed, the same
+with and without XLA.
 
-TensorFlow 2.21's float draws (`stateless_uniform`, `stateless_normal`, with alg="philox" too) differ between its own
-kernels and XLA's from one seed, and so would a run on a CPU from one on a GPU. Its 32-bit integers by "philox" do not
-differ. Everything here is made of those: uniform numbers are equal to the bit, normal ones to about 2e-5.
+TensorFlow 2.21's float draws (`stateless_uniform`, `stateless_normal`, with alg="philox" too)
+differ between its own kernels and XLA's from one seed, and so would a run on a CPU from one on a
+GPU. Its 32-bit integers by "philox" do not differ. Everything here is made of those: uniform
+numbers are equal to the bit, normal ones to about 2e-5.
 
 Seeds are int32 or int64 [2].
 """
@@ -39,7 +41,9 @@ def uniform(shape, seed):
 
 
 def open_uniform(shape, seed):
-    """As `uniform`, but in the open interval (0, 1): moved up by half a step, so that a logarithm is finite."""
+    """As `uniform`, but in the open interval (0, 1): moved up by half a step, so that a logarithm
+    is finite.
+    """
     return uniform(shape, seed) + 2.0**-24
 
 

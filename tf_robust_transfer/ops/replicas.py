@@ -1,8 +1,9 @@
-"""What changes when a step runs on several replicas: means over the global batch, and random numbers.
+"""What changes when a step runs on several replicas: means over the global batch, and random
+numbers.
 
-The only module that knows how many replicas there are. Keras sums the gradients over replicas, so that a loss which is
-a sum over the replica's examples divided by the size of the global batch gives the gradient of one device.
-"""
+The only module that knows how many replicas there are. Keras sums the gradients over replicas, so
+that a loss which is a sum over the replica's examples divided by the size of the global batch gives
+the gradient of one device."""
 
 import tensorflow as tf
 
@@ -19,33 +20,44 @@ def _num_replicas() -> int:
 
 
 def global_mean(per_example):
-    """This replica's share of the mean over the global batch. per_example: float [replica batch]. Returns a scalar.
+    """This replica's share of the mean over the global batch. per_example: float [replica batch].
+    Returns a scalar.
 
-    Summed over the replicas, the shares are the mean, also where the last batch splits unevenly or leaves a replica
-    without examples.
-    """
+    Summed over the replicas, the shares are the mean, also where the last batch splits unevenly or
+    leaves a replica without examples."""
     local = tf.cast(tf.shape(per_example)[0], per_example.dtype)
-    total = _context().all_reduce(tf.distribute.ReduceOp.SUM, local) if _num_replicas() > 1 else local
+    total = (
+        _context().all_reduce(tf.distribute.ReduceOp.SUM, local) if _num_replicas() > 1 else local
+    )
     return tf.reduce_sum(per_example) / total
 
 
 def global_sum(per_example):
-    """This replica's share of the sum over the global batch. per_example: float [replica batch]. Returns a scalar."""
+    """This replica's share of the sum over the global batch. per_example: float [replica batch].
+    Returns a scalar.
+    """
     return tf.reduce_sum(per_example)
 
 
 def once(value):
-    """This replica's share of a term that does not depend on the examples, such as weight decay. value: scalar."""
+    """This replica's share of a term that does not depend on the examples, such as weight decay.
+    value: scalar.
+    """
     return value / _num_replicas()
 
 
 def whole(share):
-    """The sum of all replicas' shares: the value that belongs in the log. Returns a scalar, equal on every replica."""
-    return _context().all_reduce(tf.distribute.ReduceOp.SUM, share) if _num_replicas() > 1 else share
+    """The sum of all replicas' shares: the value that belongs in the log. Returns a scalar, equal
+    on every replica.
+    """
+    return (
+        _context().all_reduce(tf.distribute.ReduceOp.SUM, share) if _num_replicas() > 1 else share
+    )
 
 
 def summed_norm(gradients):
-    """l2 norm of all gradients together, each summed over the replicas. gradients: list of tensors or None.
+    """l2 norm of all gradients together, each summed over the replicas. gradients: list of tensors
+    or None.
 
     Returns a scalar, equal on every replica.
     """
@@ -58,11 +70,12 @@ def summed_norm(gradients):
 def own_rows(draw, rows):
     """This replica's part of numbers that are drawn for the global batch.
 
-    Every replica draws all of them and takes its own rows, so that the examples meet the same numbers on one device as
-    on several (an even split is assumed, as MirroredStrategy makes of a full batch).
+    Every replica draws all of them and takes its own rows, so that the examples meet the same
+    numbers on one device as on several (an even split is assumed, as MirroredStrategy makes of a
+    full batch).
 
-    draw: number of rows -> tensor [rows, ...]; rows: examples of this replica. Returns a tensor [rows, ...].
-    """
+    draw: number of rows -> tensor [rows, ...]; rows: examples of this replica. Returns a tensor
+    [rows, ...]."""
     if _num_replicas() == 1:
         return draw(rows)
     start = tf.cast(_context().replica_id_in_sync_group, tf.int32) * rows
@@ -70,10 +83,16 @@ def own_rows(draw, rows):
 
 
 def random_uniform(shape, seed):
-    """Uniform numbers in [0, 1) for this replica's examples; see own_rows. shape: [replica batch, ...]; seed: int [2]."""
-    return own_rows(lambda rows: random.uniform(tf.concat([[rows], shape[1:]], axis=0), seed), shape[0])
+    """Uniform numbers in [0, 1) for this replica's examples; see own_rows. shape: [replica batch,
+    ...]; seed: int [2].
+    """
+    return own_rows(
+        lambda rows: random.uniform(tf.concat([[rows], shape[1:]], axis=0), seed), shape[0]
+    )
 
 
 def random_normal(shape, seed):
     """Standard normal numbers for this replica's examples; see random_uniform."""
-    return own_rows(lambda rows: random.normal(tf.concat([[rows], shape[1:]], axis=0), seed), shape[0])
+    return own_rows(
+        lambda rows: random.normal(tf.concat([[rows], shape[1:]], axis=0), seed), shape[0]
+    )

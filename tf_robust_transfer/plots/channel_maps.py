@@ -23,21 +23,27 @@ def mean_channel_maps(model, images, mapping: str = "maximum") -> dict[str, np.n
         mapping: g_c; see `losses.channel_maps.activated_channel_map`.
 
     Returns:
-        block -> float64 [channels] in the order of the channels; a sorted one is a curve of Figure 5.
+        block -> float64 [channels] in the order of the channels; a sorted one is a curve of Figure
+        5.
 
     Raises:
         InputError: no images, or images that do not fit the model.
     """
     images = np.asarray(images, np.float32)
     if images.ndim != 4 or not len(images) or images.shape[1:] != model.input_shape[1:]:
-        raise InputError(f"model {model.name!r} takes images {model.input_shape}, got {list(images.shape)}")
+        raise InputError(
+            f"model {model.name!r} takes images {model.input_shape}, got {list(images.shape)}"
+        )
     submodel = endpoints(model)
     names = [name for name, tensor in submodel.output.items() if len(tensor.shape) == 4]
 
     @tf.function
     def maps_of(batch):
         found = submodel(batch, training=False)
-        return {name: channel_maps.activated_channel_map(tf.cast(found[name], tf.float32), mapping) for name in names}
+        return {
+            name: channel_maps.activated_channel_map(tf.cast(found[name], tf.float32), mapping)
+            for name in names
+        }
 
     sums = dict.fromkeys(names, 0.0)
     for start in range(0, len(images), _BATCH):
@@ -50,18 +56,21 @@ def mean_channel_maps(model, images, mapping: str = "maximum") -> dict[str, np.n
 
 
 def plot_channel_maps(models: dict, images, path) -> None:
-    """Draws a panel for each block that all models have: each model's mean map, sorted in ascending order.
+    """Draws a panel for each block that all models have: each model's mean map, sorted in ascending
+    order.
 
     Args:
-        models: title -> functional keras.Model, such as {"natural": ..., "teacher": ..., "student": ...}. Where their
-            numbers of channels differ, the horizontal axis is the share of the channels; a map of more channels is also
-            lower, for all have length 1.
-        images: float [n, height, width, channels] in [0, 1]; the paper has 500 of CIFAR-10's test set.
-        path: file to write; its suffix (.png, .pdf, .svg) sets the format. It appears only when complete.
+        models: title -> functional keras.Model, such as {"natural": ..., "teacher": ..., "student":
+            ...}. Where their numbers of channels differ, the horizontal axis is the share of the
+            channels; a map of more channels is also lower, for all have length 1.
+        images: float [n, height, width, channels] in [0, 1]; the paper has 500 of CIFAR-10's test
+            set.
+        path: file to write; its suffix (.png, .pdf, .svg) sets the format. It appears only when
+            complete.
 
     Raises:
-        InputError: no models or images, images that do not fit a model, no common block, or a suffix that matplotlib
-            cannot write.
+        InputError: no models or images, images that do not fit a model, no common block, or a
+            suffix that matplotlib cannot write.
     """
     path = Path(path)
     if not models:
@@ -70,14 +79,22 @@ def plot_channel_maps(models: dict, images, path) -> None:
     first, *others = maps.values()
     blocks = [block for block in first if all(block in other for other in others)]
     if not blocks:
-        raise InputError(f"the models have no block in common: {', '.join(f'{t} has {sorted(m)}' for t, m in maps.items())}")
+        raise InputError(
+            "the models have no block in common: "
+            f"{', '.join(f'{t} has {sorted(m)}' for t, m in maps.items())}"
+        )
 
     figure = Figure(figsize=(max(3.2 * len(blocks), 3.9), 2.9), dpi=150, layout="constrained")
     for axis, block in zip(figure.subplots(1, len(blocks), squeeze=False)[0], blocks):
         equal = len({len(found[block]) for found in maps.values()}) == 1
         for title, found in maps.items():
             values = np.sort(found[block])
-            axis.plot(np.arange(len(values)) if equal else np.linspace(0, 1, len(values)), values, label=title, lw=1.2)
+            axis.plot(
+                np.arange(len(values)) if equal else np.linspace(0, 1, len(values)),
+                values,
+                label=title,
+                lw=1.2,
+            )
         axis.set_title(block, fontsize=9)
         axis.set_xlabel("channel, sorted" if equal else "share of the channels, sorted", fontsize=8)
         axis.tick_params(labelsize=7)

@@ -1,12 +1,12 @@
 """Pictures of input gradients, in the form of Figures 1, 4 and 6 of the IGAM paper.
 
-Figure 1 is the images beside a naturally and an adversarially trained model, Figures 4 and 6 are the images beside
-standard training, adversarial training, fine-tuned teachers and students: `plot_input_gradients` with these models.
+Figure 1 is the images beside a naturally and an adversarially trained model, Figures 4 and 6 are
+the images beside standard training, adversarial training, fine-tuned teachers and students:
+`plot_input_gradients` with these models.
 
-The paper does not say how it scales its gradients. Here each is divided by the 99th percentile of its own absolute
-values and clipped to [-1, 1]: a gradient's scale says little about its structure, and a few outliers would otherwise
-leave the rest grey.
-"""
+The paper does not say how it scales its gradients. Here each is divided by the 99th percentile of
+its own absolute values and clipped to [-1, 1]: a gradient's scale says little about its structure,
+and a few outliers would otherwise leave the rest grey."""
 
 from pathlib import Path
 
@@ -32,7 +32,8 @@ def input_gradient_image(model, images, labels) -> np.ndarray:
         labels: int [n], the true classes.
 
     Returns:
-        uint8 [n, height, width, channels]; 128 is a gradient of zero, brighter pixels raise the loss.
+        uint8 [n, height, width, channels]; 128 is a gradient of zero, brighter pixels raise the
+        loss.
 
     Raises:
         InputError: images or labels that do not fit the model.
@@ -43,22 +44,26 @@ def input_gradient_image(model, images, labels) -> np.ndarray:
 def plot_input_gradients(models: dict, images, labels, path) -> None:
     """Draws a row for each image: the image, then each model's input gradient of the cross-entropy.
 
-    Gradients of one channel are blue where darkening the pixel raises the loss and red where brightening does; those of
-    three are shown as 0.5 + 0.5 g in RGB.
+    Gradients of one channel are blue where darkening the pixel raises the loss and red where
+    brightening does; those of three are shown as 0.5 + 0.5 g in RGB.
 
     Args:
         models: column title -> keras.Model, images in [0, 1] -> logits.
-        images: float [n, height, width, channels] in [0, 1], with 1 or 3 channels; 8 rows are well readable.
+        images: float [n, height, width, channels] in [0, 1], with 1 or 3 channels; 8 rows are well
+            readable.
         labels: int [n], the true classes.
-        path: file to write; its suffix (.png, .pdf, .svg) sets the format. It appears only when complete.
+        path: file to write; its suffix (.png, .pdf, .svg) sets the format. It appears only when
+            complete.
 
     Raises:
-        InputError: no models or images, images that do not fit a model, or a suffix that matplotlib cannot write.
+        InputError: no models or images, images that do not fit a model, or a suffix that matplotlib
+            cannot write.
     """
     path, images = Path(path), np.asarray(images)
     if not models or images.ndim != 4 or not len(images) or images.shape[-1] not in (1, 3):
         raise InputError(
-            f"a figure of input gradients needs at least one model and images [n, height, width, 1 or 3], "
+            "a figure of input gradients needs at least one model and images [n, height, width, 1 "
+            "or 3], "
             f"got {len(models)} models and images of shape {list(images.shape)}"
         )
     gradients = {title: _scaled_gradients(model, images, labels) for title, model in models.items()}
@@ -68,7 +73,9 @@ def plot_input_gradients(models: dict, images, labels, path) -> None:
     width, height = max(columns * _CELL, 3.9), rows * _CELL + header + footer
     figure = Figure(figsize=(width, height), dpi=150)
     axes = figure.subplots(rows, columns, squeeze=False)
-    figure.subplots_adjust(0.01, footer / height, 0.99, 1 - header / height, wspace=0.05, hspace=0.05)
+    figure.subplots_adjust(
+        0.01, footer / height, 0.99, 1 - header / height, wspace=0.05, hspace=0.05
+    )
     grey = images.shape[-1] == 1
     for row in range(rows):
         _show(axes[row, 0], images[row], cmap="gray", vmin=0, vmax=1)
@@ -99,11 +106,15 @@ def _scaled_gradients(model, images, labels):
     scale = np.percentile(size, PERCENTILE, axis=1)
     # A gradient with fewer than one pixel in a hundred: its percentile is zero, its maximum is not.
     scale = np.where(scale > 0, scale, size.max(axis=1))[:, None, None, None]
-    return np.clip(np.divide(gradient, scale, out=np.zeros_like(gradient), where=scale > 0), -1, 1).astype(np.float32)
+    return np.clip(
+        np.divide(gradient, scale, out=np.zeros_like(gradient), where=scale > 0), -1, 1
+    ).astype(np.float32)
 
 
 def _show(axis, picture, **colors):
-    axis.imshow(picture[..., 0] if picture.shape[-1] == 1 else picture, interpolation="nearest", **colors)
+    axis.imshow(
+        picture[..., 0] if picture.shape[-1] == 1 else picture, interpolation="nearest", **colors
+    )
     axis.set_xticks([])
     axis.set_yticks([])
     for spine in axis.spines.values():
@@ -114,7 +125,9 @@ def _write(figure, path):
     formats = figure.canvas.get_supported_filetypes()
     suffix = path.suffix[1:].lower()
     if suffix not in formats:
-        raise InputError(f"a figure cannot be written as {str(path)!r}; end the name in .png, .pdf or .svg")
+        raise InputError(
+            f"a figure cannot be written as {str(path)!r}; end the name in .png, .pdf or .svg"
+        )
     path.parent.mkdir(parents=True, exist_ok=True)
     with replacing(path) as temporary:
         figure.savefig(temporary, format=suffix)

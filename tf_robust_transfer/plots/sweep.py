@@ -1,4 +1,6 @@
-"""Accuracy against a flag that was swept, with 95% intervals: the form of Figures 3, 6 and 7 of the MixACM paper."""
+"""Accuracy against a flag that was swept, with 95% intervals: the form of Figures 3, 6 and 7 of the
+MixACM paper.
+"""
 
 import collections
 import dataclasses
@@ -25,13 +27,16 @@ class Outcome:
     """What was measured of one model: a results file of ours, or a row of a paper's table.
 
     Attributes:
-        values: flag -> its value, a number or text; for ours with the dataset, norm and eps of the evaluation.
+        values: flag -> its value, a number or text; for ours with the dataset, norm and eps of the
+            evaluation.
         accuracy: attack -> fraction in [0, 1].
-        interval: attack -> (low, high), of 95%, fractions. Attacks without one are drawn without an error bar.
+        interval: attack -> (low, high), of 95%, fractions. Attacks without one are drawn without an
+            error bar.
         run: name of the run, one for all of its results files.
         num_examples: that were attacked; 0 where that is not known.
         paper: whether the figures are a paper's.
-        baseline: "" for a point, else the label of the dotted line that is drawn across at its accuracy.
+        baseline: "" for a point, else the label of the dotted line that is drawn across at its
+            accuracy.
     """
 
     values: Mapping[str, object]
@@ -63,7 +68,8 @@ def number(value) -> float | None:
 
 
 def plot_sweep(outcomes: Sequence[Outcome], path, *, x: str, **options) -> None:
-    """Writes what `sweep_figure` draws. path: its suffix (.png, .pdf, .svg) sets the format; it appears only when complete.
+    """Writes what `sweep_figure` draws. path: its suffix (.png, .pdf, .svg) sets the format; it
+    appears only when complete.
 
     Raises:
         InputError: as `sweep_figure`; a suffix that matplotlib cannot write.
@@ -82,17 +88,20 @@ def sweep_figure(
 ) -> Figure:
     """Accuracy in % against the flag x.
 
-    Each run is a point with its 95% interval as error bar, runs of one x (several seeds) side by side, and a line goes
-    through the means of the runs at each x. Without series one panel has a line for each attack; with it each attack has a
-    panel, with a line for each value of that flag. Results on other data or at other radii than the rest are lines of their
-    own. Of several results of one run for one point that of the most examples holds. A paper's points are hollow, on dashed
+    Each run is a point with its 95% interval as error bar, runs of one x (several seeds) side by
+    side, and a line goes through the means of the runs at each x. Without series one panel has a
+    line for each attack; with it each attack has a panel, with a line for each value of that flag.
+    Results on other data or at other radii than the rest are lines of their own. Of several results
+    of one run for one point that of the most examples holds. A paper's points are hollow, on dashed
     paler lines; baselines are dotted.
 
     Args:
         outcomes: what was measured.
-        x: flag on the x axis; logarithmic where its positive values span more than a factor `LOG_SPAN`.
+        x: flag on the x axis; logarithmic where its positive values span more than a factor
+            `LOG_SPAN`.
         series: flag whose values are told apart; "": none.
-        attacks: the attacks that are drawn; none: clean and all others in the order in which they came.
+        attacks: the attacks that are drawn; none: clean and all others in the order in which they
+            came.
         title: of the figure.
         labels: what is written instead of a flag's name, or of "flag=value" in the legend.
 
@@ -107,7 +116,11 @@ def sweep_figure(
     panels = [(attack,) for attack in attacks] if series else [tuple(attacks)]
     columns = min(len(panels), 3)
     rows = -(-len(panels) // columns)
-    figure = Figure(figsize=(4.6 * columns if columns > 1 else 5.8, 3.4 * rows + 1.3), dpi=150, layout="constrained")
+    figure = Figure(
+        figsize=(4.6 * columns if columns > 1 else 5.8, 3.4 * rows + 1.3),
+        dpi=150,
+        layout="constrained",
+    )
     axes = figure.subplots(rows, columns, squeeze=False).ravel()
     for axis in axes[len(panels) :]:
         axis.set_axis_off()
@@ -124,19 +137,30 @@ def sweep_figure(
             axis.set_title(_attack_name(shown[0]), fontsize=10)
     width = figure.get_figwidth()
     figure.suptitle(textwrap.fill(title, int(11 * width)), fontsize=10.5)
-    # The caption is the legend's title, so that the layout keeps both apart. A letter of the legend takes 1/15 inch.
+    # The caption is the legend's title, so that the layout keeps both apart. A letter of the legend
+    # takes 1/15 inch.
     most = max(1, int(14 * width / (max(map(len, handles)) + 7)))
     ncols = -(-len(handles) // -(-len(handles) // most))
     caption = textwrap.fill(_caption(outcomes, ours, (x, series)), int(16 * width))
     figure.legend(
-        handles.values(), handles.keys(), loc="outside lower center", ncols=ncols, fontsize=8, frameon=False, title=caption,
+        handles.values(),
+        handles.keys(),
+        loc="outside lower center",
+        ncols=ncols,
+        fontsize=8,
+        frameon=False,
+        title=caption,
         title_fontsize=7,
-    )  # fmt: skip
+    )
     return figure
 
 
 def _shown_attacks(outcomes, attacks):
-    met = list(dict.fromkeys(name for outcome in outcomes if not outcome.paper for name in outcome.accuracy))
+    met = list(
+        dict.fromkeys(
+            name for outcome in outcomes if not outcome.paper for name in outcome.accuracy
+        )
+    )
     if not met:
         raise InputError("there is no accuracy to draw")
     for attack in attacks:
@@ -146,26 +170,45 @@ def _shown_attacks(outcomes, attacks):
 
 
 def _lines(outcomes, x, series, attacks):
-    """(attack, value of series, condition, whether a paper's) -> [_Point] by x, the lines ordered by value of series."""
+    """(attack, value of series, condition, whether a paper's) -> [_Point] by x, the lines ordered
+    by value of series.
+    """
     best = {}
     for outcome in outcomes:
         if outcome.baseline:
             continue
         place = number(outcome.values.get(x))
         if place is None:
-            raise InputError(f"{x} is no number: {str(outcome.values.get(x, ''))!r}; give it as the series, not as x")
+            raise InputError(
+                f"{x} is no number: {str(outcome.values.get(x, ''))!r}; give it as the series, not "
+                "as x"
+            )
         value = _short(outcome.values.get(series, "")) if series else ""
         for attack in attacks:
             if attack in outcome.accuracy:
-                key = attack, value, _condition(outcome, attack, (x, series)), outcome.paper, place, outcome.run
+                key = (
+                    attack,
+                    value,
+                    _condition(outcome, attack, (x, series)),
+                    outcome.paper,
+                    place,
+                    outcome.run,
+                )
                 if key not in best or outcome.num_examples > best[key].num_examples:
                     low, high = outcome.interval.get(attack, (math.nan, math.nan))
                     accuracy = outcome.accuracy[attack]
-                    best[key] = _Point(place, 100 * accuracy, 100 * low, 100 * high, outcome.num_examples)
+                    best[key] = _Point(
+                        place, 100 * accuracy, 100 * low, 100 * high, outcome.num_examples
+                    )
 
     def order(key):
         value = number(key[1])
-        return attacks.index(key[0]), key[3], (1, 0, key[1]) if value is None else (0, value, ""), key[2:]
+        return (
+            attacks.index(key[0]),
+            key[3],
+            (1, 0, key[1]) if value is None else (0, value, ""),
+            key[2:],
+        )
 
     lines = {}
     for key in sorted(best, key=order):
@@ -174,7 +217,9 @@ def _lines(outcomes, x, series, attacks):
 
 
 def _condition(outcome, attack, swept):
-    """What else tells results apart that are no points of one line. A paper's lines are named so and need none."""
+    """What else tells results apart that are no points of one line. A paper's lines are named so
+    and need none.
+    """
     names = ("dataset",) if attack == "clean" else ("dataset", "norm", "eps")
     used = [name for name in names if name in outcome.values and name not in swept]
     return () if outcome.paper else tuple((name, _short(outcome.values[name])) for name in used)
@@ -183,16 +228,31 @@ def _condition(outcome, attack, swept):
 def _draw_lines(axis, lines, series, labels, handles):
     """handles: label -> what the legend shows for it, of all panels."""
     conditions = [pair for attack, _, condition, _ in lines for pair in condition]
-    differ = {name for name, text in conditions if any(name == other and text != this for other, this in conditions)}
-    own = [(attack, point.x) for (attack, *_, paper), points in lines.items() if not paper for point in points]
+    differ = {
+        name
+        for name, text in conditions
+        if any(name == other and text != this for other, this in conditions)
+    }
+    own = [
+        (attack, point.x)
+        for (attack, *_, paper), points in lines.items()
+        if not paper
+        for point in points
+    ]
     room, taken = collections.Counter(own), collections.Counter()
     colours, palette = {}, colormaps["tab10"]
     for (attack, value, condition, paper), points in lines.items():
         # The paper's line has the colour of ours.
         same = [known for known in colours if known[:2] == (attack, value)]
-        place = colours.setdefault(same[0] if paper and same else (attack, value, condition), len(colours))
+        place = colours.setdefault(
+            same[0] if paper and same else (attack, value, condition), len(colours)
+        )
         style = {"color": palette(place % palette.N), "marker": _MARKERS[place % len(_MARKERS)]}
-        label = labels.get(f"{series}={value}", f"{labels.get(series, series)} {value}") if series else _attack_name(attack)
+        label = (
+            labels.get(f"{series}={value}", f"{labels.get(series, series)} {value}")
+            if series
+            else _attack_name(attack)
+        )
         label += "".join(f", {name} {text}" for name, text in condition if name in differ)
         if paper:
             label += ", paper"
@@ -201,7 +261,12 @@ def _draw_lines(axis, lines, series, labels, handles):
         for point in points:
             by_x.setdefault(point.x, []).append(point.accuracy)
         means = [statistics.mean(values) for values in by_x.values()]
-        line = {"color": style["color"], "alpha": style.get("alpha", 0.8), "ls": "--" if paper else "-", "lw": 1.2}
+        line = {
+            "color": style["color"],
+            "alpha": style.get("alpha", 0.8),
+            "ls": "--" if paper else "-",
+            "lw": 1.2,
+        }
         axis.plot(list(by_x), means, label=f"mean: {label}", **line)
         # Points that stand at one x are moved apart on the paper, not in the data.
         by_shift = {}
@@ -210,15 +275,30 @@ def _draw_lines(axis, lines, series, labels, handles):
             taken[attack, point.x] += not paper
             by_shift.setdefault(shift, []).append(point)
         for shift, moved in by_shift.items():
-            transform = axis.transData + ScaledTranslation(shift * _DODGE / 72, 0, axis.figure.dpi_scale_trans)
+            transform = axis.transData + ScaledTranslation(
+                shift * _DODGE / 72, 0, axis.figure.dpi_scale_trans
+            )
             places, accuracies = [point.x for point in moved], [point.accuracy for point in moved]
-            # max: rounding may put an accuracy of 100% outside of its interval by a hair, which matplotlib refuses.
-            bars = [[max(0.0, p.accuracy - p.low) for p in moved], [max(0.0, p.high - p.accuracy) for p in moved]]
+            # max: rounding may put an accuracy of 100% outside of its interval by a hair, which
+            # matplotlib refuses.
+            bars = [
+                [max(0.0, p.accuracy - p.low) for p in moved],
+                [max(0.0, p.high - p.accuracy) for p in moved],
+            ]
             measured = not all(math.isnan(point.low) for point in moved)
             drawn = axis.errorbar(
-                places, accuracies, yerr=bars if measured else None, ls="none", ms=4.5, capsize=2.5, lw=1, label=label,
-                transform=transform, zorder=3, **style,
-            )  # fmt: skip
+                places,
+                accuracies,
+                yerr=bars if measured else None,
+                ls="none",
+                ms=4.5,
+                capsize=2.5,
+                lw=1,
+                label=label,
+                transform=transform,
+                zorder=3,
+                **style,
+            )
             handles.setdefault(label, drawn)
 
 
@@ -233,7 +313,9 @@ def _draw_baselines(axis, outcomes, attacks, handles):
                 levels.setdefault(key, []).append(100 * outcome.accuracy[attack])
     levels = {key: statistics.mean(values) for key, values in levels.items()}
     for (label, paper), level in levels.items():
-        line = axis.axhline(level, ls=":", lw=1.1, color="0.6" if paper else "black", label=label, zorder=1)
+        line = axis.axhline(
+            level, ls=":", lw=1.1, color="0.6" if paper else "black", label=label, zorder=1
+        )
         handles.setdefault(label, line)
     return list(levels.values())
 
@@ -243,7 +325,9 @@ def _set_axes(axis, points, levels):
     positive = [place for place in places if place > 0]
     if positive and positive[-1] > LOG_SPAN * positive[0]:
         # Of a sweep with 0 in it the part up to the first value is linear.
-        axis.set_xscale("log") if places[0] > 0 else axis.set_xscale("symlog", linthresh=positive[0])
+        axis.set_xscale("log") if places[0] > 0 else axis.set_xscale(
+            "symlog", linthresh=positive[0]
+        )
     scale = axis.xaxis.get_transform()
     shown = scale.transform(places)
     room = shown[-1] - shown[0]
@@ -256,7 +340,12 @@ def _set_axes(axis, points, levels):
             ticks.append(index)
     axis.set_xticks([places[index] for index in ticks], [_short(places[index]) for index in ticks])
     axis.minorticks_off()
-    ends = [end for point in points for end in (point.accuracy, point.low, point.high) if not math.isnan(end)] + levels
+    ends = [
+        end
+        for point in points
+        for end in (point.accuracy, point.low, point.high)
+        if not math.isnan(end)
+    ] + levels
     margin = 0.05 * (max(ends) - min(ends)) or 1
     axis.set_ylim(max(min(ends) - margin, -2), min(max(ends) + margin, 102))
     axis.tick_params(labelsize=8)
@@ -269,13 +358,21 @@ def _caption(outcomes, points, swept):
     text = "Each point is a run with its 95% interval"
     if counts:
         low, high = min(counts), max(counts)
-        text += f" on {low:,} test images" if low == high else f" on {low:,} to {high:,} test images"
+        text += (
+            f" on {low:,} test images" if low == high else f" on {low:,} to {high:,} test images"
+        )
     for name, before in (("dataset", " of "), ("norm", ", "), ("eps", " eps ")):
-        found = {_short(outcome.values[name]) for outcome in outcomes if not outcome.paper and name in outcome.values}
+        found = {
+            _short(outcome.values[name])
+            for outcome in outcomes
+            if not outcome.paper and name in outcome.values
+        }
         if len(found) == 1 and name not in swept:
             text += before + found.pop()
     text += "; lines join the means of the runs at a value."
-    return text + (" Hollow, dashed: as in the paper." if any(outcome.paper for outcome in outcomes) else "")
+    return text + (
+        " Hollow, dashed: as in the paper." if any(outcome.paper for outcome in outcomes) else ""
+    )
 
 
 def _attack_name(attack):

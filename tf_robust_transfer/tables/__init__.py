@@ -1,7 +1,8 @@
-"""The tables of the two papers as data: their rows, the papers' figures, and the flag file that trains each row.
+"""The tables of the two papers as data: their rows, the papers' figures, and the flag file that
+trains each row.
 
-The figures are copied from the papers, none is ours. `comparison` puts what run folders hold beside them.
-"""
+The figures are copied from the papers, none is ours. `comparison` puts what run folders hold beside
+them."""
 
 from tf_robust_transfer.tables import igam, mixacm, mixacm_ablations
 from tf_robust_transfer.tables.comparison import comparison

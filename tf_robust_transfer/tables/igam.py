@@ -1,4 +1,6 @@
-"""The tables of "What it Thinks is Important is Important: Robustness Transfers through Input Gradients" (IGAM)."""
+"""The tables of "What it Thinks is Important is Important: Robustness Transfers through Input
+Gradients" (IGAM).
+"""
 
 from tf_robust_transfer.tables.table import PLOTTED, Column, Row, Table
 
@@ -39,13 +41,18 @@ TABLE_2 = Table(
         _row("table2_random_pad", "IGAM-RandomPad", "88.3 35.8 43.9 40.1 38.6 37.8 37.6"),
         _row("table2_pad", "IGAM-Pad", "87.9 51.6 52.2 46.6 44.0 43.0 42.5"),
         _row("table2_upsize", "IGAM-Upsize", "88.7 54.0 52.5 47.6 45.1 43.5 43.0"),
-        _row("table2_pgd7", "PGD7-trained", "87.25 56.22 55.5 47.3 45.9 45.4 45.3", same_as="igam/table1_pgd7"),
+        _row(
+            "table2_pgd7",
+            "PGD7-trained",
+            "87.25 56.22 55.5 47.3 45.9 45.4 45.3",
+            same_as="igam/table1_pgd7",
+        ),
     ),
 )
 
-# Two rows of this table are three lines in the paper's text as we have it: "10.7 17.95 15.2 11.7 10.5",
-# "49.5 17.2 13.3 22.25 10.5" and "/3.10 41.41 33.09 23.35 17.67". Of the readings the plausible ones are taken. Its 7.05
-# is 7.95 where MixACM's Table 5 quotes it.
+# Two rows of this table are three lines in the paper's text as we have it: "10.7 17.95 15.2 11.7
+# 10.5", "49.5 17.2 13.3 22.25 10.5" and "/3.10 41.41 33.09 23.35 17.67". Of the readings the
+# plausible ones are taken. Its 7.05 is 7.95 where MixACM's Table 5 quotes it.
 TABLE_3 = Table(
     "IGAM, Table 3",
     "accuracy (%) on clean and adversarial CIFAR-100 test samples",
@@ -62,7 +69,8 @@ TABLE_3 = Table(
 
 TABLE_4 = Table(
     "IGAM, Table 4",
-    "IGAM-CIFAR10 accuracy (%) on CIFAR-100 with varying lambda_diff, lambda_adv 2, which is --lambda_adv=1 "
+    "IGAM-CIFAR10 accuracy (%) on CIFAR-100 with varying lambda_diff, lambda_adv 2, which is "
+    "--lambda_adv=1 "
     "(the paper's columns are rows here)",
     ("lambda_diff",),
     (*_pgd(20), _CLEAN),
@@ -76,7 +84,8 @@ TABLE_4 = Table(
 
 TABLE_5 = Table(
     "IGAM, Table 5",
-    "IGAM-CIFAR10 accuracy (%) on CIFAR-100 with varying lambda_adv, twice the flag, lambda_diff 10 "
+    "IGAM-CIFAR10 accuracy (%) on CIFAR-100 with varying lambda_adv, twice the flag, lambda_diff "
+    "10 "
     "(the paper's columns are rows here)",
     ("lambda_adv",),
     (*_pgd(20), _CLEAN),
@@ -110,7 +119,8 @@ FIGURE_5 = Table(
 
 FIGURE_7 = Table(
     "IGAM, Figure 7",
-    "the models whose decision regions and loss landscapes are shown, CIFAR-100 (the paper gives no accuracy here)",
+    "the models whose decision regions and loss landscapes are shown, CIFAR-100 (the paper gives "
+    "no accuracy here)",
     ("Panel", "Model"),
     (_CLEAN, *_pgd(20)),
     tuple(

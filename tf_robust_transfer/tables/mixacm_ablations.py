@@ -1,4 +1,6 @@
-"""Tables 6 to 11 and Figures 6 and 7 of MixACM, which are its ablations and the limits of distillation."""
+"""Tables 6 to 11 and Figures 6 and 7 of MixACM, which are its ablations and the limits of
+distillation.
+"""
 
 import dataclasses
 
@@ -7,12 +9,20 @@ from tf_robust_transfer.tables.table import PLOTTED, Column, Table
 
 # What these tables call robustness of WRN-34-10 is the PGD-100 of Table 1: 56.65.
 _PGD_100 = Column("Rob.", "pgd100")
-_ACCURACY_AND_ROBUSTNESS = Column("Accuracy", "clean"), dataclasses.replace(_PGD_100, heading="Robustness")
+_ACCURACY_AND_ROBUSTNESS = (
+    Column("Accuracy", "clean"),
+    dataclasses.replace(_PGD_100, heading="Robustness"),
+)
 
 _COMPONENTS = (
     row("table6a_standard", ("Std. Setting",), "90.76 56.65", same_as="mixacm/table1_ours"),
     row("table6a_without_kd", ("w/o KD",), "92.50 52.29"),
-    row("table6a_without_mixup", ("w/o Mixup",), "91.17 49.53", same_as="mixacm/table1_ours_without_mixup"),
+    row(
+        "table6a_without_mixup",
+        ("w/o Mixup",),
+        "91.17 49.53",
+        same_as="mixacm/table1_ours_without_mixup",
+    ),
     row("table6a_only_acm", ("Only ACM",), "92.87 48.38"),
     row("table6a_only_kd", ("Only KD",), "89.38 0.21", same_as="mixacm/table1_rkd"),
 )
@@ -31,13 +41,15 @@ _FEATURES = (
 def _repeated(rows, old, new):
     """The same rows in another table of the paper."""
     return tuple(
-        dataclasses.replace(one, name=one.name.replace(old, new), same_as=one.same_as or one.name) for one in rows
+        dataclasses.replace(one, name=one.name.replace(old, new), same_as=one.same_as or one.name)
+        for one in rows
     )
 
 
 TABLE_6 = Table(
     "MixACM, Table 6",
-    "CIFAR-10, WRN-34-10, accuracy (%): (a) impact of the components (the paper's columns are rows here), (b) of the "
+    "CIFAR-10, WRN-34-10, accuracy (%): (a) impact of the components (the paper's columns are rows "
+    "here), (b) of the "
     "matched features",
     ("Setting",),
     _ACCURACY_AND_ROBUSTNESS,
@@ -46,7 +58,8 @@ TABLE_6 = Table(
 
 TABLE_7 = Table(
     "MixACM, Table 7",
-    "impact of the components, CIFAR-10, WRN-34-10, accuracy (%) (the paper's columns are rows here)",
+    "impact of the components, CIFAR-10, WRN-34-10, accuracy (%) (the paper's columns are rows "
+    "here)",
     ("Setting",),
     _ACCURACY_AND_ROBUSTNESS,
     _repeated(_COMPONENTS, "table6a", "table7"),
@@ -62,41 +75,77 @@ TABLE_8 = Table(
 
 TABLE_9 = Table(
     "MixACM, Table 9",
-    "a direct loss on the features beside the activated channel maps, accuracy (%); the paper's robustness is that of its "
+    "a direct loss on the features beside the activated channel maps, accuracy (%); the paper's "
+    "robustness is that of its "
     "Table 1 (PGD-100) for WRN-34-10 on CIFAR-10, else PGD-20",
     ("Data", "Method", "Teacher", "Student"),
     (Column("Accuracy", "clean"), Column("Robustness", "pgd20,pgd100")),
     (
-        row("table9_direct_34_10_from_28_10", ("CIFAR-10", "Full", "WRN28-10", "WRN34-10"), "89.98 56.12"),
-        row("table9_mixacm_34_10_from_28_10", ("CIFAR-10", "MixACM", "WRN28-10", "WRN34-10"), "90.76 56.65",
-            same_as="mixacm/table1_ours"),
-        row("table9_direct_28_5_from_28_10", ("CIFAR-10", "Full", "WRN28-10", "WRN28-5"), "88.46 44.95"),
-        row("table9_mixacm_28_5_from_28_10", ("CIFAR-10", "MixACM", "WRN28-10", "WRN28-5"), "90.26 48.75",
-            same_as="mixacm/table4_ours_28_5_from_28_10"),
-        row("table9_direct_16_10_from_34_20", ("CIFAR-10", "Full", "WRN-34-20", "WRN16-10"), "84.27 41.9"),
-        row("table9_mixacm_16_10_from_34_20", ("CIFAR-10", "MixACM", "WRN-34-20", "WRN16-10"), "86.31 47.18",
-            same_as="mixacm/table4_ours_16_10_from_34_20"),
-        row("table9_cifar100_direct", ("CIFAR-100", "Direct", "WRN28-10", "WRN34-10"), "57.86 16.20"),
-        row("table9_cifar100_acm", ("CIFAR-100", "ACM", "WRN28-10", "WRN34-10"), "65.69 24.14",
-            same_as="mixacm/table5_ours"),
+        row(
+            "table9_direct_34_10_from_28_10",
+            ("CIFAR-10", "Full", "WRN28-10", "WRN34-10"),
+            "89.98 56.12",
+        ),
+        row(
+            "table9_mixacm_34_10_from_28_10",
+            ("CIFAR-10", "MixACM", "WRN28-10", "WRN34-10"),
+            "90.76 56.65",
+            same_as="mixacm/table1_ours",
+        ),
+        row(
+            "table9_direct_28_5_from_28_10",
+            ("CIFAR-10", "Full", "WRN28-10", "WRN28-5"),
+            "88.46 44.95",
+        ),
+        row(
+            "table9_mixacm_28_5_from_28_10",
+            ("CIFAR-10", "MixACM", "WRN28-10", "WRN28-5"),
+            "90.26 48.75",
+            same_as="mixacm/table4_ours_28_5_from_28_10",
+        ),
+        row(
+            "table9_direct_16_10_from_34_20",
+            ("CIFAR-10", "Full", "WRN-34-20", "WRN16-10"),
+            "84.27 41.9",
+        ),
+        row(
+            "table9_mixacm_16_10_from_34_20",
+            ("CIFAR-10", "MixACM", "WRN-34-20", "WRN16-10"),
+            "86.31 47.18",
+            same_as="mixacm/table4_ours_16_10_from_34_20",
+        ),
+        row(
+            "table9_cifar100_direct", ("CIFAR-100", "Direct", "WRN28-10", "WRN34-10"), "57.86 16.20"
+        ),
+        row(
+            "table9_cifar100_acm",
+            ("CIFAR-100", "ACM", "WRN28-10", "WRN34-10"),
+            "65.69 24.14",
+            same_as="mixacm/table5_ours",
+        ),
     ),
-)  # fmt: skip
+)
 
 TABLE_10 = Table(
     "MixACM, Table 10",
-    "channel transforms, WRN-28-10 to WRN-28-5, CIFAR-10, accuracy (%), Robustness under PGD-20 at linf 8/255",
+    "channel transforms, WRN-28-10 to WRN-28-5, CIFAR-10, accuracy (%), Robustness under PGD-20 at "
+    "linf 8/255",
     ("Teacher Transform", "Student Transform"),
     (Column("Accuracy", "clean"), Column("Robustness", "pgd20")),
     (
         row("table10_student_max", ("None", "Adaptive Max Pool"), "89.92 46.41"),
         row("table10_student_average", ("None", "Adaptive Avg Pool"), "90.04 46.27"),
         row("table10_student_affine", ("None", "Affine"), "88.86 30.27"),
-        row("table10_teacher_max", ("Adaptive Max Pool", "None"), "90.26 48.75",
-            same_as="mixacm/table4_ours_28_5_from_28_10"),
+        row(
+            "table10_teacher_max",
+            ("Adaptive Max Pool", "None"),
+            "90.26 48.75",
+            same_as="mixacm/table4_ours_28_5_from_28_10",
+        ),
         row("table10_teacher_average", ("Adaptive Avg Pool", "None"), "89.99 42.01"),
         row("table10_teacher_affine", ("Affine", "None"), "88.39 23.51"),
     ),
-)  # fmt: skip
+)
 
 _RATIOS_OF_TABLE_11 = (
     ("28_10", "100%", "84.17 49.23", "90.48 54.05"),
@@ -112,53 +161,79 @@ _RATIOS_OF_TABLE_11 = (
     ("10_5", "5.12%", "78.16 44.04", "82.82 3.41"),
     ("10_1", "0.21%", "67.11 38.85", "66.65 1.15"),
 )
-_IN_TABLE_4 = {one.name.removeprefix("mixacm/table4_"): one.same_as or one.name for one in TABLE_4.rows}
+_IN_TABLE_4 = {
+    one.name.removeprefix("mixacm/table4_"): one.same_as or one.name for one in TABLE_4.rows
+}
 
 TABLE_11 = Table(
     "MixACM, Table 11",
-    "distillation from WRN-28-10 with different size ratios, CIFAR-10, accuracy (%), Rob. under PGD-20 at linf 8/255; each "
+    "distillation from WRN-28-10 with different size ratios, CIFAR-10, accuracy (%), Rob. under "
+    "PGD-20 at linf 8/255; each "
     "row of the paper is two here",
     ("Student", "Size Ratio", "Method"),
     (CLEAN, ROBUST),
     pairs(
         "table11",
-        [((f"WRN {s.replace('_', '-')}", ratio), s, "28_10", at, ours) for s, ratio, at, ours in _RATIOS_OF_TABLE_11],
+        [
+            ((f"WRN {s.replace('_', '-')}", ratio), s, "28_10", at, ours)
+            for s, ratio, at, ours in _RATIOS_OF_TABLE_11
+        ],
         lambda name: _IN_TABLE_4.get(name, ""),
     ),
 )
 
 FIGURE_6 = Table(
     "MixACM, Figure 6",
-    "the limits of distillation: Table 11's rows by depth and width, and by size ratio (the paper plots them)",
+    "the limits of distillation: Table 11's rows by depth and width, and by size ratio (the paper "
+    "plots them)",
     ("Student", "Size Ratio"),
     (CLEAN, ROBUST),
     tuple(
-        row(f"figure6_{s}", (f"WRN {s.replace('_', '-')}", ratio), ours,
-            same_as=_IN_TABLE_4.get(f"ours_{s}_from_28_10", f"mixacm/table11_ours_{s}_from_28_10"))
+        row(
+            f"figure6_{s}",
+            (f"WRN {s.replace('_', '-')}", ratio),
+            ours,
+            same_as=_IN_TABLE_4.get(f"ours_{s}_from_28_10", f"mixacm/table11_ours_{s}_from_28_10"),
+        )
         for s, ratio, _, ours in _RATIOS_OF_TABLE_11
     ),
-)  # fmt: skip
+)
 
 _TWO_POINTS = f"{PLOTTED} {PLOTTED}"
 
 FIGURE_7 = Table(
     "MixACM, Figure 7",
-    "hyper-parameters, CIFAR-10, WRN-34-10, accuracy (%): (a) alpha_acm with the ACM loss alone, (b) alpha_kld and gamma "
-    "(the paper plots them; its text names alpha_acm 100 and 100000, alpha_kld 0 and 0.95, gamma 10, the others are ours)",
+    "hyper-parameters, CIFAR-10, WRN-34-10, accuracy (%): (a) alpha_acm with the ACM loss alone, "
+    "(b) alpha_kld and gamma "
+    "(the paper plots them; its text names alpha_acm 100 and 100000, alpha_kld 0 and 0.95, gamma "
+    "10, the others are ours)",
     ("Setting",),
     (CLEAN, _PGD_100),
     (
         *(
-            row(f"figure7a_alpha_acm_{weight}", (f"(a) alpha_acm {weight}",), _TWO_POINTS,
-                same_as="mixacm/table6a_only_acm" if weight == 5000 else "")
+            row(
+                f"figure7a_alpha_acm_{weight}",
+                (f"(a) alpha_acm {weight}",),
+                _TWO_POINTS,
+                same_as="mixacm/table6a_only_acm" if weight == 5000 else "",
+            )
             for weight in (100, 1000, 5000, 10000, 100000)
         ),
-        row("figure7b_without_kd", ("(b) alpha_kld 0",), _TWO_POINTS, same_as="mixacm/table6a_without_kd"),
+        row(
+            "figure7b_without_kd",
+            ("(b) alpha_kld 0",),
+            _TWO_POINTS,
+            same_as="mixacm/table6a_without_kd",
+        ),
         *(
-            row(f"figure7b_alpha_kld_{kld}_gamma_{gamma}", (f"(b) alpha_kld {kld}, gamma {gamma}",), _TWO_POINTS,
-                same_as="mixacm/table1_ours" if (kld, gamma) == (0.95, 10) else "")
+            row(
+                f"figure7b_alpha_kld_{kld}_gamma_{gamma}",
+                (f"(b) alpha_kld {kld}, gamma {gamma}",),
+                _TWO_POINTS,
+                same_as="mixacm/table1_ours" if (kld, gamma) == (0.95, 10) else "",
+            )
             for kld in (0.9, 0.95, 0.99)
             for gamma in (5, 10, 20)
         ),
     ),
-)  # fmt: skip
+)

@@ -12,7 +12,8 @@ class Column:
 
     Attributes:
         heading: the paper's.
-        attacks: our names of the attack that it is under, comma-separated. Several where the paper's rows differ.
+        attacks: our names of the attack that it is under, comma-separated. Several where the
+            paper's rows differ.
         eps: radius of the attack (linf), as a flag writes it.
     """
 
@@ -26,12 +27,15 @@ class Row:
     """A row, or a point of a figure: one trained model.
 
     Attributes:
-        name: "igam/table1_standard": its flag file is flags/igam/table1_standard.flags, and its run folder has that name.
+        name: "igam/table1_standard": its flag file is flags/igam/table1_standard.flags, and its run
+            folder has that name.
         labels: what the paper calls it, one for each of the table's labels.
-        figures: the paper's, in % and written as there, one for each column; "-" where the paper has none, `PLOTTED`
-            where it shows a point, and with "?" at the end where the text of the paper at hand is damaged.
+        figures: the paper's, in % and written as there, one for each column; "-" where the paper
+            has none, `PLOTTED` where it shows a point, and with "?" at the end where the text of
+            the paper at hand is damaged.
         same_as: name of the row of another table that is the same model.
-        quoted: why there is no flag file: a method of a third paper, whose figures this paper quotes. "" if there is one.
+        quoted: why there is no flag file: a method of a third paper, whose figures this paper
+            quotes. "" if there is one.
     """
 
     name: str

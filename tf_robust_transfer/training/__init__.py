@@ -1,4 +1,6 @@
-"""A training run: its folder, its objects built from the flags, its callbacks, and the loop that survives a kill."""
+"""A training run: its folder, its objects built from the flags, its callbacks, and the loop that
+survives a kill.
+"""
 
 from tf_robust_transfer.training.callbacks import StopOnNonFinite
 from tf_robust_transfer.training.runner import check_training, run_training

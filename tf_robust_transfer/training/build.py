@@ -13,9 +13,11 @@ from tf_robust_transfer.models import build_model
 _HALF = ("bfloat16", "float16")
 
 
-@functools.cache  # TensorFlow's collectives of two MirroredStrategy objects in one process get into each other's way.
+# TensorFlow's collectives of two MirroredStrategy objects in one process get into each other's way.
+@functools.cache
 def distribution_strategy(name: str) -> tf.distribute.Strategy:
-    """The strategy of --distribution_strategy. "auto" mirrors over the GPUs where there is more than one.
+    """The strategy of --distribution_strategy. "auto" mirrors over the GPUs where there is more
+    than one.
 
     On a machine without GPUs, "mirrored" mirrors over its logical CPU devices.
 
@@ -24,19 +26,25 @@ def distribution_strategy(name: str) -> tf.distribute.Strategy:
     """
     if name == "multi_worker_mirrored":
         raise InputError(
-            "multi_worker_mirrored is not supported: Keras 3's fit fails under MultiWorkerMirroredStrategy; use mirrored"
+            "multi_worker_mirrored is not supported: Keras 3's fit fails under "
+            "MultiWorkerMirroredStrategy; use mirrored"
         )
     devices = tf.config.list_logical_devices("GPU") or tf.config.list_logical_devices("CPU")
-    if name == "mirrored" or (name == "auto" and len(devices) > 1 and devices[0].device_type == "GPU"):
+    if name == "mirrored" or (
+        name == "auto" and len(devices) > 1 and devices[0].device_type == "GPU"
+    ):
         return tf.distribute.MirroredStrategy([device.name for device in devices])
     return tf.distribute.get_strategy()
 
 
 def load_split(config, split: str) -> data.ImageData:
-    """A split of the data set, or for a smoke run synthetic images of its shape where it is absent."""
+    """A split of the data set; for a smoke run synthetic images where it is absent."""
     fraction = getattr(config, "train_fraction", 1.0) if split == "train" else 1.0
-    # In `train`, --max_examples is of the evaluation; a command that names its split means that one.
-    limit = getattr(config, "max_examples", 0) if split != "train" or hasattr(config, "split") else 0
+    # In `train`, --max_examples is of the evaluation; a command that names its split means that
+    # one.
+    limit = (
+        getattr(config, "max_examples", 0) if split != "train" or hasattr(config, "split") else 0
+    )
     try:
         return data.load_data(
             config.dataset,
@@ -75,18 +83,19 @@ def load_train(config) -> data.ImageData | data.StreamedData:
 
 
 def student_network(config, images: data.ImageData, teacher=None) -> keras.Model:
-    """The network, not yet trained, for the images and classes of the data: that of --model, or what the method makes of
-    its teacher."""
+    """The network, not yet trained, for the images and classes of the data: that of --model, or
+    what the method makes of its teacher."""
     if methods.METHODS[config.method].makes_its_student:
         return _method(config, images, None, teacher, steps_per_epoch=1).student
     return build_model(config.model, images.input_shape, images.num_classes, **config.model_options)
 
 
 def with_precision(network: keras.Model, precision: str) -> keras.Model:
-    """The network with Keras's own layers computing in "bfloat16" or "float16", weights float32 and of the same values.
+    """The network with Keras's own layers computing in "bfloat16" or "float16", weights float32 and
+    of the same values.
 
-    Preprocessing stays float32, and so does the last layer: logits, and with them every loss, are float32.
-    """
+    Preprocessing stays float32, and so does the last layer: logits, and with them every loss, are
+    float32."""
 
     def dtype(layer):
         whole = layer is network.layers[-1] or layer.name == "preprocessing"
@@ -97,10 +106,11 @@ def with_precision(network: keras.Model, precision: str) -> keras.Model:
 
 
 def in_float32(network: keras.Model) -> keras.Model:
-    """The network itself where all of it computes in float32, else a copy that does, with weights of the same values.
+    """The network itself where all of it computes in float32, else a copy that does, with weights
+    of the same values.
 
-    What `with_precision` made is trained and nothing else: its copy is what is measured, saved and attacked. Layers inside
-    of nested models too, such as those of a teacher that was fine-tuned.
+    What `with_precision` made is trained and nothing else: its copy is what is measured, saved and
+    attacked. Layers inside of nested models too, such as those of a teacher that was fine-tuned.
     """
     if not any(layer.compute_dtype in _HALF for layer in _layers(network)):
         return network
@@ -114,11 +124,16 @@ def take_weights(copy: keras.Model, network: keras.Model) -> None:
 
 
 def _recast(network, dtype):
-    """A copy with the same weights. dtype: from a layer to its policy's name, or None where the layer keeps its own."""
+    """A copy with the same weights. dtype: from a layer to its policy's name, or None where the
+    layer keeps its own.
+    """
 
     def clone(layer):
         # Between nested models Keras puts operations that are no layers.
-        settings, chosen = layer.get_config(), dtype(layer) if isinstance(layer, keras.Layer) else None
+        settings, chosen = (
+            layer.get_config(),
+            dtype(layer) if isinstance(layer, keras.Layer) else None,
+        )
         return type(layer).from_config(settings | {"dtype": chosen} if chosen else settings)
 
     result = keras.models.clone_model(network, clone_function=clone, recursive=True)
@@ -134,12 +149,13 @@ def _layers(model):
 def learning_rate(config, total_steps: int, warm_up_steps: int = 0):
     """The schedule of --schedule over the whole run, as a Keras schedule or a number.
 
-    With a warm-up the rate grows linearly from --warm_up_learning_rate, and the cosine takes the steps that are left.
-    """
+    With a warm-up the rate grows linearly from --warm_up_learning_rate, and the cosine takes the
+    steps that are left."""
     schedules = keras.optimizers.schedules
     if warm_up_steps and (config.schedule != "cosine" or warm_up_steps >= total_steps):
         raise InputError(
-            f"--warm_up_epochs needs --schedule=cosine and a longer training, got schedule {config.schedule} and "
+            "--warm_up_epochs needs --schedule=cosine and a longer training, got schedule "
+            f"{config.schedule} and "
             f"{warm_up_steps} of {total_steps} steps"
         )
     if warm_up_steps:
@@ -153,13 +169,16 @@ def learning_rate(config, total_steps: int, warm_up_steps: int = 0):
         return schedules.CosineDecay(config.learning_rate, total_steps)
     if config.schedule == "piecewise":
         boundaries = [round(fraction(share) * total_steps) for share in config.schedule_boundaries]
-        rates = [config.learning_rate * config.schedule_factor**i for i in range(len(boundaries) + 1)]
+        rates = [
+            config.learning_rate * config.schedule_factor**i for i in range(len(boundaries) + 1)
+        ]
         return schedules.PiecewiseConstantDecay(boundaries, rates)
     return config.learning_rate
 
 
 def optimizer(config, total_steps: int, warm_up_steps: int = 0) -> keras.optimizers.Optimizer:
-    """The optimizer of --optimizer with its schedule. Weight decay is the method's (L2), not the optimizer's.
+    """The optimizer of --optimizer with its schedule. Weight decay is the method's (L2), not the
+    optimizer's.
 
     Under --mixed_precision=float16 it scales the loss, without which small gradients would be zero.
     """
@@ -168,19 +187,28 @@ def optimizer(config, total_steps: int, warm_up_steps: int = 0) -> keras.optimiz
         result = keras.optimizers.Adam(rate)
     else:
         result = keras.optimizers.SGD(rate, momentum=config.momentum, nesterov=config.nesterov)
-    return keras.optimizers.LossScaleOptimizer(result) if config.mixed_precision == "float16" else result
+    return (
+        keras.optimizers.LossScaleOptimizer(result)
+        if config.mixed_precision == "float16"
+        else result
+    )
 
 
-def compiled_method(config, *, images: data.ImageData, teacher, steps_per_epoch: int, total_steps: int):
+def compiled_method(
+    config, *, images: data.ImageData, teacher, steps_per_epoch: int, total_steps: int
+):
     """The compiled method around its freshly initialised student."""
     method_class = methods.METHODS[config.method]
     if config.mixed_precision != "none" and method_class.makes_its_student:
         raise InputError(
-            f"--mixed_precision={config.mixed_precision} is for students; {config.method} trains the teacher's logits in "
+            f"--mixed_precision={config.mixed_precision} is for students; {config.method} trains "
+            "the teacher's logits in "
             "float32: leave it out"
         )
     if config.mixed_precision == "float16" and method_class.several_losses:
-        raise InputError(f"--mixed_precision=float16 scales one loss, and {config.method} has two; use bfloat16")
+        raise InputError(
+            f"--mixed_precision=float16 scales one loss, and {config.method} has two; use bfloat16"
+        )
     # Two smoke steps leave no room for a warm-up.
     warm_up_steps = 0 if config.smoke else round(config.warm_up_epochs * steps_per_epoch)
     step = optimizer(config, total_steps, warm_up_steps)

@@ -22,26 +22,30 @@ class StopOnNonFinite(keras.callbacks.Callback):
     """Stops the run at the first loss term that is NaN or infinite.
 
     Raises:
-        InputError: names the step and the terms. It is raised before any checkpoint of that step is written, so it has
-            to come before the callbacks that write.
+        InputError: names the step and the terms. It is raised before any checkpoint of that step is
+            written, so it has to come before the callbacks that write.
     """
 
     def on_train_batch_end(self, batch, logs=None):
-        # The logs are means since the start of the epoch: the first bad value is seen in the step that made it.
+        # The logs are means since the start of the epoch: the first bad value is seen in the step
+        # that made it.
         bad = [name for name, value in (logs or {}).items() if not math.isfinite(float(value))]
         if bad:
             terms = [name for name in bad if name != "loss"] or bad
             raise InputError(
-                f"the loss is not finite at step {self.model.steps_done}: {', '.join(terms)}; the last good "
-                "checkpoint is kept; try a smaller learning rate or weight of that term, in a new run folder"
+                f"the loss is not finite at step {self.model.steps_done}: {', '.join(terms)}; the "
+                "last good "
+                "checkpoint is kept; try a smaller learning rate or weight of that term, in a new "
+                "run folder"
             )
 
 
 class WatchFirstSteps(keras.callbacks.Callback):
-    """Warns in a line where the first steps of a run throw the weights far out: what is learned after that is little.
+    """Warns in a line where the first steps of a run throw the weights far out: what is learned
+    after that is little.
 
-    It reads the first kernel at the start and after `CHECKED` steps of the run; a run that goes on is not looked at.
-    """
+    It reads the first kernel at the start and after `CHECKED` steps of the run; a run that goes on
+    is not looked at."""
 
     CHECKED = (1, 10, 50)
     # In 50 steps that train well it grows by less than a half (docs/results/first_steps).
@@ -59,10 +63,14 @@ class WatchFirstSteps(keras.callbacks.Callback):
         growth = np.linalg.norm(first_kernel(self.model.student)) / self._start
         if growth > self.MOST:
             _LOG.warning(
-                "the first steps throw the weights out: by step %d the first kernel is %.0f times as large as at the start; "
-                "let the learning rate warm up (--warm_up_epochs), clip the gradient (--gradient_clip_norm) or lower the "
-                "weight of the largest term", self._done, growth,
-            )  # fmt: skip
+                "the first steps throw the weights out: by step %d the first kernel is %.0f times "
+                "as large as at the start; "
+                "let the learning rate warm up (--warm_up_epochs), clip the gradient "
+                "(--gradient_clip_norm) or lower the "
+                "weight of the largest term",
+                self._done,
+                growth,
+            )
             self._start = 0.0
 
 
@@ -72,18 +80,20 @@ def first_kernel(model) -> np.ndarray:
 
 
 class WatchAccuracy(keras.callbacks.Callback):
-    """Adds clean and robust accuracy on a few test examples, learning rate and images a second to each epoch's logs.
+    """Adds clean and robust accuracy on a few test examples, learning rate and images a second to
+    each epoch's logs.
 
     Has to come before the callbacks that read the logs.
 
     Args:
-        images, labels: float32 [n, height, width, channels] in [0, 1] and int [n]; n = 0 measures no accuracy.
+        images, labels: float32 [n, height, width, channels] in [0, 1] and int [n]; n = 0 measures
+            no accuracy.
         threat_model: of the robust accuracy.
         attack: name of the attack, such as "pgd10".
         batch_size: of the training, for the images a second.
         seed: of the attack.
-        student: keras.Model that is measured, with the weights that the trained student has by then: that student itself, or
-            what `build.in_float32` made of it.
+        student: keras.Model that is measured, with the weights that the trained student has by
+            then: that student itself, or what `build.in_float32` made of it.
     """
 
     def __init__(self, images, labels, *, threat_model, attack, batch_size, seed, student):
@@ -100,8 +110,12 @@ class WatchAccuracy(keras.callbacks.Callback):
         self._steps += 1
 
     def on_epoch_end(self, epoch, logs=None):
-        logs["images_per_second"] = self._steps * self.batch_size / (time.monotonic() - self._started)
-        logs["learning_rate"] = float(keras.ops.convert_to_numpy(self.model.optimizer.learning_rate))
+        logs["images_per_second"] = (
+            self._steps * self.batch_size / (time.monotonic() - self._started)
+        )
+        logs["learning_rate"] = float(
+            keras.ops.convert_to_numpy(self.model.optimizer.learning_rate)
+        )
         if len(self.images):
             take_weights(self.student, self.model.student)
             result = evaluate_robustness(
@@ -118,7 +132,8 @@ class WatchAccuracy(keras.callbacks.Callback):
 
 
 class Progress(keras.callbacks.Callback):
-    """One line that shows the images done, loss terms, images a second and time left, and one line an epoch.
+    """One line that shows the images done, loss terms, images a second and time left, and one line
+    an epoch.
 
     Args:
         total_steps, start_step: of the whole run, and where this start of it begins.
@@ -131,9 +146,14 @@ class Progress(keras.callbacks.Callback):
         # A terminal is redrawn often; a log file gets a line now and then.
         interval = 0.5 if sys.stderr.isatty() else 30
         self._bar = tqdm.tqdm(
-            total=total_steps * batch_size, initial=start_step * batch_size, desc=name, unit=" images",
-            unit_scale=True, mininterval=interval, dynamic_ncols=True,
-        )  # fmt: skip
+            total=total_steps * batch_size,
+            initial=start_step * batch_size,
+            desc=name,
+            unit=" images",
+            unit_scale=True,
+            mininterval=interval,
+            dynamic_ncols=True,
+        )
         self._batch_size = batch_size
 
     def on_train_batch_end(self, batch, logs=None):
@@ -160,7 +180,12 @@ class InputGradientImages(keras.callbacks.Callback):
 
     def __init__(self, log_dir, images, labels, teacher=None):
         super().__init__()
-        self._log_dir, self._images, self._labels, self._teacher = str(log_dir), images, labels, teacher
+        self._log_dir, self._images, self._labels, self._teacher = (
+            str(log_dir),
+            images,
+            labels,
+            teacher,
+        )
 
     def on_train_begin(self, logs=None):
         self._writer = tf.summary.create_file_writer(self._log_dir)
@@ -181,7 +206,8 @@ class InputGradientImages(keras.callbacks.Callback):
 
 
 class Checkpoint(keras.callbacks.Callback):
-    """Saves the whole state of the run at the end of each epoch, and within one every so many minutes.
+    """Saves the whole state of the run at the end of each epoch, and within one every so many
+    minutes.
 
     Args:
         manager: tf.train.CheckpointManager.

@@ -6,28 +6,37 @@ import tensorflow as tf
 
 from tf_robust_transfer.evaluation.alignment import Alignment
 
-# In an epoch: each example takes one for each class but one, so that 200 classes leave 25 of 500 examples.
+# In an epoch: each example takes one for each class but one, so that 200 classes leave 25 of 500
+# examples.
 _BACKWARD_PASSES = 5000
 
 
 class GradientDiagnostics(keras.callbacks.Callback):
-    """Writes alignment and linearised robustness of the student to TensorBoard at the end of each epoch.
+    """Writes alignment and linearised robustness of the student to TensorBoard at the end of each
+    epoch.
 
-    The scalars diagnostics/alpha, rho and rho_minus_alpha are means of the finite values of the examples
-    (`gradient_alignment`); one without any is left out. With a teacher come cosine and l2_distance, between the input
-    gradients of the two, and teacher_alpha and teacher_rho, which are found once and written with every epoch as a line to
-    compare with. Nothing random is drawn and nothing of the training is touched.
+    The scalars diagnostics/alpha, rho and rho_minus_alpha are means of the finite values of the
+    examples (`gradient_alignment`); one without any is left out. With a teacher come cosine and
+    l2_distance, between the input gradients of the two, and teacher_alpha and teacher_rho, which
+    are found once and written with every epoch as a line to compare with. Nothing random is drawn
+    and nothing of the training is touched.
 
     Args:
         log_dir: TensorBoard folder.
-        images, labels: float32 [n, height, width, channels] in [0, 1] and int [n]; of many classes only the first of them
-            are looked at. n = 0: nothing is written.
-        teacher: keras.Model or None; one of other images or classes than the student's is not compared with.
+        images, labels: float32 [n, height, width, channels] in [0, 1] and int [n]; of many classes
+            only the first of them are looked at. n = 0: nothing is written.
+        teacher: keras.Model or None; one of other images or classes than the student's is not
+            compared with.
     """
 
     def __init__(self, log_dir, images, labels, teacher=None):
         super().__init__()
-        self._log_dir, self._images, self._labels, self._teacher = str(log_dir), images, labels, teacher
+        self._log_dir, self._images, self._labels, self._teacher = (
+            str(log_dir),
+            images,
+            labels,
+            teacher,
+        )
         self._alignment, self._teachers = None, {}
 
     def on_train_begin(self, logs=None):
@@ -40,7 +49,9 @@ class GradientDiagnostics(keras.callbacks.Callback):
             self._begin(self.model.student)
         found = self._alignment(self._images, self._labels)
         names = ("alpha", "rho", "rho_minus_alpha", "cosine", "l2_distance")
-        scalars = {name: getattr(found, name) for name in names if getattr(found, name) is not None} | self._teachers
+        scalars = {
+            name: getattr(found, name) for name in names if getattr(found, name) is not None
+        } | self._teachers
         with self._writer.as_default(step=epoch):
             for name, values in scalars.items():
                 if np.isfinite(values).any():
@@ -52,7 +63,10 @@ class GradientDiagnostics(keras.callbacks.Callback):
     def _begin(self, student):
         """Once for all epochs, so that it is compiled once."""
         shapes = student.input_shape[1:], student.output_shape[-1]
-        if self._teacher is not None and (self._teacher.input_shape[1:], self._teacher.output_shape[-1]) != shapes:
+        if (
+            self._teacher is not None
+            and (self._teacher.input_shape[1:], self._teacher.output_shape[-1]) != shapes
+        ):
             self._teacher = None
         count = max(1, _BACKWARD_PASSES // (shapes[1] - 1))
         self._images, self._labels = self._images[:count], self._labels[:count]

@@ -35,22 +35,30 @@ class RunFolder:
         texts = to_text(config)
         try:
             self.path.mkdir(parents=True, exist_ok=True)
-            # Flags alone are of a run that bad input ended before it began: the mended ones take their place.
+            # Flags alone are of a run that bad input ended before it began: the mended ones take
+            # their place.
             if not self.flags.exists() or [*self.path.iterdir()] == [self.flags]:
-                write_text(self.flags, "".join(f"--{name}={text}\n" for name, text in texts.items()))
+                write_text(
+                    self.flags, "".join(f"--{name}={text}\n" for name, text in texts.items())
+                )
             elif not os.access(self.path, os.W_OK):
                 raise PermissionError
         except OSError as error:
             reason = error.strerror or "it is not writable"
-            raise InputError(f"cannot write the run folder {str(self.path)!r}: {reason}; give another --run_dir") from None
+            raise InputError(
+                f"cannot write the run folder {str(self.path)!r}: {reason}; give another --run_dir"
+            ) from None
         self._check_flags(texts)
 
     def _check_flags(self, texts):
-        stored = dict(line[2:].partition("=")[::2] for line in self.flags.read_text().splitlines() if line)
+        stored = dict(
+            line[2:].partition("=")[::2] for line in self.flags.read_text().splitlines() if line
+        )
         for name, text in texts.items():
             if name not in _FREE_FLAGS and stored.get(name, text) != text:
                 raise InputError(
-                    f"the run folder {str(self.path)!r} was made with --{name}={stored[name]}, not --{name}={text}; give "
+                    f"the run folder {str(self.path)!r} was made with --{name}={stored[name]}, not "
+                    f"--{name}={text}; give "
                     "another --run_dir, or remove that folder to train anew"
                 )
 
@@ -60,7 +68,9 @@ class RunFolder:
 
 
 def run_folders(root) -> list[pathlib.Path]:
-    """The folders in root or below, root among them, that hold results*.json, sorted; none where root is no folder."""
+    """The folders in root or below, root among them, that hold results*.json, sorted; none where
+    root is no folder.
+    """
     root = pathlib.Path(root)
     return sorted({path.parent for path in root.rglob(RESULTS)}) if root.is_dir() else []
 

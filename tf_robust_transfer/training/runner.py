@@ -45,7 +45,9 @@ def run_training(config: flags.TrainConfig) -> RunFolder:
     if _has_untrained_teacher(config):
         check_training(config)
     teacher = _teacher(config)
-    _LOG.info("training %s (%s, %s) in %s", config.model, config.method, config.dataset, folder.path)
+    _LOG.info(
+        "training %s (%s, %s) in %s", config.model, config.method, config.dataset, folder.path
+    )
     train, test = build.load_train(config), build.load_split(config, "test")
     batch_size = 2 if config.smoke else config.batch_size
     steps_per_epoch = data.steps_per_epoch(train, batch_size)
@@ -60,7 +62,11 @@ def run_training(config: flags.TrainConfig) -> RunFolder:
             teacher = _copy(teacher)
         keras.utils.set_random_seed(config.seed)
         method = build.compiled_method(
-            config, images=train, teacher=teacher, steps_per_epoch=steps_per_epoch, total_steps=total_steps
+            config,
+            images=train,
+            teacher=teacher,
+            steps_per_epoch=steps_per_epoch,
+            total_steps=total_steps,
         )
     # The student itself, or of one in mixed precision a copy.
     student = build.in_float32(method.student)
@@ -75,7 +81,8 @@ def run_training(config: flags.TrainConfig) -> RunFolder:
 def check_training(config: flags.TrainConfig) -> None:
     """Builds all that a run trains, on networks that are not trained yet, and trains nothing.
 
-    So what does not fit (shapes, classes, endpoints, a warm-up longer than the run) is told before a teacher is trained.
+    So what does not fit (shapes, classes, endpoints, a warm-up longer than the run) is told before
+    a teacher is trained.
 
     Raises:
         InputError: as run_training.
@@ -84,9 +91,12 @@ def check_training(config: flags.TrainConfig) -> None:
     steps_per_epoch = data.steps_per_epoch(train, 2 if config.smoke else config.batch_size)
     total_steps = config.train_steps or max(1, round(config.epochs * steps_per_epoch))
     build.compiled_method(
-        config, images=train, teacher=_teacher(config, trained=False), steps_per_epoch=steps_per_epoch,
+        config,
+        images=train,
+        teacher=_teacher(config, trained=False),
+        steps_per_epoch=steps_per_epoch,
         total_steps=total_steps,
-    )  # fmt: skip
+    )
 
 
 def _has_untrained_teacher(config):
@@ -116,15 +126,24 @@ def _fit(config, folder, method, student, train, test, batch_size, steps_per_epo
         callbacks.StopOnNonFinite(),
         callbacks.WatchFirstSteps(),
         callbacks.WatchAccuracy(
-            images, labels, threat_model=config.threat_model, attack=config.watch_attack, batch_size=batch_size,
-            seed=config.seed, student=student,
+            images,
+            labels,
+            threat_model=config.threat_model,
+            attack=config.watch_attack,
+            batch_size=batch_size,
+            seed=config.seed,
+            student=student,
         ),
         progress,
-        callbacks.InputGradientImages(folder.tensorboard / "input_gradients", images[:8], labels[:8], teacher),
-        GradientDiagnostics(folder.tensorboard / "diagnostics", images[:500], labels[:500], teacher),
+        callbacks.InputGradientImages(
+            folder.tensorboard / "input_gradients", images[:8], labels[:8], teacher
+        ),
+        GradientDiagnostics(
+            folder.tensorboard / "diagnostics", images[:500], labels[:500], teacher
+        ),
         keras.callbacks.TensorBoard(str(folder.tensorboard), write_graph=False),
         callbacks.Checkpoint(manager, config.checkpoint_minutes),
-    ]  # fmt: skip
+    ]
     try:
         # The first and the last epoch may be cut: by a resumed run, by a number of steps.
         while step < total_steps:
@@ -132,7 +151,11 @@ def _fit(config, folder, method, student, train, test, batch_size, steps_per_epo
             whole = (total_steps - step) // steps_per_epoch if done == 0 else 0
             steps = min(steps_per_epoch - done, total_steps - step)
             batches = data.train_batches(
-                train, batch_size=batch_size, seed=config.seed, start_step=step, augmentation=config.augmentation
+                train,
+                batch_size=batch_size,
+                seed=config.seed,
+                start_step=step,
+                augmentation=config.augmentation,
             )
             with data.told_when_unreadable(config.dataset):
                 method.fit(
@@ -166,10 +189,16 @@ def _evaluate(config, folder, student, teacher, test):
     )
     models = {config.method: student}
     # Not one of another task, which finetune takes.
-    if teacher is not None and (teacher.input_shape, teacher.output_shape) == (student.input_shape, student.output_shape):
+    if teacher is not None and (teacher.input_shape, teacher.output_shape) == (
+        student.input_shape,
+        student.output_shape,
+    ):
         models["teacher"] = teacher
     plot_input_gradients(models, images[:8], test.labels[:8], folder.figure)
-    write_json(folder.results, result.to_json_dict(model=str(folder.model), dataset=config.dataset, split="test"))
+    write_json(
+        folder.results,
+        result.to_json_dict(model=str(folder.model), dataset=config.dataset, split="test"),
+    )
     folder.evaluation_state.unlink(missing_ok=True)
 
 
@@ -178,7 +207,9 @@ def _teacher(config, trained=True):
     if not METHODS[config.method].takes_teacher:
         return None
     if not config.teacher:
-        raise InputError(f"method {config.method} needs --teacher: a saved model, a run folder or flagfile:PATH")
+        raise InputError(
+            f"method {config.method} needs --teacher: a saved model, a run folder or flagfile:PATH"
+        )
     kind, _, path = config.teacher.partition(":")
     if config.smoke and kind == "robustbench" and not pathlib.Path(path.partition(":")[2]).exists():
         images = build.load_train(config)
@@ -195,18 +226,24 @@ def _teacher(config, trained=True):
 def teacher_flags(config, path: str) -> flags.TrainConfig:
     """The flags of a teacher that --teacher=flagfile:PATH names.
 
-    It inherits seed, data directory and strategy unless its flag file sets them, and its run folder stands beside the
-    student's, named as its flag file.
-    """
+    It inherits seed, data directory and strategy unless its flag file sets them, and its run folder
+    stands beside the student's, named as its flag file."""
     beside = pathlib.Path(config.run_dir).parent / pathlib.Path(path).stem
-    inherited = {"seed": config.seed, "data_dir": config.data_dir, "smoke": str(config.smoke).lower(),
-                 "distribution_strategy": config.distribution_strategy, "run_dir": beside}  # fmt: skip
+    inherited = {
+        "seed": config.seed,
+        "data_dir": config.data_dir,
+        "smoke": str(config.smoke).lower(),
+        "distribution_strategy": config.distribution_strategy,
+        "run_dir": beside,
+    }
     arguments = [f"--{name}={value}" for name, value in inherited.items()]
     return flags.parse(flags.TrainConfig, [*arguments, f"--flagfile={path}"])
 
 
 def _copy(model):
-    """The same model with variables of the current strategy's scope: mirrored ones, where it mirrors."""
+    """The same model with variables of the current strategy's scope: mirrored ones, where it
+    mirrors.
+    """
     copy = keras.models.clone_model(model)
     copy.set_weights(model.get_weights())
     return copy

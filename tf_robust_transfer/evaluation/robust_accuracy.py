@@ -16,12 +16,11 @@ from tqdm import tqdm
 
 from tf_robust_transfer.attacks.autoattack import fewer_classes
 from tf_robust_transfer.attacks.base import Attack
-from tf_robust_transfer.attacks.faster_copy import FasterCopy
+from tf_robust_transfer.attacks.names import parse_attack
 from tf_robust_transfer.attacks.search import Search
 from tf_robust_transfer.attacks.threat_model import ThreatModel
 from tf_robust_transfer.errors import InputError, look_up
 from tf_robust_transfer.evaluation import batch_statistics, checks
-from tf_robust_transfer.evaluation.attack_names import parse_attack
 from tf_robust_transfer.evaluation.examples import collect
 from tf_robust_transfer.evaluation.result import (
     RobustnessResult,
@@ -30,6 +29,7 @@ from tf_robust_transfer.evaluation.result import (
     clopper_pearson,
 )
 from tf_robust_transfer.evaluation.state import State
+from tf_robust_transfer.inference.faster_copy import FasterCopy
 from tf_robust_transfer.models.batch_statistics import BATCH_NORMS
 
 # Images that the checks of the model look at.

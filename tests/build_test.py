@@ -10,6 +10,7 @@ import functools
 import importlib.metadata
 import re
 import runpy
+import shutil
 import subprocess
 import sys
 import tomllib
@@ -360,3 +361,33 @@ def test_layering_errors_on_a_small_tree(fake_root, file, line, error):
     errors = layering_errors(fake_root)
     assert len(errors) == (error is not None), errors
     assert error is None or error in errors[0]
+
+
+@pytest.mark.slow
+def test_bazel_reads_every_target(tmp_path):
+    """`bazel query` loads the whole file. The rules of rules_python are stood in for by Bazel's."""
+    if not shutil.which("bazel"):
+        pytest.skip("no bazel on this machine: apt-get install bazel-bootstrap")
+    rules = tmp_path / "rules_python" / "python"
+    rules.mkdir(parents=True)
+    (rules.parent / "WORKSPACE").write_text('workspace(name = "rules_python")\n')
+    (rules / "BUILD").touch()
+    (rules / "defs.bzl").write_text(
+        "py_binary = native.py_binary\npy_library = native.py_library\n\n"
+        "def py_test(main_module, **kwargs):\n"
+        '    native.py_test(main = kwargs["srcs"][0], **kwargs)\n'
+    )
+    (tmp_path / "WORKSPACE").write_text(
+        'local_repository(name = "rules_python", path = "rules_python")\n'
+    )
+    shutil.copy(ROOT / "BUILD", tmp_path / "BUILD")
+    command = ["bazel", "--batch", f"--output_user_root={tmp_path}/out", "query"]
+    query = subprocess.run(
+        [*command, "--noshow_progress", 'kind("py_.*", //:*)'],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+    )
+    assert query.returncode == 0, query.stderr
+    names = {target["name"] for target in read_build(ROOT)}
+    assert {line.removeprefix("//:") for line in query.stdout.split()} == names

@@ -306,9 +306,9 @@ def test_report_prints_a_row_for_each_run(call, model, tmp_path):
         (
             "visualize",
             ["--kind=gradients"],
-            "unknown kind of figure 'gradients'; nearest valid names: input_gradients",
+            "unknown --kind 'gradients'; nearest valid names: input_gradients",
         ),
-        ("visualize", [], "give --models=A,B"),
+        ("visualize", [], "and --models=A,B"),
         ("report", ["--runs={tmp}"], "no results*.json in"),
         ("train", ["--epoch=3"], "unknown flag --epoch; nearest valid names: epochs"),
         ("quickstart", ["--sed=3"], "unknown flag --sed; nearest valid names: seed"),

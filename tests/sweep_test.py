@@ -239,7 +239,7 @@ def test_other_flags_that_differ_are_named(drawn, tmp_path, caplog):
         ),
         (
             ["--paper=mixacm_figure4"],
-            "unknown figure 'mixacm_figure4'; nearest valid names: mixacm_figure",
+            "unknown --paper 'mixacm_figure4'; nearest valid names: mixacm_figure",
         ),
         (
             ["--paper=mixacm_figure3", "--x=gamma"],

@@ -15,11 +15,11 @@ from absl import flags
 
 from tf_robust_transfer import flag_files
 from tf_robust_transfer.config import AttackConfig, TrainConfig
-from tf_robust_transfer.errors import InputError
+from tf_robust_transfer.errors import InputError, of_flag
 from tf_robust_transfer.flag_types import boolean
 from tf_robust_transfer.methods import METHODS, find_method
 from tf_robust_transfer.models import find_model
-from tf_robust_transfer.options import flags_of, from_texts, to_texts
+from tf_robust_transfer.options import flags_of, from_texts, read_text, to_texts
 from tf_robust_transfer.plugins import is_plugin
 
 _LOG = logging.getLogger("tf_robust_transfer")
@@ -48,10 +48,15 @@ def parse(config_class, arguments: Sequence[str]):
         config.threat_model  # noqa: B018 - raises for an eps that does not fit the norm
     if not isinstance(config, TrainConfig):
         return config
-    find_model(config.model, config.model_options)
+    with of_flag("model"):
+        find_model(config.model, {})
+    with of_flag("model_options"):
+        find_model(config.model, config.model_options)
     method = find_method(config.method)
     used = {flag.name for flag in _flags_with(method)}
-    ignored = tuple(flag for flag in given if flag.name not in used)
+    ignored = tuple(flag for flag in given if flag.name not in used and flag.name not in _ASKING)
+    for flag in ignored:
+        read_text(known[flag.name], flag.text)
     return dataclasses.replace(config, of_method=from_texts(method.Flags, texts), ignored=ignored)
 
 

@@ -7,7 +7,12 @@ import dataclasses
 
 from tf_robust_transfer.attacks.base import ThreatModel
 from tf_robust_transfer.attacks.names import parse_attack
+from tf_robust_transfer.checkpoints import check_spec
+from tf_robust_transfer.data import check_split, known_splits
 from tf_robust_transfer.data.augmentation import find_augmentation
+from tf_robust_transfer.data.datasets import checked_dir
+from tf_robust_transfer.errors import InputError, of_flag
+from tf_robust_transfer.files import check_readable, check_writable
 from tf_robust_transfer.flag_types import boolean, fraction, names, options, size
 from tf_robust_transfer.methods import METHODS, find_method
 from tf_robust_transfer.options import Options, above, at_least, flags_of, one_of, option
@@ -16,6 +21,36 @@ SPEC = (
     "a saved model or run folder, or SCHEME:..., such as madry_mnist:DIR or robustbench:ID:FILE.pt"
 )
 STRATEGIES = ("auto", "one_device", "mirrored", "multi_worker_mirrored")
+
+
+def check_outputs(config, *flags: str) -> None:
+    """Raises an InputError unless the files that these flags name can be written."""
+    for flag in flags:
+        with of_flag(flag):
+            check_writable(getattr(config, flag))
+
+
+def check_inputs(config, *flags: str) -> None:
+    """Raises an InputError unless the files that these flags name are there."""
+    for flag in flags:
+        if getattr(config, flag):
+            with of_flag(flag):
+                check_readable(getattr(config, flag))
+
+
+def check_specs(flag: str, *texts: str) -> None:
+    """Raises an InputError unless the files of each SPEC are there."""
+    for text in texts:
+        with of_flag(flag):
+            check_spec(text)
+
+
+def shares(text) -> tuple[str, ...]:
+    """A comma-separated list of numbers or fractions in (0, 1), as they are written."""
+    for part in names(text):
+        if not 0 < fraction(part) < 1:
+            raise InputError(f"expected shares between 0 and 1 such as 1/2,3/4, got {text!r}")
+    return names(text)
 
 
 def method_name(text) -> str:
@@ -61,6 +96,20 @@ class SharedConfig(Options):
     distribution_strategy: str = option(
         "auto", "where the work runs: " + ", ".join(STRATEGIES), **one_of(*STRATEGIES)
     )
+
+    def verify(self) -> None:
+        """Raises an InputError for names that can be told to be wrong before anything is read."""
+        with of_flag("data_dir"):
+            directory = checked_dir(self.data_dir or None)
+        if self.dataset:
+            with of_flag("dataset"):
+                known_splits(self.dataset, directory)
+
+    def check_split(self, split: str) -> None:
+        """Raises an InputError where the data set of the flags is known not to have --split."""
+        if self.dataset:
+            with of_flag("split"):
+                check_split(self.dataset, split, self.data_dir or None)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -127,7 +176,7 @@ class TrainConfig(AttackConfig, SharedConfig):
         "cosine", "constant, cosine or piecewise", **one_of("constant", "cosine", "piecewise")
     )
     schedule_boundaries: tuple = option(
-        "1/2,3/4", "piecewise: shares of the training after which the rate falls", names
+        "1/2,3/4", "piecewise: shares of the training after which the rate falls", shares
     )
     warm_up_epochs: float = option(
         "0", "cosine: the rate first grows linearly for so long", fraction, **at_least(0)
@@ -154,6 +203,17 @@ class TrainConfig(AttackConfig, SharedConfig):
     of_method: Options = dataclasses.field(default_factory=METHODS["natural"].Flags)
     # Flags that were given and that the method does not look at.
     ignored: tuple = dataclasses.field(default=(), compare=False, repr=False)
+
+    def verify(self) -> None:
+        if not self.smoke:  # which takes made-up images, and networks without their weights
+            super().verify()
+        kind, _, path = self.teacher.partition(":")
+        if self.teacher and find_method(self.method).takes_teacher:
+            with of_flag("teacher"):
+                if kind == "flagfile":
+                    check_readable(path)
+                elif not self.smoke:
+                    check_spec(self.teacher)
 
     def __getattr__(self, name):
         if not name.startswith("_") and name != "of_method":

@@ -14,10 +14,10 @@ import tensorflow as tf
 import tf_robust_transfer
 from tf_robust_transfer.attacks import ThreatModel
 from tf_robust_transfer.checkpoints import load_model
-from tf_robust_transfer.checkpoints.specs import file_sha256, source_files
+from tf_robust_transfer.checkpoints.specs import check_sha256, file_sha256, source_files
 from tf_robust_transfer.command import run_command
-from tf_robust_transfer.config import SPEC, SharedConfig
-from tf_robust_transfer.errors import InputError
+from tf_robust_transfer.config import SPEC, SharedConfig, check_specs
+from tf_robust_transfer.errors import InputError, of_flag
 from tf_robust_transfer.evaluation import evaluate_robustness
 from tf_robust_transfer.files import replacing, write_json
 from tf_robust_transfer.options import at_least, option
@@ -43,8 +43,19 @@ class ConvertConfig(SharedConfig):
     split: str = option("test", "split of the data set")
     max_examples: int = option("0", "measure on so many first examples; 0: all", int, **at_least(0))
 
+    def verify(self) -> None:
+        super().verify()
+        if self.sha256:
+            with of_flag("sha256"):
+                check_sha256(self.sha256)
+        with of_flag("output"):
+            _output(self.output)
+        check_specs("model", self.model)
+        self.check_split(self.split)
+
 
 def run(config: ConvertConfig) -> None:
+    config.verify()
     output = _output(config.output)
     sources = source_files(config.model)
     model = load_model(config.model, sha256=config.sha256 or None)

@@ -2,6 +2,7 @@
 do.
 """
 
+import contextlib
 import difflib
 from collections.abc import Iterable
 
@@ -10,6 +11,17 @@ class InputError(ValueError):
     """Bad input: a flag, a file, a shape, a value. The commands print its message alone and exit
     with code 2.
     """
+
+
+@contextlib.contextmanager
+def of_flag(name: str):
+    """Within it an InputError that does not name the flag gets --NAME before it."""
+    try:
+        yield
+    except InputError as error:
+        if f"--{name}" in str(error):
+            raise
+        raise InputError(f"--{name}: {error}") from error
 
 
 def nearest(name: str, known: Iterable[str]) -> str:

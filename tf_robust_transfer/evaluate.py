@@ -7,14 +7,21 @@ import pathlib
 import sys
 
 from tf_robust_transfer.analysis.alignment import gradient_alignment
-from tf_robust_transfer.attacks.names import parse_attack
 from tf_robust_transfer.checkpoints import load_model
 from tf_robust_transfer.command import run_command
-from tf_robust_transfer.config import SPEC, AttackConfig, SharedConfig
+from tf_robust_transfer.config import (
+    SPEC,
+    AttackConfig,
+    SharedConfig,
+    check_inputs,
+    check_outputs,
+    check_specs,
+)
 from tf_robust_transfer.errors import InputError
 from tf_robust_transfer.evaluation import challenge_files, evaluate_robustness
 from tf_robust_transfer.files import write_json
 from tf_robust_transfer.flag_types import boolean
+from tf_robust_transfer.inference.faster_copy import PRECISIONS
 from tf_robust_transfer.models.batch_statistics import BATCH_NORMS
 from tf_robust_transfer.options import one_of, option
 from tf_robust_transfer.reports.lines import accuracy_line, diagnostics_text, row
@@ -29,7 +36,9 @@ class EvaluateConfig(AttackConfig, SharedConfig):
     split: str = option("test", "split of the data set")
     output: str = option("", "results as JSON; empty: only printed")
     precision: str = option(
-        "float32", "of what attacks see: float32, mixed (bfloat16 gradients), bfloat16 or auto"
+        "float32",
+        "of what attacks see: float32, mixed (bfloat16 gradients), bfloat16 or auto",
+        choices=PRECISIONS,
     )
     batch_norm: str = option(
         "moving",
@@ -53,29 +62,34 @@ class EvaluateConfig(AttackConfig, SharedConfig):
         "", "with --diagnostics: compare input gradients with this model's; a SPEC as --model's"
     )
 
+    def verify(self) -> None:
+        super().verify()
+        if self.save_adversarial and not self.save_adversarial.endswith(".npy"):
+            raise InputError(
+                "--save_adversarial: expected a name that ends in .npy, got "
+                f"{self.save_adversarial!r}"
+            )
+        if self.save_adversarial and self.attacks[-1:] in ((), ("clean",)):
+            raise InputError(
+                "--save_adversarial saves the examples of the last attack: name one at the end of "
+                "--attacks"
+            )
+        if self.teacher and not self.diagnostics:
+            raise InputError(
+                f"--teacher={self.teacher} is the model that --diagnostics compares with: give "
+                "both, or neither"
+            )
+        if self.diagnostics and self.adversarial_examples:
+            raise InputError("--diagnostics are of clean images: leave out --adversarial_examples")
+        check_outputs(self, "output", "save_adversarial", "state")
+        check_inputs(self, "adversarial_examples")
+        check_specs("model", self.model)
+        check_specs("teacher", *filter(None, [self.teacher]))
+        self.check_split(self.split)
+
 
 def run(config: EvaluateConfig) -> None:
-    for attack in config.attacks:
-        parse_attack(attack)
-    for output in (config.output, config.save_adversarial):
-        if output and not pathlib.Path(output).absolute().parent.is_dir():
-            raise InputError(f"cannot write {output!r}: its folder does not exist")
-    if config.save_adversarial and not config.save_adversarial.endswith(".npy"):
-        raise InputError(
-            "--save_adversarial: expected a name that ends in .npy, got "
-            f"{config.save_adversarial!r}"
-        )
-    if config.save_adversarial and config.attacks[-1:] in ((), ("clean",)):
-        raise InputError(
-            "--save_adversarial saves the examples of the last attack: name one at the end of "
-            "--attacks"
-        )
-    if config.teacher and not config.diagnostics:
-        raise InputError(
-            "--teacher is the model that --diagnostics compares with: give both, or neither"
-        )
-    if config.diagnostics and config.adversarial_examples:
-        raise InputError("--diagnostics are of clean images: leave out --adversarial_examples")
+    config.verify()
     model = load_model(config.model)
     teacher = load_model(config.teacher) if config.teacher else None
     test = load_split(config, config.split)

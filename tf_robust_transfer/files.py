@@ -5,6 +5,27 @@ import json
 import os
 import pathlib
 
+from tf_robust_transfer.errors import InputError
+
+
+def check_readable(path) -> None:
+    """Raises an InputError unless there is a file of this name."""
+    if not pathlib.Path(path).is_file():
+        raise InputError(f"there is no file {str(path)!r}")
+
+
+def check_writable(path) -> None:
+    """Raises an InputError unless a file of this name can be written; "": nothing is to be."""
+    folder = pathlib.Path(path).absolute().parent
+    if not path:
+        return
+    if not folder.is_dir():
+        raise InputError(f"cannot write {str(path)!r}: its folder does not exist")
+    if not os.access(folder, os.W_OK) or pathlib.Path(path).is_dir():
+        raise InputError(
+            f"cannot write {str(path)!r}: it is a folder, or lies in one that is not writable"
+        )
+
 
 @contextlib.contextmanager
 def replacing(path):

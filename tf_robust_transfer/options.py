@@ -133,7 +133,7 @@ def from_texts(owner: type[Options], texts: dict[str, str]) -> Options:
     texts = owner.implied(texts) | texts
     values = {}
     for flag in flags_of(owner):
-        value = _read(flag, texts.get(flag.name, flag.shown))
+        value = read_text(flag, texts.get(flag.name, flag.shown))
         _check(f"--{flag.name}", value, flag.metadata, got=texts.get(flag.name, flag.shown))
         values[flag.path] = value
     return _made(owner, values)
@@ -189,7 +189,8 @@ def _made(owner, values):
     return owner(**arguments)
 
 
-def _read(flag, text):
+def read_text(flag: Flag, text: str):
+    """The value that a flag's text stands for. Raises an InputError that begins with --FLAG."""
     try:
         return flag.metadata["parse"](text)
     except InputError as error:

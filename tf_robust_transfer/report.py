@@ -8,7 +8,7 @@ import json
 import sys
 
 from tf_robust_transfer.command import run_command
-from tf_robust_transfer.errors import InputError
+from tf_robust_transfer.errors import InputError, of_flag
 from tf_robust_transfer.flag_types import boolean
 from tf_robust_transfer.options import Options, option
 from tf_robust_transfer.reports.table import paper_table, robustbench_entries, show
@@ -30,13 +30,14 @@ class ReportConfig(Options):
 
 
 def run(config: ReportConfig) -> None:
-    folders = run_folders(config.runs)
+    with of_flag("runs"):
+        folders = run_folders(config.runs)
     if config.table:
         sys.stdout.write(paper_table(config.table, folders))
         return
     if not folders:
         raise InputError(
-            f"no {RESULTS} in {config.runs!r} or below; give a run folder, or train first"
+            f"--runs: no {RESULTS} in {config.runs!r} or below; give a run folder, or train first"
         )
     if config.robustbench:
         sys.stdout.write(json.dumps(robustbench_entries(folders), indent=2) + "\n")

@@ -10,7 +10,6 @@ the student, of training images. What each number is, and which way it errs:
 tf_robust_transfer/analysis/theorem41.py. """
 
 import dataclasses
-import pathlib
 import sys
 
 import numpy as np
@@ -18,7 +17,7 @@ import numpy as np
 from tf_robust_transfer.analysis import theorem41
 from tf_robust_transfer.checkpoints import load_model
 from tf_robust_transfer.command import run_command
-from tf_robust_transfer.config import SPEC, SharedConfig
+from tf_robust_transfer.config import SPEC, SharedConfig, check_outputs, check_specs
 from tf_robust_transfer.errors import InputError
 from tf_robust_transfer.files import write_json
 from tf_robust_transfer.flag_types import fraction, names
@@ -47,12 +46,17 @@ class Theorem41Config(SharedConfig):
     )
     output: str = option("", "all numbers as JSON; empty: only printed")
 
+    def verify(self) -> None:
+        super().verify()
+        if not self.models or not self.teacher:
+            raise InputError("give --models=A,B (the students) and --teacher=SPEC")
+        check_outputs(self, "output")
+        check_specs("models", *self.models)
+        check_specs("teacher", self.teacher)
+
 
 def run(config: Theorem41Config) -> None:
-    if not config.models or not config.teacher:
-        raise InputError("give --models=A,B (the students) and --teacher=SPEC")
-    if config.output and not pathlib.Path(config.output).absolute().parent.is_dir():
-        raise InputError(f"cannot write {config.output!r}: its folder does not exist")
+    config.verify()
     teacher = load_model(config.teacher)
     students = {spec: load_model(spec) for spec in config.models}
     whole, test = load_split(config, "train"), load_split(config, "test")

@@ -15,7 +15,7 @@ from scipy import special
 
 from tf_robust_transfer.analysis import relu_network, theorem42
 from tf_robust_transfer.command import run_command
-from tf_robust_transfer.config import SharedConfig
+from tf_robust_transfer.config import SharedConfig, check_outputs
 from tf_robust_transfer.errors import InputError
 from tf_robust_transfer.files import write_json
 from tf_robust_transfer.flag_types import fraction, whole_numbers
@@ -43,8 +43,13 @@ class Theorem42Config(SharedConfig):
     hidden_units: tuple = option("64", "widths of the ReLU network", whole_numbers)
     output: str = option("", "all numbers as JSON; empty: only printed")
 
+    def verify(self) -> None:
+        super().verify()
+        check_outputs(self, "output")
+
 
 def run(config: Theorem42Config) -> None:
+    config.verify()
     points, labels = two_class_points(config)
     measured = {
         "dataset": config.dataset,

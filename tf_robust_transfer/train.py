@@ -18,6 +18,7 @@ def run(config: TrainConfig) -> None:
         )
         config = dataclasses.replace(config, run_dir=named)
     if config.check:
+        config.verify()
         check_training(config)
         sys.stdout.write(effective(config))
         return

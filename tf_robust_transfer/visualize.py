@@ -14,10 +14,11 @@ import numpy as np
 from tf_robust_transfer.attacks import ThreatModel
 from tf_robust_transfer.checkpoints import load_model
 from tf_robust_transfer.command import run_command
-from tf_robust_transfer.config import SPEC, SharedConfig
-from tf_robust_transfer.errors import InputError, look_up
+from tf_robust_transfer.config import SPEC, SharedConfig, check_outputs, check_specs
+from tf_robust_transfer.errors import InputError
 from tf_robust_transfer.flag_types import fraction, names
 from tf_robust_transfer.options import at_least, one_of, option
+from tf_robust_transfer.papers.figures import SWEEPS
 from tf_robust_transfer.plots.channel_maps import plot_channel_maps
 from tf_robust_transfer.plots.input_gradients import plot_input_gradients
 from tf_robust_transfer.plots.loss_landscape import plot_loss_landscapes
@@ -59,7 +60,11 @@ KINDS = {
 class VisualizeConfig(SharedConfig):
     """Flags of `visualize`."""
 
-    kind: str = option("input_gradients", "input_gradients, channel_maps, loss_landscape or sweep")
+    kind: str = option(
+        "input_gradients",
+        "input_gradients, channel_maps, loss_landscape or sweep",
+        choices=tuple(KINDS),
+    )
     models: tuple = option("", f"comma-separated, each {SPEC}", names)
     split: str = option("test", "split of the data set")
     num_images: int = option(
@@ -93,19 +98,32 @@ class VisualizeConfig(SharedConfig):
         "",
         "sweep: a paper's figure, drawn from the runs of its flag files: mixacm_figure3, 6a, 6b, "
         "7a, 7b",
+        choices=("", *SWEEPS),
     )
+
+    def verify(self) -> None:
+        sweeps = self.kind == "sweep"
+        if not self.output or not (self.models or sweeps):
+            raise InputError(
+                "give --output=FILE.png"
+                + ("" if sweeps else " and --models=A,B (saved models or run folders)")
+            )
+        check_outputs(self, "output")
+        if sweeps:
+            return
+        super().verify()
+        check_specs("models", *self.models)
+        self.check_split(self.split)
+        # Raises for an eps that does not fit the norm.
+        ThreatModel(norm=self.norm, eps=self.eps)
 
 
 def run(config: VisualizeConfig) -> None:
-    plot, default_images = look_up("kind of figure", config.kind, KINDS)
+    config.verify()
+    plot, default_images = KINDS[config.kind]
     if config.kind == "sweep":
-        _check_output(config.output)
         sweep.draw(config)
         return
-    if not config.models or not config.output:
-        raise InputError("give --models=A,B (saved models or run folders) and --output=FILE.png")
-    ThreatModel(norm=config.norm, eps=config.eps)  # raises for an eps that does not fit the norm
-    _check_output(config.output)
     shown = load_split(config, config.split)
     models = {}
     for spec in config.models:
@@ -116,13 +134,6 @@ def run(config: VisualizeConfig) -> None:
     plot(
         models, shown.images[used].astype(np.float32) / np.float32(255), shown.labels[used], config
     )
-
-
-def _check_output(output):
-    if not output:
-        raise InputError("give --output=FILE.png")
-    if not pathlib.Path(output).absolute().parent.is_dir():
-        raise InputError(f"cannot write {output!r}: its folder does not exist")
 
 
 def main(argv=None) -> None:

@@ -6,8 +6,22 @@ names). `adapt` puts it before a teacher and gives one keras.Model, which takes 
 images; from there on nothing else needs to know that there is an adapter. The teacher's input
 gradient is that with respect to the student's image (Eq. 17), because the model's input is."""
 
-from tf_robust_transfer.adapters.build import ADAPTERS, adapt, build_adapter, seen_region
+from tf_robust_transfer.adapters.build import (
+    ADAPTERS,
+    adapt,
+    build_adapter,
+    check_adapter,
+    seen_region,
+)
 from tf_robust_transfer.adapters.layers import Adapter
 from tf_robust_transfer.adapters.positions import random_positions
 
-__all__ = ["ADAPTERS", "Adapter", "adapt", "build_adapter", "random_positions", "seen_region"]
+__all__ = [
+    "ADAPTERS",
+    "Adapter",
+    "adapt",
+    "build_adapter",
+    "check_adapter",
+    "random_positions",
+    "seen_region",
+]

@@ -27,6 +27,16 @@ ADAPTERS = {
 _WITHOUT_SIZE = ("channel_mean",)
 
 
+def check_adapter(adapter: str) -> str:
+    """The text of an adapter, or an InputError where a name or a size in it cannot be read.
+
+    Whether the sizes fit the images is told when it is built. "" is no adapter.
+    """
+    for part in adapter.split("+") if adapter else ():
+        _part(part.strip())
+    return adapter
+
+
 def build_adapter(adapter: str, input_shape) -> keras.Model:
     """The map from images of the student's task to the teacher's input.
 
@@ -137,21 +147,7 @@ def _chain(adapter, images, first=1):
     """The output of the adapter's layers on images; the first layer's name has the number first."""
     random = False
     for number, part in enumerate(adapter.split("+"), start=first):
-        name, colon, size = _split(part.strip())
-        build = find("adapter", name, ADAPTERS)
-        if name in _WITHOUT_SIZE:
-            if colon:
-                raise InputError(f"the adapter {name} takes no size, got {part!r}")
-            arguments = ()
-        elif is_plugin(name) and not colon:
-            arguments = ()
-        else:
-            found = re.fullmatch(r"([1-9]\d*)x([1-9]\d*)", size)
-            if not found:
-                raise InputError(
-                    f"the adapter {name} needs a size, as in {name}:64x64, got {part!r}"
-                )
-            arguments = int(found[1]), int(found[2])
+        name, build, arguments = _part(part.strip())
         if random and name == "crop":
             raise InputError(
                 f"crop before random_pad, not after it: {adapter!r} would see other pixels each "
@@ -167,6 +163,22 @@ def _chain(adapter, images, first=1):
             )
         images = layer(images)
     return images
+
+
+def _part(text):
+    """(name, what builds the layer, its size or nothing) of "name:64x64"."""
+    name, colon, size = _split(text)
+    build = find("adapter", name, ADAPTERS)
+    if not colon and is_plugin(name):
+        return name, build, ()
+    if name in _WITHOUT_SIZE:
+        if colon:
+            raise InputError(f"the adapter {name} takes no size, got {text!r}")
+        return name, build, ()
+    found = re.fullmatch(r"([1-9]\d*)x([1-9]\d*)", size)
+    if not found:
+        raise InputError(f"the adapter {name} needs a size, as in {name}:64x64, got {text!r}")
+    return name, build, (int(found[1]), int(found[2]))
 
 
 def _split(part):

@@ -93,6 +93,19 @@ def source_files(spec: str) -> list[pathlib.Path]:
     return scheme.files(location)
 
 
+def check_spec(spec: str) -> None:
+    """Raises an InputError unless the files that the SPEC names are there; none is read."""
+    for file in source_files(spec):
+        if not file.exists():
+            raise InputError(f"{spec!r}: there is no file {str(file)!r}")
+
+
+def check_sha256(text: str) -> None:
+    """Raises an InputError unless the text has the form of a SHA-256."""
+    if not re.fullmatch(r"[0-9a-fA-F]{64}", text):
+        raise InputError(f"a SHA-256 has 64 hexadecimal digits, got {text!r}")
+
+
 def file_sha256(path) -> str:
     """SHA-256 of a file, 64 hexadecimal digits."""
     with open(path, "rb") as file:
@@ -111,8 +124,7 @@ def _parse(spec):
 
 
 def _check_sha256(spec, files, expected):
-    if not re.fullmatch(r"[0-9a-fA-F]{64}", expected):
-        raise InputError(f"a SHA-256 has 64 hexadecimal digits, got {expected!r}")
+    check_sha256(expected)
     weights = files[0]
     if sum(".data-" in file.name for file in files) > 1:
         raise InputError(

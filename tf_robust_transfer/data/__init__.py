@@ -4,6 +4,8 @@ from tf_robust_transfer.data.augmentation import AUGMENTATIONS, augment
 from tf_robust_transfer.data.datasets import (
     SHAPES,
     ImageData,
+    check_split,
+    known_splits,
     list_datasets,
     load_data,
     synthetic_data,
@@ -23,7 +25,9 @@ __all__ = [
     "SHAPES",
     "StreamedData",
     "augment",
+    "check_split",
     "eval_batches",
+    "known_splits",
     "list_datasets",
     "load_data",
     "load_training_data",

@@ -127,6 +127,42 @@ def load_data(
     return ImageData(images, labels, data.num_classes, data.class_names, name, data.split)
 
 
+def known_splits(name: str, data_dir: str | None = None) -> tuple[str, ...] | None:
+    """The splits of a data set, without reading an image or using the network.
+
+    name, data_dir: as of `load_data`. None: they cannot be told (a plug-in, or data that is yet to
+    be downloaded). Raises an InputError for an unknown name or a folder that is not there.
+    """
+    if is_plugin(name):
+        load("data source", name)
+        return None
+    if name == "digits":
+        return ("test", "train")
+    if name.startswith("folder:"):
+        return folders.splits(name, name.partition(":")[2])
+    import tensorflow_datasets as tfds
+
+    if not _TFDS_NAME.fullmatch(name):
+        raise _unknown_name(tfds, name)
+    kwargs = {} if data_dir is None else {"data_dir": data_dir}
+    try:
+        info = tfds.core.read_only_builder.builder_from_files(name, **kwargs).info
+    except (tfds.core.registered.DatasetNotFoundError, OSError, ValueError):
+        if base_name(name) not in {base_name(known) for known in SHAPES}:
+            if base_name(name) not in tfds.list_builders(with_community_datasets=False):
+                raise _unknown_name(tfds, name) from None
+        return None
+    # On which the ImageNets are tested.
+    return (*info.splits, *(["test"] if base_name(name) in _IMAGENETS else []))
+
+
+def check_split(name: str, split: str, data_dir: str | None = None) -> None:
+    """Raises an InputError where a data set is known not to have a split."""
+    known = known_splits(name, data_dir)
+    if known is not None and split.split("[")[0] not in known:
+        raise InputError(f"unknown split {split!r} of {name!r}; valid names: {', '.join(known)}")
+
+
 def synthetic_data(
     input_shape: tuple[int, int, int], num_classes: int, num_examples: int, seed: int
 ) -> ImageData:

@@ -40,15 +40,8 @@ def load_folder(
         InputError: no such folder, split or class; a class without images; an unreadable file;
             sizes that differ.
     """
-    root = pathlib.Path(path).expanduser()
-    if not path or not root.is_dir():
-        raise InputError(
-            f"{name!r}: {path!r} is not a folder; expected folder:PATH with "
-            "PATH/train/<class>/*.png and "
-            "PATH/test/<class>/*.png, or PATH/<class>/*.png (or .jpg)"
-        )
-    in_splits = any((root / s).is_dir() and not _images_in(root / s) for s in ("train", "test"))
-    present = [s.name for s in _folders_in(root)] if in_splits else ["test", "train"]
+    present, root = splits(name, path), pathlib.Path(path).expanduser()
+    in_splits = _in_splits(root)
     if split not in present:
         raise InputError(f"unknown split {split!r} of {name!r}; valid names: {', '.join(present)}")
     chosen = _class_folders(root / split if in_splits else root)
@@ -75,6 +68,22 @@ def load_folder(
     grey = all(_is_grey(file) for folder in classes_of_splits for file in _images_in(folder))
     images = _read(files, 1 if grey else 3, image_size)
     return ImageData(images, labels, len(classes), tuple(classes), name, split)
+
+
+def splits(name: str, path: str) -> tuple[str, ...]:
+    """The names of the splits of a folder of images. Raises as `load_folder`."""
+    root = pathlib.Path(path).expanduser()
+    if not path or not root.is_dir():
+        raise InputError(
+            f"{name!r}: {path!r} is not a folder; expected folder:PATH with "
+            "PATH/train/<class>/*.png and "
+            "PATH/test/<class>/*.png, or PATH/<class>/*.png (or .jpg)"
+        )
+    return tuple(s.name for s in _folders_in(root)) if _in_splits(root) else ("test", "train")
+
+
+def _in_splits(root):
+    return any((root / s).is_dir() and not _images_in(root / s) for s in ("train", "test"))
 
 
 def _folders_in(folder: pathlib.Path) -> list[pathlib.Path]:

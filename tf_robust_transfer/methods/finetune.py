@@ -7,7 +7,7 @@ import dataclasses
 import keras
 import tensorflow as tf
 
-from tf_robust_transfer.adapters import adapt, random_positions
+from tf_robust_transfer.adapters import adapt, check_adapter, random_positions
 from tf_robust_transfer.errors import InputError, look_up
 from tf_robust_transfer.losses import classification
 from tf_robust_transfer.methods.base import Method
@@ -57,7 +57,9 @@ class FineTune(Method):
     @dataclasses.dataclass(frozen=True)
     class Options(Method.Options):
         adapter: str = option(
-            "", "map to the teacher's input, such as resize:64x64 or channel_mean+crop:28x28"
+            "",
+            "map to the teacher's input, such as resize:64x64 or channel_mean+crop:28x28",
+            check_adapter,
         )
         trained_layers: str = option(
             "logits",

@@ -2,6 +2,7 @@
 
 import dataclasses
 
+from tf_robust_transfer.adapters import check_adapter
 from tf_robust_transfer.flag_types import fraction, whole_numbers
 from tf_robust_transfer.inference.faster_copy import PRECISIONS
 from tf_robust_transfer.losses import classification
@@ -26,7 +27,9 @@ DISCRIMINATOR_LOSSES = {"sum": 1.0, "mean": 0.5}
 @dataclasses.dataclass(frozen=True)
 class IGAMOptions(Method.Options):
     adapter: str = option(
-        "", "map to the teacher's input, such as resize:64x64 or channel_mean+crop:28x28"
+        "",
+        "map to the teacher's input, such as resize:64x64 or channel_mean+crop:28x28",
+        check_adapter,
     )
     lambda_adv: float = option(1.0, "weight of the adversarial term", fraction, **at_least(0))
     lambda_diff: float = option(10.0, "weight of the l2 term", fraction, **at_least(0))

@@ -55,8 +55,8 @@ def draw(config) -> None:
     ]
     if not folders:
         raise InputError(
-            f"no results*.json in {', '.join(config.runs)!r} or below; give run folders, or train "
-            "first"
+            f"--runs: no results*.json in {', '.join(config.runs)!r} or below; give run "
+            "folders, or train first"
         )
     x, series = config.x or figure.x, config.series or (figure.series if figure else "")
     if figure is not None and (x, series) != (figure.x, figure.series):

@@ -42,7 +42,7 @@ def paper_table(name, folders):
     nothing and stay out.
     """
     if name not in TABLES:
-        raise InputError(f"unknown table {name!r}; the tables are {', '.join(TABLES)}")
+        raise InputError(f"--table: unknown table {name!r}; the tables are {', '.join(TABLES)}")
     kept = [folder for folder in folders if read_flags(folder).get("smoke") != "true"]
     results = [
         (folder.resolve().as_posix(), read_results(path))

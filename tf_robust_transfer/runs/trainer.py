@@ -39,6 +39,7 @@ def run_training(config: TrainConfig) -> RunFolder:
     if folder.finished:
         _LOG.info("%s is finished already", folder.path)
         return folder
+    config.verify()
     tell_ignored(config)
     # Resumed or not, the same seed has to give the same weights, bit for bit.
     tf.config.experimental.enable_op_determinism()

@@ -28,8 +28,8 @@ from cleverhans.tf2.attacks.projected_gradient_descent import projected_gradient
 
 import tf_robust_transfer as rt
 from tf_robust_transfer.attacks import FGSM, PGD, ThreatModel
-from tf_robust_transfer.attacks.faster_copy import FasterCopy
 from tf_robust_transfer.data.datasets import load_data
+from tf_robust_transfer.inference.faster_copy import FasterCopy
 from tf_robust_transfer.models import build_model
 
 NETWORKS = {

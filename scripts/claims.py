@@ -392,12 +392,9 @@ class Runner:
         """The command in this process, which has imported TensorFlow; what it prints goes to the
         network's log.
         """
-        from tf_robust_transfer import config, evaluate, train
+        from tf_robust_transfer import evaluate, train
 
-        main, config_class = {
-            "train": (train.main, config.TrainConfig),
-            "evaluate": (evaluate.main, config.EvaluateConfig),
-        }[command]
+        main = {"train": train.main, "evaluate": evaluate.main}[command]
         log = self.runs / "logs" / f"{name}.log"
         log.parent.mkdir(parents=True, exist_ok=True)
         with (
@@ -406,7 +403,10 @@ class Runner:
             contextlib.redirect_stderr(file),
         ):
             print("$", command, *arguments, *self.further, flush=True)
-            main(config.parse(config_class, [*arguments, *self.further]))
+            try:
+                main([*arguments, *self.further])
+            except SystemExit as error:
+                raise RuntimeError(f"{command} of {name} ended with {error.code}: {log}") from None
 
 
 def _work(method, *arguments):

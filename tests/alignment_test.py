@@ -15,11 +15,13 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 import tf_robust_transfer as rt
 from tf_robust_transfer import evaluate
+from tf_robust_transfer.analysis.alignment import Alignment, GradientAlignment
 from tf_robust_transfer.command import run_command
-from tf_robust_transfer.config import EvaluateConfig, TrainConfig, parse
+from tf_robust_transfer.command_line import parse
+from tf_robust_transfer.config import TrainConfig
 from tf_robust_transfer.errors import InputError
-from tf_robust_transfer.evaluation.alignment import Alignment, GradientAlignment
-from tf_robust_transfer.training import diagnostics, run_training
+from tf_robust_transfer.evaluate import EvaluateConfig
+from tf_robust_transfer.runs import diagnostics, run_training
 
 SHAPE, CLASSES, COUNT = (3, 4, 2), 4, 11
 
@@ -267,7 +269,7 @@ def call(monkeypatch, capsys):
     def run(*arguments):
         monkeypatch.setattr(sys, "argv", ["evaluate", *map(str, arguments)])
         try:
-            run_command(evaluate.main, EvaluateConfig)
+            run_command(evaluate.run, EvaluateConfig)
             code = 0
         except SystemExit as stop:
             code = stop.code

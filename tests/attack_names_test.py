@@ -5,8 +5,8 @@ import pytest
 from tf_robust_transfer import attacks
 from tf_robust_transfer.attacks import FGSM, PGD
 from tf_robust_transfer.attacks.cleverhans import ATTACKS, CleverHans
+from tf_robust_transfer.attacks.names import parse_attack
 from tf_robust_transfer.errors import InputError
-from tf_robust_transfer.evaluation.attack_names import parse_attack
 from tf_robust_transfer.losses import classification
 
 

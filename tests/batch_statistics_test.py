@@ -10,8 +10,9 @@ import pytest
 from tests.igam_options_test import network, numpy_input_gradient, numpy_logits, weights64
 from tf_robust_transfer import evaluate
 from tf_robust_transfer.attacks import ThreatModel
-from tf_robust_transfer.config import EvaluateConfig, parse
+from tf_robust_transfer.command_line import parse
 from tf_robust_transfer.errors import InputError
+from tf_robust_transfer.evaluate import EvaluateConfig
 from tf_robust_transfer.evaluation import RobustnessWarning, evaluate_robustness
 from tf_robust_transfer.models import build_model
 
@@ -130,6 +131,6 @@ def test_the_flag_marks_the_results(tmp_path):
         f"--output={tmp_path}/results.json",
     ]
     with pytest.warns(RobustnessWarning):
-        evaluate.main(parse(EvaluateConfig, arguments))
+        evaluate.run(parse(EvaluateConfig, arguments))
     found = json.loads((tmp_path / "results.json").read_text())
     assert found["batch_norm"] == "batch" and "each batch of 10" in found["warnings"][0]

@@ -18,9 +18,9 @@ from tf_robust_transfer.attacks import (
     ThreatModel,
 )
 from tf_robust_transfer.attacks.cleverhans import CleverHans
+from tf_robust_transfer.attacks.names import EXAMPLES
 from tf_robust_transfer.errors import InputError
 from tf_robust_transfer.evaluation import evaluate_robustness
-from tf_robust_transfer.evaluation.attack_names import EXAMPLES
 
 SHAPE, CLASSES, N = (5, 5, 1), 4, 100
 EPS = {"linf": 0.06, "l2": 0.2}

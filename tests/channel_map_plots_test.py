@@ -8,9 +8,10 @@ from matplotlib.figure import Figure
 
 from tf_robust_transfer import visualize
 from tf_robust_transfer.checkpoints import save_model
-from tf_robust_transfer.config import VisualizeConfig, parse
+from tf_robust_transfer.command_line import parse
 from tf_robust_transfer.errors import InputError
 from tf_robust_transfer.plots.channel_maps import mean_channel_maps, plot_channel_maps
+from tf_robust_transfer.visualize import VisualizeConfig
 
 SHAPE = (8, 8, 1)
 
@@ -109,7 +110,7 @@ def test_the_command_draws_500_test_images_unless_told_otherwise(tmp_path, monke
         lambda models, shown, path: seen.append((list(models), len(shown))),
     )
     for arguments in ((), ("--num_images=20",)):
-        visualize.main(
+        visualize.run(
             parse(
                 VisualizeConfig,
                 [

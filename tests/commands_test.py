@@ -16,21 +16,19 @@ import tf_robust_transfer as rt
 from tests import fresh_process
 from tf_robust_transfer import data, evaluate, quickstart, report, train, visualize
 from tf_robust_transfer.command import run_command
-from tf_robust_transfer.config import (
-    EvaluateConfig,
-    QuickstartConfig,
-    ReportConfig,
-    TrainConfig,
-    VisualizeConfig,
-)
+from tf_robust_transfer.config import TrainConfig
+from tf_robust_transfer.evaluate import EvaluateConfig
+from tf_robust_transfer.quickstart import QuickstartConfig
+from tf_robust_transfer.report import ReportConfig
+from tf_robust_transfer.visualize import VisualizeConfig
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 COMMANDS = {
-    "train": (train.main, TrainConfig),
-    "evaluate": (evaluate.main, EvaluateConfig),
-    "report": (report.main, ReportConfig),
-    "visualize": (visualize.main, VisualizeConfig),
-    "quickstart": (quickstart.main, QuickstartConfig),
+    "train": (train.run, TrainConfig),
+    "evaluate": (evaluate.run, EvaluateConfig),
+    "report": (report.run, ReportConfig),
+    "visualize": (visualize.run, VisualizeConfig),
+    "quickstart": (quickstart.run, QuickstartConfig),
 }
 
 
@@ -99,7 +97,9 @@ def test_bad_input_of_a_process_is_one_line_and_exit_code_2(tmp_path):
     )
     assert process.returncode == 2
     assert "Traceback" not in process.stderr
-    assert process.stderr.splitlines()[-1].startswith("error: eps is in the units of the pixel range")
+    assert process.stderr.splitlines()[-1].startswith(
+        "error: eps is in the units of the pixel range"
+    )
     assert not (tmp_path / "run").exists()
 
 

@@ -4,12 +4,12 @@ import dataclasses
 
 import pytest
 
-from tf_robust_transfer import config
+from tf_robust_transfer import command_line, config
 from tf_robust_transfer.errors import InputError
 
 
 def parse(*arguments):
-    return config.parse(config.TrainConfig, arguments)
+    return command_line.parse(config.TrainConfig, arguments)
 
 
 def test_fractions_lists_sizes_and_options():
@@ -35,7 +35,7 @@ def test_options_take_lists(text, tmp_path):
     read = parse("--model=wrn_10_1", f"--model_options={text}")
     assert read.model_options == expected
     (tmp_path / "flags.txt").write_text(
-        "".join(f"--{name}={text}\n" for name, text in config.to_text(read).items())
+        "".join(f"--{name}={text}\n" for name, text in command_line.to_text(read).items())
     )
     assert parse(f"--flagfile={tmp_path}/flags.txt") == read
     assert parse("--model_options=").model_options == {}
@@ -75,8 +75,8 @@ def test_a_config_written_out_gives_itself_again(tmp_path):
         "--augmentation=crop:2,flip",
         "--weight_decay_of=all",
     )
-    texts = config.to_text(read)
-    assert set(texts) == {flag.name for flag in config.train_flags("mixacm")} - {"check"}
+    texts = command_line.to_text(read)
+    assert set(texts) == {flag.name for flag in command_line.train_flags("mixacm")} - {"check"}
     (tmp_path / "flags.txt").write_text(
         "".join(f"--{name}={text}\n" for name, text in texts.items())
     )
@@ -134,7 +134,7 @@ def test_every_flag_has_a_help_text_and_is_listed(capsys):
         parse("--help")
     assert caught.value.code == 0
     shown = capsys.readouterr().out
-    for name, flag in config.all_flags(config.TrainConfig).items():
+    for name, flag in command_line.all_flags(config.TrainConfig).items():
         assert flag.metadata["help"] and f"--{name}=" in shown
 
 
@@ -160,4 +160,4 @@ def test_the_help_of_one_method_has_its_flags_and_defaults_alone(capsys):
     ],
 )
 def test_the_run_folder_is_named_after_the_flag_file(arguments, folder):
-    assert config.default_run_dir(arguments) == folder
+    assert command_line.default_run_dir(arguments) == folder

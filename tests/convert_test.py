@@ -18,13 +18,16 @@ import tf_robust_transfer as rt
 from tests import fresh_process, tf1_networks
 from tf_robust_transfer import convert, evaluate, train, visualize
 from tf_robust_transfer.command import run_command
-from tf_robust_transfer.config import ConvertConfig, EvaluateConfig, TrainConfig, VisualizeConfig
+from tf_robust_transfer.config import TrainConfig
+from tf_robust_transfer.convert import ConvertConfig
+from tf_robust_transfer.evaluate import EvaluateConfig
+from tf_robust_transfer.visualize import VisualizeConfig
 
 COMMANDS = {
-    "convert": (convert.main, ConvertConfig),
-    "evaluate": (evaluate.main, EvaluateConfig),
-    "train": (train.main, TrainConfig),
-    "visualize": (visualize.main, VisualizeConfig),
+    "convert": (convert.run, ConvertConfig),
+    "evaluate": (evaluate.run, EvaluateConfig),
+    "train": (train.run, TrainConfig),
+    "visualize": (visualize.run, VisualizeConfig),
 }
 
 

@@ -8,10 +8,10 @@ import pytest
 import tensorflow as tf
 from keras import layers
 
-from tf_robust_transfer.attacks import faster_copy
-from tf_robust_transfer.attacks.faster_copy import FasterCopy
-from tf_robust_transfer.attacks.inference_graph import _Nothing, _ScaleAndShift
 from tf_robust_transfer.errors import InputError
+from tf_robust_transfer.inference import faster_copy
+from tf_robust_transfer.inference.faster_copy import FasterCopy
+from tf_robust_transfer.inference.graph import _Nothing, _ScaleAndShift
 from tf_robust_transfer.models import MODELS, build_model
 
 CLASSES = 5

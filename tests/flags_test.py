@@ -9,8 +9,9 @@ import pathlib
 
 import pytest
 
-from tf_robust_transfer.config import TrainConfig, parse
-from tf_robust_transfer.training import run_training
+from tf_robust_transfer.command_line import parse
+from tf_robust_transfer.config import TrainConfig
+from tf_robust_transfer.runs import run_training
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 pytestmark = pytest.mark.usefixtures("at_the_root")  # Flag files name each other from there.

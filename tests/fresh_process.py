@@ -12,7 +12,7 @@ import tempfile
 from pathlib import Path
 
 _context = multiprocessing.get_context("forkserver")
-_context.set_forkserver_preload(["tf_robust_transfer.training", "tests.fresh_process"])
+_context.set_forkserver_preload(["tf_robust_transfer.runs", "tests.fresh_process"])
 
 
 def run(code: str, *arguments) -> subprocess.CompletedProcess:

@@ -11,11 +11,12 @@ import tensorflow as tf
 from tests import fresh_process
 from tf_robust_transfer.adapters import adapt, build_adapter
 from tf_robust_transfer.checkpoints import load_model
-from tf_robust_transfer.config import TrainConfig, parse
+from tf_robust_transfer.command_line import parse
+from tf_robust_transfer.config import TrainConfig
 from tf_robust_transfer.errors import InputError
 from tf_robust_transfer.methods import IGAM, FineTune
 from tf_robust_transfer.models import build_discriminator, build_model
-from tf_robust_transfer.training import run_training
+from tf_robust_transfer.runs import run_training
 
 SHAPE, CLASSES = (5, 6, 2), 3
 

@@ -9,12 +9,13 @@ import scipy.special
 import tensorflow as tf
 from scipy.spatial.distance import jensenshannon
 
-from tf_robust_transfer import config, data
+from tf_robust_transfer import command_line, config, data
 from tf_robust_transfer.errors import InputError
 from tf_robust_transfer.losses import input_gradient as losses
 from tf_robust_transfer.methods import IGAM, IGAMMixACM
 from tf_robust_transfer.methods.igam_presets import PRESETS
-from tf_robust_transfer.training import build
+from tf_robust_transfer.models import build_model
+from tf_robust_transfer.runs.method import compiled_method, student_network
 
 SHAPE, CLASSES, COUNT, EPSILON = (3, 2, 1), 3, 6, 1e-3
 LOG4 = np.log(4)
@@ -207,15 +208,15 @@ class TestTheorem61:
 
 
 def parse(*arguments):
-    return config.parse(config.TrainConfig, ["--method=igam", *arguments])
+    return command_line.parse(config.TrainConfig, ["--method=igam", *arguments])
 
 
 class TestFlag:
     @pytest.mark.parametrize("preset", PRESETS)
     def test_it_sets_its_flags_alone(self, preset):
-        read = config.to_text(parse(f"--preset={preset}"))
+        read = command_line.to_text(parse(f"--preset={preset}"))
         given = {name: str(value) for name, value in PRESETS[preset].items()}
-        assert read == config.to_text(parse()) | given | {"preset": preset}
+        assert read == command_line.to_text(parse()) | given | {"preset": preset}
 
     def test_flags_given_explicitly_win_wherever_they_stand(self, tmp_path):
         (tmp_path / "row.flags").write_text(
@@ -232,8 +233,8 @@ class TestFlag:
 
     def test_a_config_written_out_gives_itself_again(self):
         read = parse("--preset=reference_code", "--pixel_range=1")
-        again = [f"--{name}={text}" for name, text in config.to_text(read).items()]
-        assert config.parse(config.TrainConfig, again) == read
+        again = [f"--{name}={text}" for name, text in command_line.to_text(read).items()]
+        assert command_line.parse(config.TrainConfig, again) == read
 
     def test_bad_values(self):
         with pytest.raises(InputError, match="unknown --preset 'code'; "):
@@ -253,8 +254,8 @@ class TestFlag:
             "--discriminator_batch_norm=separate",
             "--blocks=block1",
         )
-        teacher = build.build_model("small_cnn", (8, 8, 1), CLASSES, batch_norm=True)
-        built = build.compiled_method(
+        teacher = build_model("small_cnn", (8, 8, 1), CLASSES, batch_norm=True)
+        built = compiled_method(
             read, images=images, teacher=teacher, steps_per_epoch=2, total_steps=2
         )
         assert (
@@ -274,6 +275,8 @@ def test_the_flag_finetune_layers(layers, trained):
     the new layer.
     """
     images = data.synthetic_data((8, 8, 1), CLASSES, 8, 0)
-    teacher = build.build_model("small_cnn", (8, 8, 1), 5, batch_norm=True)
-    read = config.parse(config.TrainConfig, ["--method=finetune", f"--finetune_layers={layers}"])
-    assert len(build.student_network(read, images, teacher).trainable_variables) == trained
+    teacher = build_model("small_cnn", (8, 8, 1), 5, batch_norm=True)
+    read = command_line.parse(
+        config.TrainConfig, ["--method=finetune", f"--finetune_layers={layers}"]
+    )
+    assert len(student_network(read, images, teacher).trainable_variables) == trained

@@ -12,9 +12,10 @@ from matplotlib.figure import Figure
 from tf_robust_transfer import visualize
 from tf_robust_transfer.attacks import ThreatModel
 from tf_robust_transfer.checkpoints import save_model
-from tf_robust_transfer.config import VisualizeConfig, parse
+from tf_robust_transfer.command_line import parse
 from tf_robust_transfer.errors import InputError
 from tf_robust_transfer.plots.loss_landscape import loss_landscapes, plot_loss_landscapes
+from tf_robust_transfer.visualize import VisualizeConfig
 
 SHAPE, CLASSES = (8, 8, 1), 10
 LABELS = np.array([3, 7])
@@ -211,8 +212,8 @@ def test_the_command(tmp_path, drawn):
         "--eps=0.1",
         f"--output={tmp_path}/figure.png",
     ]
-    visualize.main(parse(VisualizeConfig, shared))
-    visualize.main(
+    visualize.run(parse(VisualizeConfig, shared))
+    visualize.run(
         parse(VisualizeConfig, [*shared, "--num_images=1", "--landscape_extent=0.25", "--norm=l2"])
     )
     assert [len(figure.axes) for figure in drawn] == [2 * 4 + 1, 2 * 2 + 1], (
@@ -220,4 +221,4 @@ def test_the_command(tmp_path, drawn):
     )
     assert drawn[1].axes[0].get_xlim() == pytest.approx((-0.25, 0.25), abs=1e-6)
     with pytest.raises(InputError, match="eps is in the units of the pixel range"):
-        visualize.main(parse(VisualizeConfig, [*shared, "--eps=8"]))
+        visualize.run(parse(VisualizeConfig, [*shared, "--eps=8"]))

@@ -15,7 +15,8 @@ import tensorflow as tf
 
 from tf_robust_transfer import data
 from tf_robust_transfer.attacks import FGSM, ThreatModel
-from tf_robust_transfer.config import TrainConfig, parse
+from tf_robust_transfer.command_line import parse
+from tf_robust_transfer.config import TrainConfig
 from tf_robust_transfer.data.mixup import mixup_weights
 from tf_robust_transfer.errors import InputError
 from tf_robust_transfer.methods import (
@@ -29,7 +30,9 @@ from tf_robust_transfer.methods import (
     Natural,
 )
 from tf_robust_transfer.models import build_model
-from tf_robust_transfer.training import build
+from tf_robust_transfer.models.precision import in_float32, with_precision
+from tf_robust_transfer.runs.method import compiled_method
+from tf_robust_transfer.runs.optimizers import learning_rate
 
 CLASSES, SHAPE, RATE = 3, (3, 2, 2), 0.5
 
@@ -543,7 +546,7 @@ class TestTraining:
         """ImageNet's, in small: from 0.16 to 0.8 in 5 of 25 steps, then the cosine over the other
         20.
         """
-        schedule = build.learning_rate(
+        schedule = learning_rate(
             config("--learning_rate=0.8", "--warm_up_learning_rate=0.16"), 25, 5
         )
         rates = [float(schedule(step)) for step in (0, 1, 4, 5, 10, 15, 25)]
@@ -552,16 +555,16 @@ class TestTraining:
         with pytest.raises(
             InputError, match="needs --schedule=cosine and a longer training, got schedule constant"
         ):
-            build.learning_rate(config("--schedule=constant"), 25, 5)
+            learning_rate(config("--schedule=constant"), 25, 5)
         with pytest.raises(InputError, match="5 of 5 steps"):
-            build.learning_rate(config(), 5, 5)
+            learning_rate(config(), 5, 5)
 
     def test_a_network_in_bfloat16_has_float32_weights_logits_and_losses(self):
         keras.utils.set_random_seed(0)
         plain = build_model(
             "wrn_10_1", (8, 8, 3), CLASSES, mean=(0.5, 0.4, 0.3), std=(0.2, 0.2, 0.2)
         )
-        student = build.with_precision(plain, "bfloat16")
+        student = with_precision(plain, "bfloat16")
         for a, b in zip(plain.get_weights(), student.get_weights(), strict=True):
             np.testing.assert_array_equal(a, b)
         x = np.random.default_rng(0).uniform(size=(4, 8, 8, 3)).astype(np.float32)
@@ -593,9 +596,7 @@ class TestTraining:
         ids=str,
     )
     def test_preprocessing_stays_float32(self, options):
-        student = build.with_precision(
-            build_model("wrn_10_1", (8, 8, 3), CLASSES, **options), "bfloat16"
-        )
+        student = with_precision(build_model("wrn_10_1", (8, 8, 3), CLASSES, **options), "bfloat16")
         assert student.get_layer("preprocessing").compute_dtype == "float32"
         assert student.get_layer("conv1").compute_dtype == "bfloat16"
 
@@ -605,7 +606,7 @@ class TestTraining:
         plain = build_model(
             "wrn_10_1", (8, 8, 3), CLASSES, mean=(0.5, 0.4, 0.3), std=(0.2, 0.2, 0.2)
         )
-        assert build.in_float32(plain) is plain
+        assert in_float32(plain) is plain
 
         def tuned(teacher):
             keras.utils.set_random_seed(1)
@@ -613,15 +614,15 @@ class TestTraining:
                 teacher=teacher, num_classes=5, adapter="resize:8x8", input_shape=(16, 16, 3)
             ).student
 
-        expected, mixed = tuned(plain), tuned(build.with_precision(plain, "bfloat16"))
+        expected, mixed = tuned(plain), tuned(with_precision(plain, "bfloat16"))
         x = np.random.default_rng(0).uniform(size=(4, 16, 16, 3)).astype(np.float32)
         assert (mixed(x, training=False).numpy() != expected(x, training=False).numpy()).any()
         images = keras.Input((16, 16, 3))
         for network in (mixed, keras.Model(images, mixed(images))):
-            whole = build.in_float32(network)
+            whole = in_float32(network)
             np.testing.assert_array_equal(whole(x, training=False), expected(x, training=False))
-            assert build.in_float32(whole) is whole
-        assert len(build.in_float32(mixed).trainable_variables) == 2, "the new layer alone"
+            assert in_float32(whole) is whole
+        assert len(in_float32(mixed).trainable_variables) == 2, "the new layer alone"
         assert "bfloat16" in {layer.compute_dtype for layer in mixed.layers}, (
             "the argument is left as it is"
         )
@@ -643,7 +644,7 @@ class TestTraining:
                 "--learning_rate=0.01",
                 "--momentum=0",
             )
-            method = build.compiled_method(
+            method = compiled_method(
                 settings, images=images, teacher=teacher, steps_per_epoch=10, total_steps=100
             )
             before = method.student.get_weights()
@@ -661,7 +662,7 @@ class TestTraining:
         with pytest.raises(
             InputError, match="float16 scales one loss, and igam has two; use bfloat16"
         ):
-            build.compiled_method(
+            compiled_method(
                 config("--method=igam", "--mixed_precision=float16"),
                 images=images,
                 teacher=teacher,
@@ -687,7 +688,7 @@ class TestTraining:
             "--train_attack_steps=3",
             "--lambda_adv=0",
         )
-        method = build.compiled_method(
+        method = compiled_method(
             settings, images=images, teacher=teacher, steps_per_epoch=10, total_steps=100
         )
         assert type(method) is METHODS[name] and method.teacher is teacher

@@ -20,11 +20,15 @@ import tensorflow as tf
 from tests import fresh_process
 from tf_robust_transfer import data
 from tf_robust_transfer.checkpoints import load_model, save_model
-from tf_robust_transfer.config import TrainConfig, parse, to_text
+from tf_robust_transfer.command_line import parse, to_text
+from tf_robust_transfer.config import TrainConfig
 from tf_robust_transfer.files import replacing, write_text
 from tf_robust_transfer.methods import METHODS
 from tf_robust_transfer.models import build_model
-from tf_robust_transfer.training import build, run_training
+from tf_robust_transfer.runs import run_training
+from tf_robust_transfer.runs.images import load_train
+from tf_robust_transfer.runs.method import compiled_method
+from tf_robust_transfer.runs.strategy import distribution_strategy
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 STEPS_FILE = ROOT / "tests" / "golden" / "steps.npz"
@@ -189,16 +193,16 @@ def train(name: str) -> dict[str, np.ndarray]:
     does not have the term}.
     """
     config = parse(TrainConfig, flags_of(name))
-    images = build.load_train(config)
+    images = load_train(config)
     steps = data.steps_per_epoch(images, config.batch_size)
     epochs, left = divmod(config.train_steps, steps)
     assert images.input_shape == SHAPE and (epochs, left) == (2, 0), (
         "the cases are of two whole epochs"
     )
-    with build.distribution_strategy(config.distribution_strategy).scope():
+    with distribution_strategy(config.distribution_strategy).scope():
         teacher = fixed_teacher(config)
         keras.utils.set_random_seed(config.seed)
-        method = build.compiled_method(
+        method = compiled_method(
             config,
             images=images,
             teacher=teacher,

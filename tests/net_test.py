@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 from tests import net
-from tf_robust_transfer.config import TrainConfig, parse
+from tf_robust_transfer.command_line import parse
+from tf_robust_transfer.config import TrainConfig
 from tf_robust_transfer.methods import METHODS
 
 pytestmark = pytest.mark.usefixtures("at_the_root")  # Flag files name each other from there.

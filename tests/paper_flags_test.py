@@ -13,16 +13,18 @@ import pytest
 
 from tf_robust_transfer import data
 from tf_robust_transfer.adapters import build_adapter
+from tf_robust_transfer.attacks.names import parse_attack
 from tf_robust_transfer.checkpoints import robustbench
-from tf_robust_transfer.config import EvaluateConfig, TrainConfig, default_run_dir, parse
-from tf_robust_transfer.evaluation.attack_names import parse_attack
+from tf_robust_transfer.command_line import default_run_dir, parse
+from tf_robust_transfer.config import TrainConfig
+from tf_robust_transfer.evaluate import EvaluateConfig
 from tf_robust_transfer.methods import METHODS
 from tf_robust_transfer.methods.igam_presets import PRESETS
 from tf_robust_transfer.models import build_model
 from tf_robust_transfer.models.preprocessing import preprocessing_layer
-from tf_robust_transfer.tables import PLOTTED, TABLES
-from tf_robust_transfer.training import run_training
-from tf_robust_transfer.training.runner import teacher_flags
+from tf_robust_transfer.papers import PLOTTED, TABLES
+from tf_robust_transfer.runs import run_training
+from tf_robust_transfer.runs.teachers import teacher_flags
 
 ROOT = Path(__file__).resolve().parents[1]
 pytestmark = pytest.mark.usefixtures("at_the_root")  # Flag files name each other from there.

@@ -5,7 +5,8 @@ names exists.
 import pathlib
 import re
 
-from tf_robust_transfer import config
+from tests.commands import COMMANDS
+from tf_robust_transfer import command_line
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text()
@@ -30,8 +31,7 @@ def test_named_files_exist():
 
 
 def test_named_flags_exist():
-    classes = [getattr(config, name) for name in dir(config) if name.endswith("Config")]
-    known = {name for config_class in classes for name in config.all_flags(config_class)}
+    known = {name for _, config in COMMANDS.values() for name in command_line.all_flags(config)}
     named = set(re.findall(r"(?<![\w-])--(\w+)", README)) - {"help", "flagfile", "logdir"}
     scripts = [*(ROOT / "benchmarks").glob("*.py"), *(ROOT / "scripts").glob("*.py")]
     theirs = {flag for script in scripts for flag in re.findall(r'"--(\w+)"', script.read_text())}

@@ -16,7 +16,8 @@ from pathlib import Path
 import pytest
 
 from tests import fresh_process
-from tf_robust_transfer.config import TrainConfig, all_flags, parse, train_flags
+from tf_robust_transfer.command_line import all_flags, parse, train_flags
+from tf_robust_transfer.config import TrainConfig
 
 ROOT = Path(__file__).resolve().parents[1]
 pytestmark = pytest.mark.usefixtures("at_the_root")  # Flag files name each other from there.

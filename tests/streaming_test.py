@@ -19,10 +19,12 @@ from scipy import stats
 from tests import fresh_process
 from tests.data_files_test import prepare
 from tf_robust_transfer import data, methods
-from tf_robust_transfer.config import TrainConfig, parse
+from tf_robust_transfer.command_line import parse
+from tf_robust_transfer.config import TrainConfig
 from tf_robust_transfer.data import augmentation, images, streaming
 from tf_robust_transfer.errors import InputError
-from tf_robust_transfer.training import build, callbacks, run_training
+from tf_robust_transfer.runs import callbacks, run_training
+from tf_robust_transfer.runs.images import load_train
 
 LENGTHS = (5, 9, 7, 6, 8, 5, 7)  # 47 images in 7 files
 SIZE = 8, 8
@@ -457,7 +459,7 @@ def test_an_interrupted_run_on_streamed_images_ends_with_the_same_weights(tmp_pa
         "--learning_rate=0.01",
         "--checkpoint_minutes=0.00001",
     ]
-    assert isinstance(build.load_train(parse(TrainConfig, arguments)), data.StreamedData)
+    assert isinstance(load_train(parse(TrainConfig, arguments)), data.StreamedData)
     alone = run_training(parse(TrainConfig, [*arguments, f"--run_dir={tmp_path}/alone"]))
     stopped = parse(TrainConfig, [*arguments, f"--run_dir={tmp_path}/stopped"])
     end_of_batch = callbacks.Checkpoint.on_train_batch_end

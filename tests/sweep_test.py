@@ -10,12 +10,14 @@ import re
 import pytest
 
 from tf_robust_transfer import visualize
-from tf_robust_transfer.config import TrainConfig, VisualizeConfig, parse, train_flags
+from tf_robust_transfer.command_line import parse, train_flags
+from tf_robust_transfer.config import TrainConfig
 from tf_robust_transfer.errors import InputError
+from tf_robust_transfer.papers import TABLES
+from tf_robust_transfer.papers.figures import SWEEPS, paper_accuracy
 from tf_robust_transfer.plots.sweep import Outcome, plot_sweep, sweep_figure
-from tf_robust_transfer.tables import TABLES
-from tf_robust_transfer.tables.figures import SWEEPS, paper_accuracy
-from tf_robust_transfer.training import sweep
+from tf_robust_transfer.reports import sweep
+from tf_robust_transfer.visualize import VisualizeConfig
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 
@@ -47,7 +49,7 @@ def drawn(monkeypatch, tmp_path):
         keep = lambda outcomes, path, **options: figures.append(sweep_figure(outcomes, **options))
         monkeypatch.setattr(sweep, "plot_sweep", keep)
         arguments = ["--kind=sweep", f"--runs={tmp_path}", f"--output={tmp_path}/x.png", *flags]
-        visualize.main(parse(VisualizeConfig, arguments))
+        visualize.run(parse(VisualizeConfig, arguments))
         return figures[0]
 
     return call
@@ -266,7 +268,7 @@ def test_the_command_writes_the_file(tmp_path):
         f"--runs={tmp_path}/run",
         f"--output={tmp_path}/x.png",
     ]
-    visualize.main(parse(VisualizeConfig, arguments))
+    visualize.run(parse(VisualizeConfig, arguments))
     assert (tmp_path / "x.png").read_bytes().startswith(b"\x89PNG")
     with pytest.raises(InputError, match="end the name in .png"):
         plot_sweep([Outcome({"gamma": 1}, {"clean": 0.5})], tmp_path / "x.txt", x="gamma")

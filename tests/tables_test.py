@@ -1,4 +1,4 @@
-"""tables/ and `report --table`: the figures against the papers' text, our columns against run
+"""papers/ and `report --table`: the figures against the papers' text, our columns against run
 folders made by hand.
 """
 
@@ -13,8 +13,8 @@ import pytest
 
 from tf_robust_transfer import report
 from tf_robust_transfer.command import run_command
-from tf_robust_transfer.config import ReportConfig
-from tf_robust_transfer.tables import PLOTTED, TABLES
+from tf_robust_transfer.papers import PLOTTED, TABLES
+from tf_robust_transfer.report import ReportConfig
 
 ROOT = Path(__file__).resolve().parents[1]
 PAPERS = ROOT.parent / "shared" / "papers"
@@ -119,7 +119,7 @@ def print_table(monkeypatch, capsys, tmp_path):
     def call(name, runs=tmp_path):
         monkeypatch.setattr(sys, "argv", ["report", f"--table={name}", f"--runs={runs}"])
         try:
-            run_command(report.main, ReportConfig)
+            run_command(report.run, ReportConfig)
             code = 0
         except SystemExit as stop:
             code = stop.code

@@ -13,10 +13,11 @@ import scipy.special
 from scipy import stats
 
 from tf_robust_transfer import theorem41 as command
-from tf_robust_transfer.config import Theorem41Config, parse
+from tf_robust_transfer.analysis import theorem41
+from tf_robust_transfer.command_line import parse
 from tf_robust_transfer.errors import InputError
-from tf_robust_transfer.evaluation import theorem41
 from tf_robust_transfer.models import build_model
+from tf_robust_transfer.theorem41 import Theorem41Config
 
 SHAPE, EPS = (2, 2, 1), 0.1
 
@@ -237,13 +238,13 @@ class TestErrors:
     )
     def test_flags(self, arguments, text):
         with pytest.raises(InputError, match=text):
-            command.main(parse(Theorem41Config, arguments))
+            command.run(parse(Theorem41Config, arguments))
 
     def test_a_model_of_other_classes(self, tmp_path):
         build_model("small_cnn", (8, 8, 1), 3).save(tmp_path / "three.keras")
         model = str(tmp_path / "three.keras")
         with pytest.raises(InputError, match="has 3 classes, digits has 10"):
-            command.main(parse(Theorem41Config, [f"--models={model}", f"--teacher={model}"]))
+            command.run(parse(Theorem41Config, [f"--models={model}", f"--teacher={model}"]))
 
 
 def test_the_command_on_digits(tmp_path, capsys):
@@ -260,7 +261,7 @@ def test_the_command_on_digits(tmp_path, capsys):
         "--eps=0.1",
         f"--output={output}",
     ]
-    command.main(parse(Theorem41Config, arguments))
+    command.run(parse(Theorem41Config, arguments))
     found = json.loads(output.read_text())
     assert (
         found["measured_examples"] == {"test": 20, "train": 20}

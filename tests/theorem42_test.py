@@ -9,15 +9,17 @@ import pytest
 from scipy import integrate, optimize, special, stats
 
 from tf_robust_transfer import theorem42 as command
-from tf_robust_transfer.config import Theorem42Config, parse
+from tf_robust_transfer.analysis import relu_network, theorem42
+from tf_robust_transfer.analysis.relu_network import ReluNetwork
+from tf_robust_transfer.command_line import parse
 from tf_robust_transfer.errors import InputError
-from tf_robust_transfer.evaluation import theorem42
+from tf_robust_transfer.theorem42 import Theorem42Config
 
 RNG = np.random.default_rng(0)
 POINTS = RNG.standard_normal((6, 4))
 POINTS -= POINTS.mean(axis=0)
-LINEAR = theorem42.ReluNetwork((RNG.standard_normal((1, 4)),))
-DEEP = theorem42.ReluNetwork(
+LINEAR = ReluNetwork((RNG.standard_normal((1, 4)),))
+DEEP = ReluNetwork(
     (RNG.standard_normal((5, 4)), RNG.standard_normal((3, 5)), RNG.standard_normal((1, 3)))
 )
 LABELS = (LINEAR(POINTS) > 0).astype(float)
@@ -189,14 +191,14 @@ def test_the_largest_eps_is_where_the_sides_meet():
 
 def test_training_follows_the_gradient_of_the_loss():
     labels = RNG.uniform(size=6)
-    gradients = command._weight_gradients(DEEP, POINTS, labels)
+    gradients = relu_network._weight_gradients(DEEP, POINTS, labels)
     for number, gradient in enumerate(gradients):
         for index in [(0, 0), (0, gradient.shape[1] - 1)]:
             sides = []
             for sign in (1, -1):
                 weights = [w.copy() for w in DEEP.weights]
                 weights[number][index] += sign * 1e-6
-                sides.append(loss(theorem42.ReluNetwork(tuple(weights))(POINTS), labels).mean())
+                sides.append(loss(ReluNetwork(tuple(weights))(POINTS), labels).mean())
             np.testing.assert_allclose(gradient[index], (sides[0] - sides[1]) / 2e-6, atol=1e-8)
 
 
@@ -205,7 +207,7 @@ def test_the_command_on_digits(tmp_path, capsys):
     expansions.
     """
     output = tmp_path / "found.json"
-    command.main(
+    command.run(
         parse(Theorem42Config, ["--num_points=60", "--hidden_units=8", f"--output={output}"])
     )
     found = json.loads(output.read_text())
@@ -230,4 +232,4 @@ def test_the_command_on_digits(tmp_path, capsys):
 @pytest.mark.parametrize("classes", ["0,10", "3,3", "1", "1,2,3"])
 def test_bad_classes(classes):
     with pytest.raises(InputError, match="two classes in 0..9"):
-        command.main(parse(Theorem42Config, [f"--classes={classes}"]))
+        command.run(parse(Theorem42Config, [f"--classes={classes}"]))

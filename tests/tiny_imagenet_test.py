@@ -18,7 +18,7 @@ from tests import fresh_process
 from tf_robust_transfer import data
 from tf_robust_transfer.data import tiny_imagenet
 from tf_robust_transfer.errors import InputError
-from tf_robust_transfer.training.build import load_split
+from tf_robust_transfer.runs.images import load_split
 
 ROOT = "tiny-imagenet-200"
 ANNOTATIONS = f"{ROOT}/val/val_annotations.txt"

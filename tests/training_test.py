@@ -13,11 +13,14 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 import tf_robust_transfer as rt
 from tests import fresh_process
 from tf_robust_transfer import train
-from tf_robust_transfer.config import TrainConfig, parse
+from tf_robust_transfer.command_line import parse
+from tf_robust_transfer.config import TrainConfig
 from tf_robust_transfer.errors import InputError
-from tf_robust_transfer.training import build, callbacks, run_training, runner
-from tf_robust_transfer.training.run_folder import RunFolder
-from tf_robust_transfer.training.runner import teacher_flags
+from tf_robust_transfer.runs import callbacks, run_training, trainer
+from tf_robust_transfer.runs.folder import RunFolder
+from tf_robust_transfer.runs.method import compiled_method
+from tf_robust_transfer.runs.optimizers import learning_rate
+from tf_robust_transfer.runs.teachers import teacher_flags
 
 # 9 batches an epoch of digits, in about a second.
 QUICK = (
@@ -107,7 +110,7 @@ def mixed(teacher):
     """
     folder, methods, measured = teacher.parent / "mixed", [], []
 
-    def compiled_method(*args, made=build.compiled_method, **kwargs):
+    def compiled(*args, made=compiled_method, **kwargs):
         methods.append(made(*args, **kwargs))
         return methods[0]
 
@@ -116,8 +119,8 @@ def mixed(teacher):
         return evaluate(network, *args, **kwargs)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(build, "compiled_method", compiled_method)
-        patch.setattr(runner, "evaluate_robustness", evaluate)
+        patch.setattr(trainer, "compiled_method", compiled)
+        patch.setattr(trainer, "evaluate_robustness", evaluate)
         patch.setattr(callbacks, "evaluate_robustness", evaluate)
         run_training(parse(TrainConfig, mixed_arguments(teacher, folder)))
     return folder, methods[0].student, measured
@@ -189,8 +192,8 @@ def test_tensorboard_shows_scalars_and_images(igam):
 
 _KILLED = """
 import os, signal, sys
-from tf_robust_transfer.config import TrainConfig, parse
-from tf_robust_transfer.training import callbacks, run_training
+from tf_robust_transfer.config import TrainConfig
+from tf_robust_transfer.runs import callbacks, run_training
 
 count = 0
 def die(self, batch, logs=None):
@@ -261,10 +264,10 @@ import tensorflow as tf
 
 cpu = tf.config.list_physical_devices("CPU")[0]
 tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
-from tf_robust_transfer.config import TrainConfig, parse
-from tf_robust_transfer.training import build, run_training
+from tf_robust_transfer.config import TrainConfig
+from tf_robust_transfer.runs import run_training
 
-assert build.distribution_strategy("mirrored").num_replicas_in_sync == 2
+assert distribution_strategy("mirrored").num_replicas_in_sync == 2
 run_training(parse(TrainConfig, [*sys.argv[1:], "--distribution_strategy=mirrored"]))
 """
 
@@ -453,7 +456,7 @@ def test_finetuning_a_teacher_of_another_shape_is_refused(teacher, tmp_path):
 
 
 def test_schedules():
-    piecewise = build.learning_rate(
+    piecewise = learning_rate(
         parse(
             TrainConfig,
             ["--schedule=piecewise", "--schedule_boundaries=1/2,3/4", "--learning_rate=0.1"],
@@ -462,13 +465,12 @@ def test_schedules():
     )
     rates = [float(piecewise(step)) for step in (0, 160_000, 160_001, 240_000, 240_001, 320_000)]
     np.testing.assert_allclose(rates, [0.1, 0.1, 0.01, 0.01, 0.001, 0.001], rtol=1e-6)
-    cosine = build.learning_rate(parse(TrainConfig, ["--learning_rate=0.2"]), 100)
+    cosine = learning_rate(parse(TrainConfig, ["--learning_rate=0.2"]), 100)
     np.testing.assert_allclose(
         [float(cosine(step)) for step in (0, 50, 100)], [0.2, 0.1, 0.0], atol=1e-7
     )
     assert (
-        build.learning_rate(parse(TrainConfig, ["--schedule=constant", "--learning_rate=0.3"]), 10)
-        == 0.3
+        learning_rate(parse(TrainConfig, ["--schedule=constant", "--learning_rate=0.3"]), 10) == 0.3
     )
 
 
@@ -531,7 +533,7 @@ class TestBeforeAnythingCosts:
         assert not (tmp_path / "runs/teacher").exists()
 
     def test_check_prints_the_settings_and_trains_nothing(self, tmp_path, capsys):
-        train.main(
+        train.run(
             parse(TrainConfig, self.arguments(tmp_path, "--check", "--noise=0.4", "--alpha_acm=7"))
         )
         every, own, without = re.split(r"method mixacm:|without effect:", capsys.readouterr().out)

@@ -1,10 +1,12 @@
 """Adversarial robustness transfer in Keras: IGAM, MixACM, their teachers, baselines and attacks."""
 
-from tf_robust_transfer import adapters, attacks, data, losses, models
-from tf_robust_transfer.attacks import ThreatModel
+from tf_robust_transfer import adapters, attacks, data, losses, methods, models
+from tf_robust_transfer.analysis.alignment import gradient_alignment
+from tf_robust_transfer.attacks import ThreatModel, list_attacks
 from tf_robust_transfer.checkpoints import load_model, save_model
+from tf_robust_transfer.data import list_datasets
 from tf_robust_transfer.errors import InputError
-from tf_robust_transfer.evaluation import evaluate_robustness, gradient_alignment
+from tf_robust_transfer.evaluation import evaluate_robustness
 from tf_robust_transfer.methods import (
     IGAM,
     AdversarialDistillation,
@@ -14,9 +16,10 @@ from tf_robust_transfer.methods import (
     IGAMMixACM,
     MixACM,
     Natural,
+    list_methods,
 )
-from tf_robust_transfer.models import build_discriminator, build_model, endpoints
-from tf_robust_transfer.training.callbacks import StopOnNonFinite
+from tf_robust_transfer.models import build_discriminator, build_model, endpoints, list_models
+from tf_robust_transfer.runs.callbacks import StopOnNonFinite
 
 __version__ = "0.1.0"
 
@@ -41,7 +44,12 @@ __all__ = [
     "evaluate_robustness",
     "gradient_alignment",
     "load_model",
+    "list_attacks",
+    "list_datasets",
+    "list_methods",
+    "list_models",
     "losses",
+    "methods",
     "models",
     "save_model",
 ]

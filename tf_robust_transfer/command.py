@@ -6,13 +6,13 @@ import warnings
 
 import tensorflow as tf
 
-from tf_robust_transfer.config import parse
+from tf_robust_transfer.command_line import parse
 from tf_robust_transfer.errors import InputError
 from tf_robust_transfer.evaluation import RobustnessWarning
 
 
-def run_command(main, config_class) -> None:
-    """Parses the command line into config_class, calls main(config), and exits.
+def run_command(run, config_class, arguments=None) -> None:
+    """Parses arguments, by default the command line's, into config_class and calls run(config).
 
     Exit codes: 0 done; 2 bad input, with one line on stderr; 1 anything unforeseen, with its
     traceback."""
@@ -24,7 +24,7 @@ def run_command(main, config_class) -> None:
     warnings.simplefilter("always", RobustnessWarning)
     warnings.showwarning = _show_warning
     try:
-        main(parse(config_class, sys.argv[1:]))
+        run(parse(config_class, sys.argv[1:] if arguments is None else arguments))
     except InputError as error:
         sys.stderr.write(f"error: {error}\n")
         sys.exit(2)

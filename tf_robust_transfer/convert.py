@@ -2,6 +2,7 @@
 --model=madry_mnist:models/secret --output=madry.keras
 """
 
+import dataclasses
 import os
 import pathlib
 import sys
@@ -15,14 +16,35 @@ from tf_robust_transfer.attacks import ThreatModel
 from tf_robust_transfer.checkpoints import load_model
 from tf_robust_transfer.checkpoints.specs import file_sha256, source_files
 from tf_robust_transfer.command import run_command
-from tf_robust_transfer.config import ConvertConfig
+from tf_robust_transfer.config import SPEC, SharedConfig
 from tf_robust_transfer.errors import InputError
 from tf_robust_transfer.evaluation import evaluate_robustness
 from tf_robust_transfer.files import replacing, write_json
-from tf_robust_transfer.training import build
+from tf_robust_transfer.options import at_least, option
+from tf_robust_transfer.runs.images import load_split
 
 
-def main(config: ConvertConfig) -> None:
+@dataclasses.dataclass(frozen=True)
+class ConvertConfig(SharedConfig):
+    """Flags of `convert`."""
+
+    dataset: str = option(
+        "", "data set on which the clean accuracy is measured, as in evaluate; empty: none"
+    )
+    model: str = option("", f"the model to convert: {SPEC}")
+    output: str = option(
+        "",
+        "the .keras file to write, in place of an older one; FILE.keras.json tells where it came "
+        "from",
+    )
+    sha256: str = option(
+        "", "expected SHA-256 of the model's file (TF1: its .data file), checked before it is read"
+    )
+    split: str = option("test", "split of the data set")
+    max_examples: int = option("0", "measure on so many first examples; 0: all", int, **at_least(0))
+
+
+def run(config: ConvertConfig) -> None:
     output = _output(config.output)
     sources = source_files(config.model)
     model = load_model(config.model, sha256=config.sha256 or None)
@@ -104,7 +126,7 @@ def _clean_accuracy(config, model):
     """What results.json says of the clean accuracy; nothing where no data set is given."""
     if not config.dataset:
         return {}
-    test = build.load_split(config, config.split)
+    test = load_split(config, config.split)
     if model.output_shape[-1] != test.num_classes:
         raise InputError(
             f"the model has {model.output_shape[-1]} classes, {config.dataset} has "
@@ -127,5 +149,10 @@ def _clean_accuracy(config, model):
     }
 
 
+def main(argv=None) -> None:
+    """argv: the arguments without the program's name; None: the command line's."""
+    run_command(run, ConvertConfig, argv)
+
+
 if __name__ == "__main__":
-    run_command(main, ConvertConfig)
+    main()

@@ -2,22 +2,59 @@
 --dataset=mnist --eps=0.1
 """
 
+import dataclasses
 import pathlib
 import sys
 
-import numpy as np
-
+from tf_robust_transfer.analysis.alignment import gradient_alignment
+from tf_robust_transfer.attacks.names import parse_attack
 from tf_robust_transfer.checkpoints import load_model
 from tf_robust_transfer.command import run_command
-from tf_robust_transfer.config import EvaluateConfig
+from tf_robust_transfer.config import SPEC, AttackConfig, SharedConfig
 from tf_robust_transfer.errors import InputError
-from tf_robust_transfer.evaluation import challenge_files, evaluate_robustness, gradient_alignment
-from tf_robust_transfer.evaluation.attack_names import parse_attack
+from tf_robust_transfer.evaluation import challenge_files, evaluate_robustness
 from tf_robust_transfer.files import write_json
-from tf_robust_transfer.training import build
+from tf_robust_transfer.flag_types import boolean
+from tf_robust_transfer.models.batch_statistics import BATCH_NORMS
+from tf_robust_transfer.options import one_of, option
+from tf_robust_transfer.reports.lines import accuracy_line, diagnostics_text, row
+from tf_robust_transfer.runs.images import load_split, pixels
 
 
-def main(config: EvaluateConfig) -> None:
+@dataclasses.dataclass(frozen=True)
+class EvaluateConfig(AttackConfig, SharedConfig):
+    """Flags of `evaluate`."""
+
+    model: str = option("", f"the model to attack: {SPEC}")
+    split: str = option("test", "split of the data set")
+    output: str = option("", "results as JSON; empty: only printed")
+    precision: str = option(
+        "float32", "of what attacks see: float32, mixed (bfloat16 gradients), bfloat16 or auto"
+    )
+    batch_norm: str = option(
+        "moving",
+        "moving averages, or batch: the statistics of each --batch_size images, as IGAM's "
+        "reference code attacks",
+        **one_of(*BATCH_NORMS),
+    )
+    state: str = option(
+        "",
+        "file that an interrupted evaluation goes on from; by default the output's name and "
+        ".state.npz",
+    )
+    save_adversarial: str = option("", "adversarial examples of the last attack, .npy")
+    adversarial_examples: str = option(
+        "", "measure accuracy on these examples, .npy, instead of attacking"
+    )
+    diagnostics: bool = option(
+        "false", "measure alignment and linearised robustness too (IGAM, section 6)", boolean
+    )
+    teacher: str = option(
+        "", "with --diagnostics: compare input gradients with this model's; a SPEC as --model's"
+    )
+
+
+def run(config: EvaluateConfig) -> None:
     for attack in config.attacks:
         parse_attack(attack)
     for output in (config.output, config.save_adversarial):
@@ -41,8 +78,8 @@ def main(config: EvaluateConfig) -> None:
         raise InputError("--diagnostics are of clean images: leave out --adversarial_examples")
     model = load_model(config.model)
     teacher = load_model(config.teacher) if config.teacher else None
-    test = build.load_split(config, config.split)
-    images = test.images.astype(np.float32) / np.float32(255)
+    test = load_split(config, config.split)
+    images = pixels(test.images)
     if model.output_shape[-1] != test.num_classes:
         raise InputError(
             f"the model has {model.output_shape[-1]} classes, {config.dataset} has "
@@ -55,7 +92,7 @@ def main(config: EvaluateConfig) -> None:
         right = evaluate_robustness(
             model, examples, test.labels, threat_model=config.threat_model, attacks=()
         )
-        sys.stdout.write(_line(config.adversarial_examples, right, "clean"))
+        sys.stdout.write(accuracy_line(config.adversarial_examples, right, "clean"))
         return
     # Before the attacks, which may take hours: a teacher that does not fit is to be told at once.
     diagnostics = (
@@ -80,19 +117,19 @@ def main(config: EvaluateConfig) -> None:
         batch_norm=config.batch_norm,
     )
     for attack in result.accuracy:
-        sys.stdout.write(_line(attack, result, attack))
+        sys.stdout.write(accuracy_line(attack, result, attack))
         for component, accuracy in result.components.get(attack, {}).items():
             sys.stdout.write(f"  after {component:12s} {100 * accuracy:6.2f}%\n")
     if result.worst_case is not None:
         sys.stdout.write(
-            _row(
+            row(
                 "worst case of these",
                 result.worst_case.accuracy,
                 result.worst_case.confidence_interval_95,
             )
         )
     for name, summary in diagnostics.items():
-        sys.stdout.write(_diagnostics_text(name, summary))
+        sys.stdout.write(diagnostics_text(name, summary))
     if config.save_adversarial:
         challenge_files.write(config.save_adversarial, result.adversarial[config.attacks[-1]])
     if config.output:
@@ -102,16 +139,6 @@ def main(config: EvaluateConfig) -> None:
         write_json(config.output, written | ({"diagnostics": diagnostics} if diagnostics else {}))
     if state:
         pathlib.Path(state).unlink(missing_ok=True)
-
-
-def _line(title, result, attack):
-    return _row(title, result.accuracy[attack], result.confidence_interval_95[attack])
-
-
-def _row(title, accuracy, interval):
-    return (
-        f"{title:20s} {100 * accuracy:6.2f}%  [{100 * interval[0]:.2f}, {100 * interval[1]:.2f}]\n"
-    )
 
 
 def _diagnostics(model, teacher, images, labels, batch_size):
@@ -127,26 +154,10 @@ def _diagnostics(model, teacher, images, labels, batch_size):
     return result
 
 
-def _diagnostics_text(name, summary):
-    """A line for each mean, as those of the accuracies; those of Eq. 18 of the IGAM paper last."""
-    lines = [
-        f"input gradients of the {name}, {summary['num_examples']} images, l2 norm of [0, 1] pixels"
-    ]
-    for key, found in summary.items():
-        if isinstance(found, dict):
-            low, high = (_number(value) for value in found["confidence_interval_95"])
-            undefined = f"  {found['undefined']} undefined" if found["undefined"] else ""
-            lines.append(f"  {key:18s} {_number(found['mean']):>9s}  [{low}, {high}]{undefined}")
-    share, constant = _number(summary["rho_at_most_alpha"]), _number(summary["smallest_constant"])
-    lines.append(
-        f"  rho <= alpha on a fraction of {share}; rho <= alpha + C / |g| on all with C {constant}"
-    )
-    return "\n".join(lines) + "\n"
-
-
-def _number(value):
-    return "-" if value is None else f"{value:.4g}"
+def main(argv=None) -> None:
+    """argv: the arguments without the program's name; None: the command line's."""
+    run_command(run, EvaluateConfig, argv)
 
 
 if __name__ == "__main__":
-    run_command(main, EvaluateConfig)
+    main()

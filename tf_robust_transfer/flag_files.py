@@ -52,6 +52,30 @@ def read(
     return list(_expanded([(text, "", 0) for text in arguments], known, switches, ()))
 
 
+def last_value(arguments: Sequence[str], name: str) -> str | None:
+    """The last value of a flag on a command line and in its flag files, all else unread.
+
+    A first look, which tells who owns the flags that `read` then has to know.
+    """
+    return _last_value([(text, "", 0) for text in arguments], name, ())
+
+
+def _last_value(words, name, files):
+    words, value = iter(words), None
+    for word, file, line in words:
+        found = re.fullmatch(rf"--?({name}|{_FLAGFILE})(?:=(.*))?", word, flags=re.DOTALL)
+        if not found:
+            continue
+        text = found[2] if found[2] is not None else next(words, ("",))[0]
+        if found[1] == name:
+            value = text
+        else:
+            place = f" ({file}, line {line})" if file else ""
+            inside = _lines(text, file, place, files)
+            value = _last_value(inside, name, (*files, _key(text, file))) or value
+    return value
+
+
 def _expanded(words, known, switches, files):
     words = iter(words)
     for word, file, line in words:

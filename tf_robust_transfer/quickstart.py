@@ -2,22 +2,34 @@
 scripts/quickstart.sh
 """
 
+import dataclasses
 import os
 import pathlib
 import sys
 
 from tf_robust_transfer.checkpoints import load_model
 from tf_robust_transfer.command import run_command
-from tf_robust_transfer.config import QuickstartConfig, TrainConfig, parse
+from tf_robust_transfer.command_line import parse
+from tf_robust_transfer.config import TrainConfig
+from tf_robust_transfer.options import Options, at_least, option
 from tf_robust_transfer.plots.input_gradients import plot_input_gradients
-from tf_robust_transfer.report import show
-from tf_robust_transfer.training import build, run_training
+from tf_robust_transfer.reports.table import show
+from tf_robust_transfer.runs import run_training
+from tf_robust_transfer.runs.images import load_split
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 ROWS = ("natural", "teacher", "igam", "mixacm")
 
 
-def main(config: QuickstartConfig) -> None:
+@dataclasses.dataclass(frozen=True)
+class QuickstartConfig(Options):
+    """Flags of the quickstart."""
+
+    run_dir: str = option("runs/quickstart", "parent of the run folders")
+    seed: int = option("0", "of everything random", int, **at_least(0))
+
+
+def run(config: QuickstartConfig) -> None:
     parent = pathlib.Path(config.run_dir).absolute()
     # The paths in the flag files start at the root of the repository.
     os.chdir(ROOT)
@@ -32,7 +44,7 @@ def main(config: QuickstartConfig) -> None:
         folders.append(run_training(row_config).path)
         models[row] = load_model(str(folders[-1]))
     show(folders)
-    test = build.load_split(row_config, "test")
+    test = load_split(row_config, "test")
     figure = parent / "input_gradients.png"
     plot_input_gradients(models, test.images[:8].astype("float32") / 255, test.labels[:8], figure)
     sys.stdout.write(
@@ -41,5 +53,10 @@ def main(config: QuickstartConfig) -> None:
     )
 
 
+def main(argv=None) -> None:
+    """argv: the arguments without the program's name; None: the command line's."""
+    run_command(run, QuickstartConfig, argv)
+
+
 if __name__ == "__main__":
-    run_command(main, QuickstartConfig)
+    main()

@@ -7,7 +7,7 @@
 
 One row a student: the robust error of test images, and the two terms of the bound that depend on
 the student, of training images. What each number is, and which way it errs:
-tf_robust_transfer/evaluation/theorem41.py. """
+tf_robust_transfer/analysis/theorem41.py. """
 
 import dataclasses
 import pathlib
@@ -15,23 +15,47 @@ import sys
 
 import numpy as np
 
+from tf_robust_transfer.analysis import theorem41
 from tf_robust_transfer.checkpoints import load_model
 from tf_robust_transfer.command import run_command
-from tf_robust_transfer.config import Theorem41Config
+from tf_robust_transfer.config import SPEC, SharedConfig
 from tf_robust_transfer.errors import InputError
-from tf_robust_transfer.evaluation import theorem41
 from tf_robust_transfer.files import write_json
-from tf_robust_transfer.training import build
+from tf_robust_transfer.flag_types import fraction, names
+from tf_robust_transfer.options import above, at_least, one_of, option
+from tf_robust_transfer.runs.images import load_split
 
 
-def main(config: Theorem41Config) -> None:
+@dataclasses.dataclass(frozen=True)
+class Theorem41Config(SharedConfig):
+    """Flags of `theorem41`."""
+
+    models: tuple = option("", f"the students, comma-separated, each {SPEC}", names)
+    teacher: str = option("", f"their teacher: {SPEC}")
+    eps: float = option(
+        "8/255", "linf radius, a fraction of the pixel range", fraction, **at_least(0)
+    )
+    max_examples: int = option(
+        "1000", "so many first examples of either split; 0: all", int, **at_least(0)
+    )
+    gamma: float = option("1", "temperature of the softmax in the loss", fraction, **above(0))
+    logit_norm: str = option(
+        "l2", "norm of the difference of logits: l2 or linf", **one_of("l2", "linf")
+    )
+    delta: float = option(
+        "0.05", "the bound holds with probability 1 - delta", fraction, **above(0)
+    )
+    output: str = option("", "all numbers as JSON; empty: only printed")
+
+
+def run(config: Theorem41Config) -> None:
     if not config.models or not config.teacher:
         raise InputError("give --models=A,B (the students) and --teacher=SPEC")
     if config.output and not pathlib.Path(config.output).absolute().parent.is_dir():
         raise InputError(f"cannot write {config.output!r}: its folder does not exist")
     teacher = load_model(config.teacher)
     students = {spec: load_model(spec) for spec in config.models}
-    whole, test = build.load_split(config, "train"), build.load_split(config, "test")
+    whole, test = load_split(config, "train"), load_split(config, "test")
     for spec, model in students.items():
         if model.output_shape[-1] != test.num_classes:
             raise InputError(
@@ -97,5 +121,10 @@ def _row(spec, terms):
     return "".join(f"{cell:26s}" for cell in cells) + f"{terms.weighted_sum:<14.4g}{spec}\n"
 
 
+def main(argv=None) -> None:
+    """argv: the arguments without the program's name; None: the command line's."""
+    run_command(run, Theorem41Config, argv)
+
+
 if __name__ == "__main__":
-    run_command(main, Theorem41Config)
+    main()

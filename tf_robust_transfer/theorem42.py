@@ -5,7 +5,7 @@
 For logistic regression and for a ReLU network without biases it trains a robust teacher
 (adversarial training), then a student of the same form on the teacher's soft labels, checks the
 theorem's assumptions, and prints both sides of its inequality for eps from 0 to what it allows and
-beyond. What each number is: tf_robust_transfer/evaluation/theorem42.py."""
+beyond. What each number is: tf_robust_transfer/analysis/theorem42.py."""
 
 import dataclasses
 import sys
@@ -13,24 +13,38 @@ import sys
 import numpy as np
 from scipy import special
 
+from tf_robust_transfer.analysis import relu_network, theorem42
 from tf_robust_transfer.command import run_command
-from tf_robust_transfer.config import Theorem42Config
+from tf_robust_transfer.config import SharedConfig
 from tf_robust_transfer.errors import InputError
-from tf_robust_transfer.evaluation import theorem42
 from tf_robust_transfer.files import write_json
-from tf_robust_transfer.training import build
+from tf_robust_transfer.flag_types import fraction, whole_numbers
+from tf_robust_transfer.options import above, at_least, option
+from tf_robust_transfer.runs.images import load_split
 
 TEACHER_EPS = 0.05
-TEACHER_STEPS, LEARNING_RATE = 400, 0.005
+TEACHER_STEPS = 400
 # Few, and from a small last layer: a student that is less sure than its teacher has k <= 1. Trained
 # longer it becomes surer than its teacher at some point, where |e| is then tiny, k large, and the
 # theorem allows no eps.
-STUDENT_STEPS, LAST_LAYER_SCALE = 100, 0.1
+STUDENT_STEPS = 100
 # Of the eps that the theorem allows.
 SHARES = (0.0, 0.25, 0.5, 0.75, 1.0, 2.0, 5.0, 10.0)
 
 
-def main(config: Theorem42Config) -> None:
+@dataclasses.dataclass(frozen=True)
+class Theorem42Config(SharedConfig):
+    """Flags of `theorem42`."""
+
+    classes: tuple = option("0,1", "the two classes", whole_numbers)
+    num_points: int = option("200", "training images, half of each class", int, **at_least(4))
+    alpha: float = option("0.5", "weight of the distillation term", fraction, **above(0))
+    mixup_alpha: float = option("1", "mixup weights from Beta(alpha, alpha)", fraction, **above(0))
+    hidden_units: tuple = option("64", "widths of the ReLU network", whole_numbers)
+    output: str = option("", "all numbers as JSON; empty: only printed")
+
+
+def run(config: Theorem42Config) -> None:
     points, labels = two_class_points(config)
     measured = {
         "dataset": config.dataset,
@@ -51,7 +65,7 @@ def two_class_points(config):
     """(float64 [n, d] of mean zero, labels float64 [n]): the first training images of the two
     classes, half of each.
     """
-    images = build.load_split(config, "train")
+    images = load_split(config, "train")
     if len(set(config.classes)) != 2 or not all(
         0 <= c < images.num_classes for c in config.classes
     ):
@@ -67,48 +81,14 @@ def two_class_points(config):
     return points - points.mean(axis=0), np.repeat([0.0, 1.0], len(rows[0]))
 
 
-def train_network(points, targets, hidden_units, seed, steps, eps=0.0) -> theorem42.ReluNetwork:
-    """Full-batch Adam on the logistic loss; with eps on the points moved by an FGSM step of that
-    size.
-    """
-    rng, widths = np.random.default_rng(seed), (points.shape[1], *hidden_units, 1)
-    weights = [rng.standard_normal((n, m)) * np.sqrt(2 / m) for m, n in zip(widths, widths[1:])]
-    weights[-1] *= LAST_LAYER_SCALE
-    moments = [(np.zeros_like(w), np.zeros_like(w)) for w in weights]
-    for step in range(1, steps + 1):
-        network = theorem42.ReluNetwork(tuple(weights))
-        error = special.expit(network(points)) - targets
-        moved = points + eps * np.sign(error[:, None] * network.gradient(points))
-        for number, gradient in enumerate(_weight_gradients(network, moved, targets)):
-            first, second = moments[number]
-            moments[number] = 0.9 * first + 0.1 * gradient, 0.999 * second + 0.001 * gradient**2
-            first, second = (
-                moments[number][0] / (1 - 0.9**step),
-                moments[number][1] / (1 - 0.999**step),
-            )
-            weights[number] = weights[number] - LEARNING_RATE * first / (np.sqrt(second) + 1e-8)
-    return theorem42.ReluNetwork(tuple(weights))
-
-
-def _weight_gradients(network, points, targets):
-    """Of the mean logistic loss, by back-propagation."""
-    *before, logits = network.hidden(points)
-    inputs = [points, *(np.maximum(values, 0) for values in before)]
-    error = (special.expit(logits[:, 0]) - targets)[:, None] / len(points)
-    gradients = []
-    for number in reversed(range(len(network.weights))):
-        gradients.append(error.T @ inputs[number])
-        if number:
-            error = error @ network.weights[number] * (before[number - 1] > 0)
-    return gradients[::-1]
-
-
 def _measure(config, points, labels, hidden_units):
-    teacher = train_network(
+    teacher = relu_network.train_network(
         points, labels, hidden_units, config.seed + 1, TEACHER_STEPS, TEACHER_EPS
     )
     soft_labels = special.expit(teacher(points))
-    student = train_network(points, soft_labels, hidden_units, config.seed + 2, STUDENT_STEPS)
+    student = relu_network.train_network(
+        points, soft_labels, hidden_units, config.seed + 2, STUDENT_STEPS
+    )
     options = {"alpha": config.alpha, "mixup": (config.mixup_alpha, config.mixup_alpha)}
     checked = theorem42.assumptions(student, points, labels, soft_labels, **options)
     # Where the theorem allows nothing, the losses are shown at 1/255 and its multiples.
@@ -157,5 +137,10 @@ def _text(name, measured):
     return "\n".join(lines)
 
 
+def main(argv=None) -> None:
+    """argv: the arguments without the program's name; None: the command line's."""
+    run_command(run, Theorem42Config, argv)
+
+
 if __name__ == "__main__":
-    run_command(main, Theorem42Config)
+    main()

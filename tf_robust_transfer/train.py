@@ -4,12 +4,13 @@ import dataclasses
 import sys
 
 from tf_robust_transfer.command import run_command
-from tf_robust_transfer.config import TrainConfig, default_run_dir, effective
-from tf_robust_transfer.report import show
-from tf_robust_transfer.training import check_training, run_training
+from tf_robust_transfer.command_line import default_run_dir, effective
+from tf_robust_transfer.config import TrainConfig
+from tf_robust_transfer.reports.table import show
+from tf_robust_transfer.runs import check_training, run_training
 
 
-def main(config: TrainConfig) -> None:
+def run(config: TrainConfig) -> None:
     if not config.run_dir:
         named = (
             default_run_dir(sys.argv[1:])
@@ -24,5 +25,10 @@ def main(config: TrainConfig) -> None:
     show([folder.path])
 
 
+def main(argv=None) -> None:
+    """argv: the arguments without the program's name; None: the command line's."""
+    run_command(run, TrainConfig, argv)
+
+
 if __name__ == "__main__":
-    run_command(main, TrainConfig)
+    main()

@@ -6,6 +6,7 @@
 --kind=sweep draws the accuracies of run folders against a flag (--runs=runs/small
 --x=train_fraction), among them the MixACM paper's Figures 3, 6 and 7 (--paper=mixacm_figure3)."""
 
+import dataclasses
 import pathlib
 
 import numpy as np
@@ -13,12 +14,15 @@ import numpy as np
 from tf_robust_transfer.attacks import ThreatModel
 from tf_robust_transfer.checkpoints import load_model
 from tf_robust_transfer.command import run_command
-from tf_robust_transfer.config import VisualizeConfig
+from tf_robust_transfer.config import SPEC, SharedConfig
 from tf_robust_transfer.errors import InputError, look_up
+from tf_robust_transfer.flag_types import fraction, names
+from tf_robust_transfer.options import at_least, one_of, option
 from tf_robust_transfer.plots.channel_maps import plot_channel_maps
 from tf_robust_transfer.plots.input_gradients import plot_input_gradients
 from tf_robust_transfer.plots.loss_landscape import plot_loss_landscapes
-from tf_robust_transfer.training import build, sweep
+from tf_robust_transfer.reports import sweep
+from tf_robust_transfer.runs.images import load_split
 
 
 def _draw_landscapes(models, images, labels, config):
@@ -51,7 +55,48 @@ KINDS = {
 }
 
 
-def main(config: VisualizeConfig) -> None:
+@dataclasses.dataclass(frozen=True)
+class VisualizeConfig(SharedConfig):
+    """Flags of `visualize`."""
+
+    kind: str = option("input_gradients", "input_gradients, channel_maps, loss_landscape or sweep")
+    models: tuple = option("", f"comma-separated, each {SPEC}", names)
+    split: str = option("test", "split of the data set")
+    num_images: int = option(
+        "0", "test images; 0: 8, for channel_maps 500, for loss_landscape 2", int, **at_least(0)
+    )
+    output: str = option("", "PNG to write")
+    norm: str = option(
+        "linf", "loss_landscape: norm of the directions: linf or l2", **one_of("linf", "l2")
+    )
+    eps: float = option(
+        "8/255", "loss_landscape: radius of the ball that is marked", fraction, **at_least(0)
+    )
+    landscape_extent: float = option(
+        "0", "loss_landscape: half the plane's width; 0: 3 eps", fraction, **at_least(0)
+    )
+    runs: tuple = option(
+        "runs",
+        "sweep: run folders or folders of them, comma-separated; * and ? may stand in names",
+        names,
+    )
+    x: str = option(
+        "",
+        "sweep: flag on the x axis, such as train_fraction; also depth and width of "
+        "--model=wrn_DEPTH_WIDTH",
+    )
+    series: str = option("", "sweep: flag whose values are lines of their own")
+    attacks: tuple = option(
+        "", "sweep: attacks that are drawn; empty: clean and all that were run", names
+    )
+    paper: str = option(
+        "",
+        "sweep: a paper's figure, drawn from the runs of its flag files: mixacm_figure3, 6a, 6b, "
+        "7a, 7b",
+    )
+
+
+def run(config: VisualizeConfig) -> None:
     plot, default_images = look_up("kind of figure", config.kind, KINDS)
     if config.kind == "sweep":
         _check_output(config.output)
@@ -61,7 +106,7 @@ def main(config: VisualizeConfig) -> None:
         raise InputError("give --models=A,B (saved models or run folders) and --output=FILE.png")
     ThreatModel(norm=config.norm, eps=config.eps)  # raises for an eps that does not fit the norm
     _check_output(config.output)
-    shown = build.load_split(config, config.split)
+    shown = load_split(config, config.split)
     models = {}
     for spec in config.models:
         path = pathlib.Path(spec)
@@ -80,5 +125,10 @@ def _check_output(output):
         raise InputError(f"cannot write {output!r}: its folder does not exist")
 
 
+def main(argv=None) -> None:
+    """argv: the arguments without the program's name; None: the command line's."""
+    run_command(run, VisualizeConfig, argv)
+
+
 if __name__ == "__main__":
-    run_command(main, VisualizeConfig)
+    main()

@@ -8,8 +8,9 @@ import numpy as np
 import tensorflow as tf
 
 from tf_robust_transfer.adapters import layers
-from tf_robust_transfer.errors import InputError, look_up
+from tf_robust_transfer.errors import InputError
 from tf_robust_transfer.ops.gradients import input_gradient
+from tf_robust_transfer.plugins import find, is_plugin
 
 ADAPTERS = {
     "average_pool": layers.AveragePool,
@@ -31,7 +32,8 @@ def build_adapter(adapter: str, input_shape) -> keras.Model:
 
     Args:
         adapter: names of `ADAPTERS` with the size that comes out, joined by "+" in the order in
-            which the image passes them: "resize:64x64", "channel_mean+crop:28x28".
+            which the image passes them: "resize:64x64", "channel_mean+crop:28x28". Or a plug-in,
+            `package.module:Class` of a subclass of `Adapter`, with a size behind it or without.
         input_shape: (height, width, channels) of the images.
 
     Returns:
@@ -135,11 +137,13 @@ def _chain(adapter, images, first=1):
     """The output of the adapter's layers on images; the first layer's name has the number first."""
     random = False
     for number, part in enumerate(adapter.split("+"), start=first):
-        name, colon, size = part.strip().partition(":")
-        build = look_up("adapter", name, ADAPTERS)
+        name, colon, size = _split(part.strip())
+        build = find("adapter", name, ADAPTERS)
         if name in _WITHOUT_SIZE:
             if colon:
                 raise InputError(f"the adapter {name} takes no size, got {part!r}")
+            arguments = ()
+        elif is_plugin(name) and not colon:
             arguments = ()
         else:
             found = re.fullmatch(r"([1-9]\d*)x([1-9]\d*)", size)
@@ -154,8 +158,23 @@ def _chain(adapter, images, first=1):
                 "time"
             )
         random = random or name.startswith("random_pad")
-        images = build(*arguments, name=f"adapter{number}_{name}")(images)
+        title = re.sub(r"\W", "_", name)
+        layer = build(*arguments, name=f"adapter{number}_{title}")
+        if not isinstance(layer, layers.Adapter):
+            raise InputError(
+                f"the adapter {name!r}: expected a subclass of rt.adapters.Adapter, "
+                f"got {type(layer).__name__}"
+            )
+        images = layer(images)
     return images
+
+
+def _split(part):
+    """("name", ":", "64x64") of "name:64x64"; a plug-in's name has a colon of its own."""
+    if is_plugin(part):
+        return part, "", ""
+    name, colon, size = part.rpartition(":")
+    return (name, colon, size) if colon and is_plugin(name) else part.partition(":")
 
 
 def _shape(shape):

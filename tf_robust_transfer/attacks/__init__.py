@@ -1,4 +1,4 @@
-"""Attacks. Each is a class in a file of its own and a line in `evaluation.attack_names`."""
+"""Attacks. Each is a class in a file of its own and a line in `attacks.names`."""
 
 from tf_robust_transfer.attacks.apgd import APGD, APGDTargeted
 from tf_robust_transfer.attacks.autoattack import AutoAttack
@@ -8,12 +8,15 @@ from tf_robust_transfer.attacks.carlini_wagner import CarliniWagnerL2
 from tf_robust_transfer.attacks.fab import FAB, FABTargeted
 from tf_robust_transfer.attacks.fgsm import FGSM
 from tf_robust_transfer.attacks.mim import MIM
+from tf_robust_transfer.attacks.names import ATTACKS, list_attacks
+from tf_robust_transfer.attacks.names import parse_attack as parse
 from tf_robust_transfer.attacks.pgd import PGD
 from tf_robust_transfer.attacks.spsa import SPSA
 from tf_robust_transfer.attacks.square import Square
 from tf_robust_transfer.attacks.threat_model import ThreatModel
 
 __all__ = [
+    "ATTACKS",
     "APGD",
     "BIM",
     "FAB",
@@ -28,4 +31,6 @@ __all__ = [
     "FABTargeted",
     "Square",
     "ThreatModel",
+    "list_attacks",
+    "parse",
 ]

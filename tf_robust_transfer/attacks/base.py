@@ -7,10 +7,10 @@ for others."""
 import numpy as np
 import tensorflow as tf
 
-from tf_robust_transfer.attacks.kept import kept
 from tf_robust_transfer.attacks.noise import BatchNoise
 from tf_robust_transfer.attacks.search import Search
 from tf_robust_transfer.attacks.threat_model import Problem, ThreatModel, check_batch
+from tf_robust_transfer.inference.kept import kept
 from tf_robust_transfer.losses import classification
 from tf_robust_transfer.ops.loops import out_of_line
 from tf_robust_transfer.ops.random import fold_seed

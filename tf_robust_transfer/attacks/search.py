@@ -12,10 +12,10 @@ import typing
 import numpy as np
 import tensorflow as tf
 
-from tf_robust_transfer.attacks.faster_copy import on_gpu
-from tf_robust_transfer.attacks.kept import kept
 from tf_robust_transfer.attacks.noise import ExampleNoise
 from tf_robust_transfer.attacks.threat_model import Problem
+from tf_robust_transfer.inference.faster_copy import on_gpu
+from tf_robust_transfer.inference.kept import kept
 from tf_robust_transfer.losses import classification
 from tf_robust_transfer.ops.loops import out_of_line
 from tf_robust_transfer.ops.precision import full_float32

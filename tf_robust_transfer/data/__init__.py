@@ -1,7 +1,13 @@
 """Data: images in memory or streamed, batches that can be resumed, augmentation and mixup."""
 
 from tf_robust_transfer.data.augmentation import AUGMENTATIONS, augment
-from tf_robust_transfer.data.datasets import SHAPES, ImageData, load_data, synthetic_data
+from tf_robust_transfer.data.datasets import (
+    SHAPES,
+    ImageData,
+    list_datasets,
+    load_data,
+    synthetic_data,
+)
 from tf_robust_transfer.data.mixup import mixup, mixup_weights
 from tf_robust_transfer.data.pipeline import eval_batches, steps_per_epoch, train_batches
 from tf_robust_transfer.data.streaming import (
@@ -18,6 +24,7 @@ __all__ = [
     "StreamedData",
     "augment",
     "eval_batches",
+    "list_datasets",
     "load_data",
     "load_training_data",
     "mixup",

@@ -5,6 +5,7 @@ Everything is brought into memory as uint8 (`ImageData`): reading is then no par
 step, and a run can be resumed at any step without reading what lies before it. What is too large to
 be trained on so, `streaming` reads."""
 
+import fnmatch
 import logging
 import os
 import pathlib
@@ -23,6 +24,7 @@ from tf_robust_transfer.data.images import (
     stratified_indices,
 )
 from tf_robust_transfer.errors import InputError, nearest
+from tf_robust_transfer.plugins import is_plugin, load
 
 # (input shape, number of classes) of the papers' data sets, for `synthetic_data` where the data
 # itself is absent.
@@ -68,7 +70,9 @@ def load_data(
                 PATH/<split>/<class>/, or PATH/<class>/ (see `folders.load_folder`).
                 "tiny_imagenet": a TFDS name too, of this package's own builder: prepared once from
                 Stanford's tiny-imagenet-200.zip, or that zip unpacked, in `data_dir`, else
-                downloaded (`tiny_imagenet.TinyImagenet`). Any other name is TFDS's, with an
+                downloaded (`tiny_imagenet.TinyImagenet`). "package.module:function": a data source
+                from outside the package, a function (split, data_dir) -> `ImageData`. Any other
+                name is TFDS's, with an
                 optional config and version: "mnist", "imagenet_resized/32x32". Data that is
                 prepared in `data_dir` is used without the network; else TFDS downloads and prepares
                 it there.
@@ -104,7 +108,9 @@ def load_data(
         max_examples if fraction == 1.0 else None
     )  # where all are needed to choose from, cut afterwards
     kind, _, path = name.partition(":")
-    if name == "digits":
+    if is_plugin(name):
+        data = _load_plugin(name, split, data_dir)
+    elif name == "digits":
         data = _load_digits(split)
     elif kind == "folder":
         data = folders.load_folder(name, path, split, image_size, limit)
@@ -166,7 +172,7 @@ def base_name(name: str) -> str:
 
 def is_tfds(name: str) -> bool:
     """Whether TFDS has the data set, if there is one of that name at all."""
-    return name != "digits" and not name.startswith("folder:")
+    return name != "digits" and not name.startswith("folder:") and not is_plugin(name)
 
 
 def fitting(name: str):
@@ -187,6 +193,24 @@ def checked_dir(data_dir: str | None) -> str | None:
             "data set): make it, or correct --data_dir"
         )
     return path
+
+
+def _load_plugin(name: str, split: str, data_dir: str | None) -> ImageData:
+    data = load("data source", name)(split, data_dir)
+    if not isinstance(data, ImageData):
+        raise InputError(
+            f"the data source {name!r}: expected a tf_robust_transfer.data.ImageData, got "
+            f"{type(data).__name__}"
+        )
+    return data
+
+
+def list_datasets(pattern: str = "*") -> list[str]:
+    """The names of data sets that a pattern such as "cifar*" matches.
+
+    Those of the papers, and "folder:PATH"; TFDS has more (`tensorflow_datasets.list_builders`).
+    """
+    return fnmatch.filter((*SHAPES, "folder:PATH"), pattern)
 
 
 def _load_digits(split: str) -> ImageData:

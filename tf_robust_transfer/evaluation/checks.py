@@ -6,8 +6,8 @@ robustness". Each check returns one line for the reader, or nothing."""
 import numpy as np
 import tensorflow as tf
 
-from tf_robust_transfer.attacks.kept import kept
 from tf_robust_transfer.attacks.pgd import PGD
+from tf_robust_transfer.inference.kept import kept
 from tf_robust_transfer.losses import classification
 from tf_robust_transfer.ops.gradients import input_gradient
 

@@ -16,13 +16,11 @@ from tqdm import tqdm
 
 from tf_robust_transfer.attacks.autoattack import fewer_classes
 from tf_robust_transfer.attacks.base import Attack
-from tf_robust_transfer.attacks.faster_copy import FasterCopy
-from tf_robust_transfer.attacks.kept import kept
+from tf_robust_transfer.attacks.names import parse_attack
 from tf_robust_transfer.attacks.search import Search
 from tf_robust_transfer.attacks.threat_model import ThreatModel
 from tf_robust_transfer.errors import InputError, look_up
 from tf_robust_transfer.evaluation import batch_statistics, checks
-from tf_robust_transfer.evaluation.attack_names import parse_attack
 from tf_robust_transfer.evaluation.examples import collect
 from tf_robust_transfer.evaluation.result import (
     RobustnessResult,
@@ -31,6 +29,8 @@ from tf_robust_transfer.evaluation.result import (
     clopper_pearson,
 )
 from tf_robust_transfer.evaluation.state import State
+from tf_robust_transfer.inference.faster_copy import FasterCopy
+from tf_robust_transfer.inference.kept import kept
 from tf_robust_transfer.models.batch_statistics import BATCH_NORMS
 
 # Images that the checks of the model look at.
@@ -59,7 +59,7 @@ def evaluate_robustness(
     """Accuracy of a model, clean and under attacks.
 
     Args:
-        model: keras.Model, images in [0, 1] -> logits; called with training=False.
+        model: keras.Model, images in threat_model.bounds -> logits; called with training=False.
         images: float [num_examples, height, width, channels] inside threat_model.bounds, or a
             finite `tf.data.Dataset` of batches (images, labels) in place of both. All of them are
             held in memory.
@@ -69,7 +69,7 @@ def evaluate_robustness(
             always computed, listed or not.
         seed: at least 0. Same seed and batch size, same adversarial examples.
         batch_size: examples that are attacked at once.
-        step_size: of the iterative attacks, as a fraction of the pixel range; None: each attack's
+        step_size: of the iterative attacks, in the units of eps; None: each attack's
             own rule.
         progress: show a progress bar for each attack on stderr.
         keep_adversarial: keep the adversarial examples in the result.

@@ -1,5 +1,8 @@
 """Training methods: Keras models with a `train_step` of their own, for `compile` and `fit`."""
 
+import fnmatch
+
+from tf_robust_transfer.errors import InputError
 from tf_robust_transfer.methods.adversarial import AdversarialTraining
 from tf_robust_transfer.methods.adversarial_distillation import AdversarialDistillation
 from tf_robust_transfer.methods.base import Context, Method
@@ -9,6 +12,7 @@ from tf_robust_transfer.methods.igam import IGAM
 from tf_robust_transfer.methods.igam_mixacm import IGAMMixACM
 from tf_robust_transfer.methods.mixacm import MixACM
 from tf_robust_transfer.methods.natural import Natural
+from tf_robust_transfer.plugins import find
 
 __all__ = [
     "IGAM",
@@ -22,6 +26,8 @@ __all__ = [
     "Method",
     "MixACM",
     "Natural",
+    "find_method",
+    "list_methods",
 ]
 
 METHODS = {
@@ -35,3 +41,23 @@ METHODS = {
     "igam_mixacm": IGAMMixACM,
     "mixacm": MixACM,
 }
+
+
+def find_method(name: str) -> type[Method]:
+    """The class of a method: a name of `METHODS`, or of a plug-in, see `plugins`.
+
+    Raises:
+        InputError: an unknown name, or a plug-in that is no method.
+    """
+    found = find("method", name, METHODS)
+    if not (isinstance(found, type) and issubclass(found, Method)):
+        raise InputError(
+            f"the method {name!r}: expected a subclass of tf_robust_transfer.methods.Method, "
+            f"got {found!r}"
+        )
+    return found
+
+
+def list_methods(pattern: str = "*") -> list[str]:
+    """The names of methods that a pattern such as "ig*" matches, for --method."""
+    return fnmatch.filter(METHODS, pattern)

@@ -4,8 +4,8 @@ import keras
 import tensorflow as tf
 
 from tf_robust_transfer.adapters import adapt, random_positions, seen_region
-from tf_robust_transfer.attacks.faster_copy import FasterCopy
 from tf_robust_transfer.errors import InputError
+from tf_robust_transfer.inference.faster_copy import FasterCopy
 from tf_robust_transfer.losses import classification
 from tf_robust_transfer.losses import input_gradient as losses
 from tf_robust_transfer.methods.base import Method, check_pair, half_squares, kernels, unpack

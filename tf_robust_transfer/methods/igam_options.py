@@ -2,8 +2,8 @@
 
 import dataclasses
 
-from tf_robust_transfer.attacks.faster_copy import PRECISIONS
 from tf_robust_transfer.flag_types import fraction, whole_numbers
+from tf_robust_transfer.inference.faster_copy import PRECISIONS
 from tf_robust_transfer.losses import classification
 from tf_robust_transfer.losses.input_gradient import DISCRIMINATOR_INPUTS
 from tf_robust_transfer.methods.base import Method

@@ -3,6 +3,7 @@
 A network is one file and one line in `MODELS`. Keras layers and `keras.ops` only, so that a saved
 student loads under any Keras backend."""
 
+import fnmatch
 import re
 
 import keras
@@ -16,8 +17,9 @@ from tf_robust_transfer.models.preact_resnet import preact_resnet_18
 from tf_robust_transfer.models.resnet import cifar_resnet_50, resnet_18, resnet_50
 from tf_robust_transfer.models.small_cnn import small_cnn
 from tf_robust_transfer.models.wide_resnet import wide_resnet
+from tf_robust_transfer.plugins import is_plugin, load
 
-__all__ = ["MODELS", "build_discriminator", "build_model", "endpoints", "find_model"]
+__all__ = ["MODELS", "build_discriminator", "build_model", "endpoints", "find_model", "list_models"]
 
 MODELS = {
     "cifar_resnet_50": cifar_resnet_50,
@@ -36,7 +38,9 @@ def build_model(name: str, input_shape, num_classes: int, **options) -> keras.Mo
     """Builds a network with fresh weights (seed them with `keras.utils.set_random_seed`).
 
     Args:
-        name: a name of `MODELS`; "wrn_34_10" is the WideResNet of depth 34 and width 10.
+        name: a name of `MODELS`; "wrn_34_10" is the WideResNet of depth 34 and width 10. Or a
+            plug-in, `package.module:function`, called as those are: (input_shape, num_classes,
+            **options).
         input_shape: (height, width, channels) of the images.
         num_classes: number of logits.
         **options: arguments of the network's own function, such as activation="swish".
@@ -64,6 +68,8 @@ def find_model(name: str, options: dict):
 
     name, options: see `build_model`. Raises an InputError for an unknown name or option.
     """
+    if is_plugin(name):
+        return load("model", name), options
     build, given = MODELS.get(name), options
     wide = re.fullmatch(r"(wrn|madry_wrn)_(\d+)_(\d+)", name)
     if wide:
@@ -82,3 +88,8 @@ def find_model(name: str, options: dict):
             f"model {name!r} has no option {unknown[0]!r}; {nearest(unknown[0], known)}"
         )
     return build, options
+
+
+def list_models(pattern: str = "*") -> list[str]:
+    """The names of networks that a pattern such as "wrn*" matches; {depth} stands for a number."""
+    return fnmatch.filter(MODELS, pattern)

@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from tf_robust_transfer.errors import InputError
 from tf_robust_transfer.losses import channel_maps
 from tf_robust_transfer.models import endpoints
-from tf_robust_transfer.plots.input_gradients import _write
+from tf_robust_transfer.plots.input_gradients import write_figure
 
 _BATCH = 100
 
@@ -100,4 +100,4 @@ def plot_channel_maps(models: dict, images, path) -> None:
         axis.tick_params(labelsize=7)
     figure.axes[0].set_ylabel(f"mean map over {len(images)} images", fontsize=8)
     figure.axes[0].legend(fontsize=7, frameon=False)
-    _write(figure, path)
+    write_figure(figure, path)

@@ -91,7 +91,7 @@ def plot_input_gradients(models: dict, images, labels, path) -> None:
         f"percentile of its own |values| and clipped to [-1, 1]; {shown}."
     )
     figure.text(0.5, footer / height / 2, caption, ha="center", va="center", fontsize=6.5)
-    _write(figure, path)
+    write_figure(figure, path)
 
 
 def _scaled_gradients(model, images, labels):
@@ -121,7 +121,7 @@ def _show(axis, picture, **colors):
         spine.set(linewidth=0.5, color="0.6")
 
 
-def _write(figure, path):
+def write_figure(figure, path):
     formats = figure.canvas.get_supported_filetypes()
     suffix = path.suffix[1:].lower()
     if suffix not in formats:

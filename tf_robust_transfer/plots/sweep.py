@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 from matplotlib.transforms import ScaledTranslation
 
 from tf_robust_transfer.errors import InputError
-from tf_robust_transfer.plots.input_gradients import _write
+from tf_robust_transfer.plots.input_gradients import write_figure
 
 LOG_SPAN = 30  # Values that span more than this factor stand on a logarithmic axis.
 _MARKERS = "osD^vP*X"
@@ -74,7 +74,7 @@ def plot_sweep(outcomes: Sequence[Outcome], path, *, x: str, **options) -> None:
     Raises:
         InputError: as `sweep_figure`; a suffix that matplotlib cannot write.
     """
-    _write(sweep_figure(outcomes, x=x, **options), Path(path))
+    write_figure(sweep_figure(outcomes, x=x, **options), Path(path))
 
 
 def sweep_figure(

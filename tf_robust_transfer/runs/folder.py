@@ -4,7 +4,7 @@ import json
 import os
 import pathlib
 
-from tf_robust_transfer.config import to_text
+from tf_robust_transfer.command_line import to_text
 from tf_robust_transfer.errors import InputError
 from tf_robust_transfer.files import write_text
 

@@ -2,7 +2,7 @@
 Gradients" (IGAM).
 """
 
-from tf_robust_transfer.tables.table import PLOTTED, Column, Row, Table
+from tf_robust_transfer.papers.table import PLOTTED, Column, Row, Table
 
 _CLEAN = Column("Clean", "clean")
 _FGSM = Column("FGSM", "fgsm")

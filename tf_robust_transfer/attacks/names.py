@@ -1,5 +1,6 @@
 """The attack names of flags and results, such as "pgd100x5", and what they stand for."""
 
+import fnmatch
 import re
 
 from tf_robust_transfer.attacks.apgd import APGD, APGDTargeted
@@ -16,6 +17,7 @@ from tf_robust_transfer.attacks.pgd import PGD
 from tf_robust_transfer.attacks.spsa import SPSA
 from tf_robust_transfer.attacks.square import Square
 from tf_robust_transfer.errors import InputError, nearest
+from tf_robust_transfer.plugins import is_plugin, load
 
 MAX_STEPS = 500
 
@@ -63,8 +65,9 @@ def parse_attack(name: str, step_size: float | None = None) -> Attack | None:
         name: "clean"; a name of `ATTACKS`; "pgdK" with K from 1 to 500 steps from a random start;
             "pgdKxR" with R restarts; "cw-pgdK" and "cw-pgdKxR", the same on the CW margin; "bimK"
             and "mimK", from the image; "autoattack:A+B+..." with components of your choice;
-            "cleverhans:NAME" with a name of `attacks.cleverhans.ATTACKS`.
-        step_size: of PGD, BIM, MIM and CleverHans's attacks, as a fraction of the pixel range;
+            "cleverhans:NAME" with a name of `attacks.cleverhans.ATTACKS`;
+            "package.module:Class", a subclass of `Attack` from outside the package.
+        step_size: of PGD, BIM, MIM and CleverHans's attacks, in the units of eps;
             None: each one's own rule.
 
     Returns:
@@ -77,6 +80,8 @@ def parse_attack(name: str, step_size: float | None = None) -> Attack | None:
         return None
     if name in ATTACKS:
         return ATTACKS[name]()
+    if is_plugin(name):
+        return _plugin(name)
     if name.startswith("autoattack:"):
         return AutoAttack(attacks=name.removeprefix("autoattack:").split("+"))
     if name.startswith("cleverhans:"):
@@ -91,3 +96,20 @@ def parse_attack(name: str, step_size: float | None = None) -> Attack | None:
         return {"bim": BIM, "mim": MIM}[found["kind"]](steps, step_size, stop_when_fooled=True)
     loss = "cw" if found["kind"] == "cw-pgd" else "cross_entropy"
     return PGD(steps, step_size, restarts=restarts, loss=loss, stop_when_fooled=True)
+
+
+def list_attacks(pattern: str = "*") -> list[str]:
+    """The names of attacks that a pattern such as "apgd*" matches; of families with numbers in
+    their names an example each.
+    """
+    return fnmatch.filter(EXAMPLES, pattern)
+
+
+def _plugin(name):
+    made = load("attack", name)
+    if not (isinstance(made, type) and issubclass(made, Attack)):
+        raise InputError(
+            f"the attack {name!r}: expected a subclass of tf_robust_transfer.attacks.Attack, "
+            f"got {made!r}"
+        )
+    return made()

@@ -2,7 +2,7 @@
 Activated Channel Maps".
 """
 
-from tf_robust_transfer.tables.table import PLOTTED, Column, Row, Table
+from tf_robust_transfer.papers.table import PLOTTED, Column, Row, Table
 
 CLEAN = Column("Acc.", "clean")
 ROBUST = Column("Rob.", "pgd20")

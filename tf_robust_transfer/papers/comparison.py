@@ -4,7 +4,7 @@ import statistics
 from collections.abc import Sequence
 
 from tf_robust_transfer.flag_types import fraction
-from tf_robust_transfer.tables.table import Row, Table
+from tf_robust_transfer.papers.table import Row, Table
 
 
 def comparison(table: Table, results: Sequence[tuple[str, dict]]) -> str:

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import tensorflow as tf
 
-from tf_robust_transfer.attacks.inference_graph import InferenceGraph, functional_graph
 from tf_robust_transfer.errors import look_up
+from tf_robust_transfer.inference.graph import InferenceGraph, functional_graph
 
 # Linux's list of what the processor can do.
 CPU_DESCRIPTION = Path("/proc/cpuinfo")

@@ -4,9 +4,9 @@ trains each row.
 The figures are copied from the papers, none is ours. `comparison` puts what run folders hold beside
 them."""
 
-from tf_robust_transfer.tables import igam, mixacm, mixacm_ablations
-from tf_robust_transfer.tables.comparison import comparison
-from tf_robust_transfer.tables.table import PLOTTED, Column, Row, Table
+from tf_robust_transfer.papers import igam, mixacm, mixacm_ablations
+from tf_robust_transfer.papers.comparison import comparison
+from tf_robust_transfer.papers.table import PLOTTED, Column, Row, Table
 
 __all__ = ["PLOTTED", "TABLES", "Column", "Row", "Table", "comparison"]
 

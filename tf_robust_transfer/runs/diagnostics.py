@@ -4,7 +4,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from tf_robust_transfer.evaluation.alignment import Alignment
+from tf_robust_transfer.analysis.alignment import Alignment
 
 # In an epoch: each example takes one for each class but one, so that 200 classes leave 25 of 500
 # examples.

@@ -6,12 +6,12 @@ import pathlib
 import re
 from collections.abc import Sequence
 
-from tf_robust_transfer.config import train_flags
+from tf_robust_transfer.command_line import train_flags
 from tf_robust_transfer.errors import InputError, look_up, nearest
+from tf_robust_transfer.papers import TABLES
+from tf_robust_transfer.papers.figures import SWEEPS, paper_accuracy
 from tf_robust_transfer.plots.sweep import Outcome, number, plot_sweep
-from tf_robust_transfer.tables import TABLES
-from tf_robust_transfer.tables.figures import SWEEPS, paper_accuracy
-from tf_robust_transfer.training.run_folder import read_flags, read_results, run_folders
+from tf_robust_transfer.runs.folder import read_flags, read_results, run_folders
 
 _LOG = logging.getLogger("tf_robust_transfer")
 # Flags that runs of one line may differ in: what they are called, where they lie, what is measured

@@ -46,35 +46,6 @@ _ATTACK_STEPS = 20
 
 
 @dataclasses.dataclass(frozen=True)
-class ReluNetwork:
-    """x -> W_N relu(... relu(W_1 x)), without biases; of a single matrix it is logistic regression.
-
-    weights: float64 matrices, each [outputs, inputs], the last one with 1 output.
-    """
-
-    weights: tuple
-
-    def hidden(self, x):
-        """float [n, d] -> the values before each ReLU, and the output [n, 1]."""
-        values = [x @ self.weights[0].T]
-        for matrix in self.weights[1:]:
-            values.append(np.maximum(values[-1], 0) @ matrix.T)
-        return values
-
-    def __call__(self, x):
-        """float [n, d] -> logits of class 1, [n]."""
-        return self.hidden(x)[-1][:, 0]
-
-    def gradient(self, x):
-        """The logit's gradient with respect to each point, [n, d]."""
-        *before, _ = self.hidden(x)
-        result = np.repeat(self.weights[-1], len(x), axis=0)
-        for matrix, values in zip(self.weights[-2::-1], before[::-1]):
-            result = (result * (values > 0)) @ matrix
-        return result
-
-
-@dataclasses.dataclass(frozen=True)
 class Assumptions:
     """What the theorem asks of network and points, and the eps that it then allows (fractions of
     the pixel range).

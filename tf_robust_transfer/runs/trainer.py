@@ -1,30 +1,30 @@
 """One training run, from flags to a run folder that holds everything about it."""
 
 import logging
-import pathlib
 
 import keras
-import numpy as np
 import tensorflow as tf
 
-from tf_robust_transfer import config as flags
 from tf_robust_transfer import data
-from tf_robust_transfer.checkpoints import load_model, save_model
-from tf_robust_transfer.checkpoints.robustbench import build_robustbench
-from tf_robust_transfer.errors import InputError
+from tf_robust_transfer.checkpoints import save_model
+from tf_robust_transfer.command_line import tell_ignored
+from tf_robust_transfer.config import TrainConfig
 from tf_robust_transfer.evaluation import evaluate_robustness
 from tf_robust_transfer.files import write_json
-from tf_robust_transfer.methods import METHODS
+from tf_robust_transfer.models.precision import in_float32, take_weights
 from tf_robust_transfer.plots.input_gradients import plot_input_gradients
-from tf_robust_transfer.training import build, callbacks
-from tf_robust_transfer.training.diagnostics import GradientDiagnostics
-from tf_robust_transfer.training.run_folder import RunFolder
+from tf_robust_transfer.runs import callbacks, teachers
+from tf_robust_transfer.runs.diagnostics import GradientDiagnostics
+from tf_robust_transfer.runs.folder import RunFolder
+from tf_robust_transfer.runs.images import load_split, load_train, pixels
+from tf_robust_transfer.runs.method import compiled_method
+from tf_robust_transfer.runs.strategy import distribution_strategy
 
 _SMOKE_ATTACK = "fgsm"  # All others take minutes on the papers' networks.
 _LOG = logging.getLogger("tf_robust_transfer")
 
 
-def run_training(config: flags.TrainConfig) -> RunFolder:
+def run_training(config: TrainConfig) -> RunFolder:
     """Trains a student, or goes on training it, and evaluates it.
 
     A finished run is left as it is. The run folder's files are those of `RunFolder`.
@@ -39,16 +39,16 @@ def run_training(config: flags.TrainConfig) -> RunFolder:
     if folder.finished:
         _LOG.info("%s is finished already", folder.path)
         return folder
-    flags.tell_ignored(config)
+    tell_ignored(config)
     # Resumed or not, the same seed has to give the same weights, bit for bit.
     tf.config.experimental.enable_op_determinism()
-    if _has_untrained_teacher(config):
+    if teachers.is_untrained(config):
         check_training(config)
-    teacher = _teacher(config)
+    teacher = teachers.load(config, run_training)
     _LOG.info(
         "training %s (%s, %s) in %s", config.model, config.method, config.dataset, folder.path
     )
-    train, test = build.load_train(config), build.load_split(config, "test")
+    train, test = load_train(config), load_split(config, "test")
     batch_size = 2 if config.smoke else config.batch_size
     steps_per_epoch = data.steps_per_epoch(train, batch_size)
     total_steps = config.train_steps or max(1, round(config.epochs * steps_per_epoch))
@@ -56,12 +56,12 @@ def run_training(config: flags.TrainConfig) -> RunFolder:
         total_steps = 2
         test = data.synthetic_data(test.input_shape, test.num_classes, 2, config.seed)
 
-    strategy = build.distribution_strategy(config.distribution_strategy)
+    strategy = distribution_strategy(config.distribution_strategy)
     with strategy.scope():
         if teacher is not None and strategy.num_replicas_in_sync > 1:
-            teacher = _copy(teacher)
+            teacher = teachers.in_scope(teacher)
         keras.utils.set_random_seed(config.seed)
-        method = build.compiled_method(
+        method = compiled_method(
             config,
             images=train,
             teacher=teacher,
@@ -69,16 +69,16 @@ def run_training(config: flags.TrainConfig) -> RunFolder:
             total_steps=total_steps,
         )
     # The student itself, or of one in mixed precision a copy.
-    student = build.in_float32(method.student)
+    student = in_float32(method.student)
     _fit(config, folder, method, student, train, test, batch_size, steps_per_epoch, total_steps)
-    build.take_weights(student, method.student)
+    take_weights(student, method.student)
     save_model(student, folder.model)
     # IGAM's own teacher has the adapter before it.
     _evaluate(config, folder, student, getattr(method, "teacher", teacher), test)
     return folder
 
 
-def check_training(config: flags.TrainConfig) -> None:
+def check_training(config: TrainConfig) -> None:
     """Builds all that a run trains, on networks that are not trained yet, and trains nothing.
 
     So what does not fit (shapes, classes, endpoints, a warm-up longer than the run) is told before
@@ -87,24 +87,16 @@ def check_training(config: flags.TrainConfig) -> None:
     Raises:
         InputError: as run_training.
     """
-    train = build.load_train(config)
+    train = load_train(config)
     steps_per_epoch = data.steps_per_epoch(train, 2 if config.smoke else config.batch_size)
     total_steps = config.train_steps or max(1, round(config.epochs * steps_per_epoch))
-    build.compiled_method(
+    compiled_method(
         config,
         images=train,
-        teacher=_teacher(config, trained=False),
+        teacher=teachers.load(config),
         steps_per_epoch=steps_per_epoch,
         total_steps=total_steps,
     )
-
-
-def _has_untrained_teacher(config):
-    kind, _, path = config.teacher.partition(":")
-    if config.smoke or kind != "flagfile" or not METHODS[config.method].takes_teacher:
-        return False
-    folder = pathlib.Path(teacher_flags(config, path).run_dir)
-    return not ((folder / "model.keras").exists() and (folder / "results.json").exists())
 
 
 def _fit(config, folder, method, student, train, test, batch_size, steps_per_epoch, total_steps):
@@ -117,7 +109,7 @@ def _fit(config, folder, method, student, train, test, batch_size, steps_per_epo
         _LOG.info("going on at step %d of %d", step, total_steps)
     # A smoke run watches nothing: on a large network that takes longer than its two steps.
     watched = slice(0, 0 if config.smoke else config.watch_examples)
-    images, labels = _pixels(test.images[watched]), test.labels[watched]
+    images, labels = pixels(test.images[watched]), test.labels[watched]
     teacher = getattr(method, "teacher", None)
     progress = callbacks.Progress(
         total_steps=total_steps, start_step=step, batch_size=batch_size, name=folder.path.name
@@ -173,7 +165,7 @@ def _fit(config, folder, method, student, train, test, batch_size, steps_per_epo
 
 
 def _evaluate(config, folder, student, teacher, test):
-    images = _pixels(test.images)
+    images = pixels(test.images)
     result = evaluate_robustness(
         student,
         images,
@@ -200,54 +192,3 @@ def _evaluate(config, folder, student, teacher, test):
         result.to_json_dict(model=str(folder.model), dataset=config.dataset, split="test"),
     )
     folder.evaluation_state.unlink(missing_ok=True)
-
-
-def _teacher(config, trained=True):
-    """The teacher, or None; not trained: of a flag file only the network, as in a smoke run."""
-    if not METHODS[config.method].takes_teacher:
-        return None
-    if not config.teacher:
-        raise InputError(
-            f"method {config.method} needs --teacher: a saved model, a run folder or flagfile:PATH"
-        )
-    kind, _, path = config.teacher.partition(":")
-    if config.smoke and kind == "robustbench" and not pathlib.Path(path.partition(":")[2]).exists():
-        images = build.load_train(config)
-        return build_robustbench(path.partition(":")[0], images.input_shape, images.num_classes)
-    if kind != "flagfile":
-        return load_model(config.teacher)
-    teacher_config = teacher_flags(config, path)
-    if config.smoke or not trained:
-        images = build.load_train(teacher_config)
-        return build.student_network(teacher_config, images, _teacher(teacher_config, trained))
-    return load_model(str(run_training(teacher_config).path))
-
-
-def teacher_flags(config, path: str) -> flags.TrainConfig:
-    """The flags of a teacher that --teacher=flagfile:PATH names.
-
-    It inherits seed, data directory and strategy unless its flag file sets them, and its run folder
-    stands beside the student's, named as its flag file."""
-    beside = pathlib.Path(config.run_dir).parent / pathlib.Path(path).stem
-    inherited = {
-        "seed": config.seed,
-        "data_dir": config.data_dir,
-        "smoke": str(config.smoke).lower(),
-        "distribution_strategy": config.distribution_strategy,
-        "run_dir": beside,
-    }
-    arguments = [f"--{name}={value}" for name, value in inherited.items()]
-    return flags.parse(flags.TrainConfig, [*arguments, f"--flagfile={path}"])
-
-
-def _copy(model):
-    """The same model with variables of the current strategy's scope: mirrored ones, where it
-    mirrors.
-    """
-    copy = keras.models.clone_model(model)
-    copy.set_weights(model.get_weights())
-    return copy
-
-
-def _pixels(images) -> np.ndarray:
-    return images.astype(np.float32) / np.float32(255)

@@ -9,8 +9,8 @@ import re
 from collections.abc import Callable, Mapping
 
 from tf_robust_transfer.flag_types import fraction
-from tf_robust_transfer.tables import igam, mixacm, mixacm_ablations
-from tf_robust_transfer.tables.table import Row, Table
+from tf_robust_transfer.papers import igam, mixacm, mixacm_ablations
+from tf_robust_transfer.papers.table import Row, Table
 
 
 @dataclasses.dataclass(frozen=True)

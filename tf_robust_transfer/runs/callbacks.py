@@ -12,8 +12,8 @@ import tqdm
 
 from tf_robust_transfer.errors import InputError
 from tf_robust_transfer.evaluation import evaluate_robustness, parse_attack
+from tf_robust_transfer.models.precision import take_weights
 from tf_robust_transfer.plots.input_gradients import input_gradient_image
-from tf_robust_transfer.training.build import take_weights
 
 _LOG = logging.getLogger("tf_robust_transfer")
 
@@ -93,7 +93,7 @@ class WatchAccuracy(keras.callbacks.Callback):
         batch_size: of the training, for the images a second.
         seed: of the attack.
         student: keras.Model that is measured, with the weights that the trained student has by
-            then: that student itself, or what `build.in_float32` made of it.
+            then: that student itself, or what `in_float32` made of it.
     """
 
     def __init__(self, images, labels, *, threat_model, attack, batch_size, seed, student):

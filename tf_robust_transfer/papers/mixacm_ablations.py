@@ -4,8 +4,8 @@ distillation.
 
 import dataclasses
 
-from tf_robust_transfer.tables.mixacm import CLEAN, ROBUST, TABLE_4, pairs, row
-from tf_robust_transfer.tables.table import PLOTTED, Column, Table
+from tf_robust_transfer.papers.mixacm import CLEAN, ROBUST, TABLE_4, pairs, row
+from tf_robust_transfer.papers.table import PLOTTED, Column, Table
 
 # What these tables call robustness of WRN-34-10 is the PGD-100 of Table 1: 56.65.
 _PGD_100 = Column("Rob.", "pgd100")

@@ -1,0 +1,3 @@
+"""What a network is like, in numbers: input gradients, loss landscapes, the terms of MixACM's
+theorems. Nothing here draws.
+"""

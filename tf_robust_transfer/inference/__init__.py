@@ -1,0 +1,1 @@
+"""Networks that are only run, made faster: batch norm folded into convolutions, half precision."""

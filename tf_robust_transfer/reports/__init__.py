@@ -1,0 +1,1 @@
+"""What run folders hold, as tables and as the points of figures."""

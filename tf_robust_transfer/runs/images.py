@@ -1,0 +1,56 @@
+"""The images of a command's flags."""
+
+import numpy as np
+
+from tf_robust_transfer import data
+from tf_robust_transfer.errors import InputError
+
+
+def load_split(config, split: str) -> data.ImageData:
+    """A split of the data set; for a smoke run synthetic images where it is absent."""
+    fraction = getattr(config, "train_fraction", 1.0) if split == "train" else 1.0
+    # In `train`, --max_examples is of the evaluation; a command that names its split means that
+    # one.
+    limit = (
+        getattr(config, "max_examples", 0) if split != "train" or hasattr(config, "split") else 0
+    )
+    try:
+        return data.load_data(
+            config.dataset,
+            split,
+            data_dir=config.data_dir or None,
+            image_size=config.image_size,
+            train_fraction=fraction,
+            max_examples=limit or None,
+            seed=config.seed,
+            # A smoke run is to end in seconds, with or without a network.
+            download=not getattr(config, "smoke", False),
+        )
+    except InputError:
+        if not getattr(config, "smoke", False) or config.dataset not in data.SHAPES:
+            raise
+        shape, num_classes = data.SHAPES[config.dataset]
+        shape = (*(config.image_size or shape[:2]), shape[2])
+        return data.synthetic_data(shape, num_classes, 16, config.seed)
+
+
+def load_train(config) -> data.ImageData | data.StreamedData:
+    """The train split for a training: as `load_split`'s, but streamed where it is large."""
+    try:
+        return data.load_training_data(
+            config.dataset,
+            data_dir=config.data_dir or None,
+            image_size=config.image_size,
+            train_fraction=config.train_fraction,
+            seed=config.seed,
+            download=not config.smoke,
+        )
+    except InputError:
+        if not config.smoke:
+            raise
+        return load_split(config, "train")  # which has synthetic images
+
+
+def pixels(images) -> np.ndarray:
+    """float32 images in [0, 1] of uint8 ones."""
+    return images.astype(np.float32) / np.float32(255)

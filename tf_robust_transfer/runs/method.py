@@ -1,0 +1,57 @@
+"""The method of a run, compiled around its student."""
+
+import keras
+
+from tf_robust_transfer import data, methods
+from tf_robust_transfer.errors import InputError
+from tf_robust_transfer.models import build_model
+from tf_robust_transfer.models.precision import with_precision
+from tf_robust_transfer.runs.optimizers import optimizer
+
+
+def student_network(config, images: data.ImageData, teacher=None) -> keras.Model:
+    """The network, not yet trained, for the images and classes of the data: that of --model, or
+    what the method makes of its teacher."""
+    if methods.find_method(config.method).makes_its_student:
+        return _method(config, images, None, teacher, steps_per_epoch=1).student
+    return build_model(config.model, images.input_shape, images.num_classes, **config.model_options)
+
+
+def compiled_method(
+    config, *, images: data.ImageData, teacher, steps_per_epoch: int, total_steps: int
+):
+    """The compiled method around its freshly initialised student."""
+    method_class = methods.find_method(config.method)
+    if config.mixed_precision != "none" and method_class.makes_its_student:
+        raise InputError(
+            f"--mixed_precision={config.mixed_precision} is for students; {config.method} trains "
+            "the teacher's logits in "
+            "float32: leave it out"
+        )
+    if config.mixed_precision == "float16" and method_class.several_losses:
+        raise InputError(
+            f"--mixed_precision=float16 scales one loss, and {config.method} has two; use bfloat16"
+        )
+    # Two smoke steps leave no room for a warm-up.
+    warm_up_steps = 0 if config.smoke else round(config.warm_up_epochs * steps_per_epoch)
+    step = optimizer(config, total_steps, warm_up_steps)
+    student = None if method_class.makes_its_student else student_network(config, images)
+    if config.mixed_precision != "none":
+        student = with_precision(student, config.mixed_precision)
+    built = _method(config, images, student, teacher, steps_per_epoch)
+    built.compile(optimizer=step, **built.compile_arguments(config.of_method))
+    return built
+
+
+def _method(config, images, student, teacher, steps_per_epoch):
+    context = methods.Context(
+        student=student,
+        teacher=teacher,
+        threat_model=config.threat_model,
+        input_shape=images.input_shape,
+        num_classes=images.num_classes,
+        seed=config.seed,
+        steps_per_epoch=steps_per_epoch,
+        smoke=config.smoke,
+    )
+    return methods.find_method(config.method).from_flags(config.of_method, context)

@@ -242,7 +242,7 @@ def test_traced_once_for_every_number_of_lanes_and_every_search(examples):
         sizes = set()
         for _ in search.run(images, labels, np.arange(200), eps=0.05, seed=seed):
             sizes.add(len(search.example))
-        assert len(sizes) > 3 and max(sizes) == batch_size
+        assert len(sizes) > 2 and max(sizes) == batch_size
     assert traced == [(None, *SHAPE)]
 
 
@@ -254,9 +254,7 @@ def test_idle_lanes_are_given_up(model, examples):
     for decided in search.run(images, labels, np.arange(50), eps=THREAT.eps, seed=0):
         taken[decided.examples] = decided.taken
         assert len(search.example) <= max(1.07 * (search.example >= 0).sum(), 50) + 1
-    assert search.used == taken.sum() < search.computed
-    # Half of the examples fall in their first steps here.
-    assert search.used >= 0.75 * search.computed
+    assert search.used == taken.sum() and 0.9 * search.computed < search.used < search.computed
 
 
 def test_nothing_to_attack(model, examples):

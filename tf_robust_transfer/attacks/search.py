@@ -21,9 +21,11 @@ from tf_robust_transfer.ops.loops import out_of_line
 from tf_robust_transfer.ops.precision import full_float32
 from tf_robust_transfer.ops.random import seed_sequence
 
-# Steps between two looks of the host: few, since a lane that is done idles until then, and enough
-# to hide the look.
+# Most steps between two looks of the host: few, since a lane that is done idles until then, and
+# enough to hide the look.
 STEPS_AT_ONCE = 10
+# The host looks earlier where more than one in so many lanes is done.
+MANY_DONE = 16
 
 
 class Decided(typing.NamedTuple):
@@ -337,8 +339,15 @@ class Search:
             ExampleNoise(lanes["seeds"]), lanes["iteration"], self.steps_at_once
         )
 
+        busy = _count(lanes["active"])
+
         def unfinished(i, lanes):
-            return (i < self.steps_at_once) & tf.reduce_any(lanes["active"])
+            left = _count(lanes["active"])
+            going = (i < self.steps_at_once) & (left > 0)
+            if tf.nest.flatten(drawn):
+                return going  # the numbers are those of the steps from look to look
+            # Where many lanes are done the host looks at once.
+            return going & (MANY_DONE * (busy - left) <= tf.shape(lanes["active"])[0])
 
         def step(lanes, now):
             labels, active = lanes["labels"], lanes["active"]
@@ -414,6 +423,10 @@ def _seeds(seed, round, example):
     """
     words = (*seed, round, example + 1) if isinstance(seed, tuple) else (seed, round, example + 1)
     return seed_sequence(words, 2) // 2
+
+
+def _count(where):
+    return tf.reduce_sum(tf.cast(where, tf.int32))
 
 
 def _choose(where, new, old):

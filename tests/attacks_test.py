@@ -467,7 +467,7 @@ class TestInputErrors:
     @pytest.mark.parametrize(
         ("arguments", "text"),
         [
-            ({"eps": 8}, r"fraction of the pixel range \[0, 1\].*got 8; write 8/255"),
+            ({"eps": 8}, r"units of the pixel range \[0, 1\].*got 8; write 8/255"),
             ({"eps": -0.1}, "at least 0, got -0.1"),
             ({"eps": float("nan")}, "eps must be a number.*nan"),
             ({"eps": float("inf"), "norm": "l2"}, "eps must be a number.*inf"),

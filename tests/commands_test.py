@@ -97,7 +97,9 @@ def test_bad_input_of_a_process_is_one_line_and_exit_code_2(tmp_path):
     )
     assert process.returncode == 2
     assert "Traceback" not in process.stderr
-    assert process.stderr.splitlines()[-1].startswith("error: eps is a fraction of the pixel range")
+    assert process.stderr.splitlines()[-1].startswith(
+        "error: eps is in the units of the pixel range"
+    )
     assert not (tmp_path / "run").exists()
 
 

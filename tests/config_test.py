@@ -87,7 +87,7 @@ def test_a_config_written_out_gives_itself_again(tmp_path):
     ("argument", "says"),
     [
         ("--epss=0.1", "unknown flag --epss; nearest valid names: eps"),
-        ("--eps=8", "eps is a fraction of the pixel range .* got 8; write 8/255"),
+        ("--eps=8", "eps is in the units of the pixel range .* got 8; write 8/255"),
         ("--eps=8/0", "--eps: expected a number or a fraction such as 8/255, got '8/0'"),
         ("--eps=nan", "eps must be a number"),
         ("--batch_size=0", "--batch_size: expected a number of at least 1, got '0'"),

@@ -220,5 +220,5 @@ def test_the_command(tmp_path, drawn):
         "two images unless told otherwise"
     )
     assert drawn[1].axes[0].get_xlim() == pytest.approx((-0.25, 0.25), abs=1e-6)
-    with pytest.raises(InputError, match="eps is a fraction of the pixel range"):
+    with pytest.raises(InputError, match="eps is in the units of the pixel range"):
         visualize.run(parse(VisualizeConfig, [*shared, "--eps=8"]))

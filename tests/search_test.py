@@ -195,11 +195,11 @@ def test_judged_in_full_float32(model, examples, monkeypatch):
     allowed = {}
     compiled = Search._compiled
 
-    def spy(self, method, size, *arguments):
+    def spy(self, method, *arguments, **options):
         allowed.setdefault(method.__name__, set()).add(
             tf.config.experimental.tensor_float_32_execution_enabled()
         )
-        return compiled(self, method, size, *arguments)
+        return compiled(self, method, *arguments, **options)
 
     monkeypatch.setattr(Search, "_compiled", spy)
     for before in (True, False):
@@ -227,23 +227,34 @@ def test_an_image_outside_the_ball_does_not_count(model, examples):
     assert not searched(Far(), model, examples, 16)[0].any()
 
 
-def test_traced_once_for_each_batch_shape(examples):
+def test_traced_once_for_every_number_of_lanes_and_every_search(examples):
     model, traced = smooth_model(), []
 
     def logits_of(x):
         traced.append(tuple(x.shape))
         return tf.cast(model(x), tf.float32)
 
+    images, labels = (np.concatenate([part] * 4) for part in examples)
+    for seed, batch_size in ((0, 64), (1, 64), (0, 27)):
+        search = Search(
+            PGD(10, restarts=3), model, THREAT, batch_size=batch_size, logits_of=logits_of
+        )
+        sizes = set()
+        for _ in search.run(images, labels, np.arange(200), eps=0.05, seed=seed):
+            sizes.add(len(search.example))
+        assert len(sizes) > 2 and max(sizes) == batch_size
+    assert traced == [(None, *SHAPE)]
+
+
+def test_idle_lanes_are_given_up(model, examples):
+    """Every lane works until its example is decided, but for the steps to the next look."""
     images, labels = examples
-    search = Search(PGD(10, restarts=3), model, THREAT, batch_size=64, logits_of=logits_of)
-    for seed in (0, 1):
-        for _ in search.run(
-            np.tile(images, (4, 1, 1, 1)), np.tile(labels, 4), np.arange(200), eps=0.05, seed=seed
-        ):
-            pass
-    assert len(set(traced)) == len(traced) and set(traced) <= {
-        (size, *SHAPE) for size in (64, 32, 16)
-    }
+    search = Search(PGD(12, restarts=3), model, THREAT, batch_size=50)
+    taken = np.zeros(50, int)
+    for decided in search.run(images, labels, np.arange(50), eps=THREAT.eps, seed=0):
+        taken[decided.examples] = decided.taken
+        assert len(search.example) <= max(1.07 * (search.example >= 0).sum(), 50) + 1
+    assert search.used == taken.sum() and 0.9 * search.computed < search.used < search.computed
 
 
 def test_nothing_to_attack(model, examples):

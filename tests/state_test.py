@@ -31,7 +31,7 @@ CHILD = """
         write(self, arrays, now=now)
         running = self.values.get("running", {})
         lanes = arrays and any(key.startswith("lanes/") for key in arrays())
-        there = len(running["components"]) == int(sys.argv[2])
+        there = len(running.get("components", ())) == int(sys.argv[2])
         if lanes and there and self.arrays["running/done"].sum() > 3:
             os.kill(os.getpid(), signal.SIGKILL)
     state.State.write = dying

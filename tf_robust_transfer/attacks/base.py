@@ -4,14 +4,13 @@ Two callers drive the same two methods. `Attack.perturb` runs all steps on a bat
 as a training step needs it. `search.Search` runs an evaluation: examples that are fooled make room
 for others."""
 
-import functools
-
 import numpy as np
 import tensorflow as tf
 
 from tf_robust_transfer.attacks.noise import BatchNoise
 from tf_robust_transfer.attacks.search import Search
 from tf_robust_transfer.attacks.threat_model import Problem, ThreatModel, check_batch
+from tf_robust_transfer.inference.kept import kept
 from tf_robust_transfer.losses import classification
 from tf_robust_transfer.ops.loops import out_of_line
 from tf_robust_transfer.ops.random import fold_seed
@@ -21,9 +20,12 @@ class Attack:
     """Base of the attacks. A subclass writes start, step and result; this class checks, compiles,
     restarts, projects.
 
-    An attack is called on arrays (`attack(model, images, labels, threat_model=..., seed=0)`), or,
-    inside a graph such as a training step, through `perturb`. Calls with the same batch shape reuse
-    one compiled function.
+    An attack is called on arrays, or on tensors of a tf.function (`attack(model, images, labels,
+    threat_model=..., seed=0)`), or, inside a training step of this package, through `perturb`.
+    What is compiled is kept with the model, and serves every attack of equal attributes.
+
+    start, step and result see pixels in [0, 1], whatever the threat model's bounds are; a step size
+    that the user gave goes through `Problem.fraction`.
 
     Attributes:
         iterations: steps of one round.
@@ -50,6 +52,15 @@ class Attack:
         Each component attacks what resisted those before it. num_classes: of the model; norm:
         "linf" or "l2"."""
         return {"": self}
+
+    def identity(self, threat_model):
+        """What the attack's graph depends on, hashable: equal ones share what is compiled."""
+        values = tuple(sorted(vars(self).items()))
+        try:
+            hash(values)
+        except TypeError:  # lists, arrays: then the attack is equal to itself alone
+            values = self
+        return type(self), values, threat_model.norm, threat_model.bounds
 
     def rounds(self, num_classes: int) -> int:
         """How often the search is begun anew for an example that still resists. num_classes: of the
@@ -114,39 +125,43 @@ class Attack:
             float [batch, ...] in ball and bounds, with no gradient to anything.
         """
         clean_logits = tf.stop_gradient(logits_of(images)) if self.uses_clean_logits else None
-        problem = Problem(
-            logits_of, threat_model, threat_model.eps if eps is None else eps, clean_logits
+        eps = threat_model.eps if eps is None else eps
+        problem, unit = (
+            Problem.of(logits_of, threat_model, eps, clean_logits),
+            threat_model.to_unit(images),
         )
         batch_size = tf.shape(images)[0]
         noise, zeros = BatchNoise(seed, batch_size), tf.zeros([batch_size], tf.int32)
         drawn = self.draw(noise, zeros, self.iterations)
 
         step_of = out_of_line(
-            lambda state, at, now: self.step(problem, images, labels, state, at, now)[0]
+            lambda state, at, now: self.step(problem, unit, labels, state, at, now)[0]
         )
 
         def step(i, state):
             now = tf.nest.map_structure(lambda numbers: numbers[:, i], drawn)
             return i + 1, step_of(state, zeros + i, now)
 
-        state = self.start(problem, images, labels, zeros, noise)
+        state = self.start(problem, unit, labels, zeros, noise)
         if self.iterations == 1:
             state = step(0, state)[1]  # FGSM pays for no loop
         else:
             state = tf.while_loop(lambda i, _: i < self.iterations, step, (tf.constant(0), state))[
                 1
             ]
-        return tf.stop_gradient(problem.allowed(self.result(state), images))
+        found = threat_model.from_unit(self.result(state))
+        return tf.stop_gradient(threat_model.allowed(found, images, eps))
 
+    @tf.autograph.experimental.do_not_convert
     def __call__(self, model, images, labels, *, threat_model: ThreatModel, seed: int = 0):
         """Adversarial examples for images.
 
         Args:
-            model: keras.Model, images in [0, 1] -> logits; called with training=False.
+            model: keras.Model, images in threat_model.bounds -> logits; called with training=False.
             images: float [batch, height, width, channels] inside threat_model.bounds.
             labels: int [batch], the true classes.
             threat_model: the ball and the bounds; every result lies in both.
-            seed: the same seed gives the same examples.
+            seed: the same seed gives the same examples. Inside a tf.function it may be a tensor.
 
         Returns:
             float32 tensor of the images' shape. An image that the model gets wrong already stays as
@@ -154,19 +169,25 @@ class Attack:
             best: one that fools the model, or else the one with the largest margin.
 
         Raises:
-            InputError: shapes that do not belong together, labels outside the model's classes,
-                images outside the bounds.
+            InputError: shapes that do not belong together, a model with one output, and, but for
+                calls inside a tf.function, labels outside the model's classes, images outside the
+                bounds.
         """
         images, labels = check_batch(model, images, labels, threat_model)
-        if self.stop_when_fooled and images.shape[0]:
-            return self._search(model, images, labels, threat_model, seed)
+        if self.stop_when_fooled and images.shape[0] != 0:
+            search = self._search if tf.executing_eagerly() else self._search_in_graph
+            return search(model, images, labels, threat_model, seed)
         best = self._round(model, images, labels, threat_model, seed, 0)
         if self.restarts == 1:
             return best
-        margin_of = self.compiled(
+        margin_of = kept(
             model,
             "margin",
-            lambda: tf.function(lambda x, y: classification.margin(model(x, training=False), y)),
+            lambda: tf.function(
+                lambda x, y: classification.margin(model(x, training=False), y),
+                reduce_retracing=True,
+                autograph=False,
+            ),
         )
         best_margin = margin_of(best, labels)
         for restart in range(1, self.restarts):
@@ -183,30 +204,29 @@ class Attack:
                 lambda x: model(x, training=False), images, labels, threat_model, seed, eps=eps
             )
 
-        key = (threat_model.norm, threat_model.bounds)
-        function = self.compiled(
-            model, key, lambda: tf.function(perturb, reduce_retracing=True, autograph=False)
+        function = kept(
+            model,
+            ("perturb", self.identity(threat_model)),
+            lambda: tf.function(perturb, reduce_retracing=True, autograph=False),
         )
         return function(
             images, labels, tf.constant(threat_model.eps, tf.float32), fold_seed(seed, restart)
         )
 
+    def _searches(self, model, threat_model, batch_size, seed):
+        """(search, its seed) of each component in turn."""
+        for name, attack in self.components(model.output_shape[-1], threat_model.norm).items():
+            search = Search(attack, model, threat_model, batch_size=batch_size, keep_images=True)
+            yield search, (seed, *name.encode())
+
     def _search(self, model, images, labels, threat_model, seed):
         found, images, labels = images.numpy(), images.numpy(), labels.numpy()
         resists, margins = None, np.full(len(images), -np.inf, np.float32)
-        for name, attack in self.components(model.output_shape[-1], threat_model.norm).items():
-            search = self.compiled(
-                model,
-                (name, threat_model.norm, threat_model.bounds, images.shape),
-                functools.partial(
-                    Search, attack, model, threat_model, batch_size=len(images), keep_images=True
-                ),
-            )
+        for search, seeds in self._searches(model, threat_model, len(images), seed):
             if resists is None:
                 resists = search.judge(images, labels)[0]
-            keys = (seed, *name.encode())
             for decided in search.run(
-                images, labels, resists.nonzero()[0], eps=threat_model.eps, seed=keys
+                images, labels, resists.nonzero()[0], eps=threat_model.eps, seed=seeds
             ):
                 if not len(decided.examples):
                     continue
@@ -216,11 +236,16 @@ class Attack:
                 resists[decided.examples] = ~decided.fooled
         return tf.constant(found)
 
-    def compiled(self, model, key, make):
-        """make(), once for each model and key: what is traced for one call serves the next."""
-        key = (id(model), key)
-        cache = self.__dict__.setdefault("_cache", {})
-        if key not in cache:
-            # The model is kept beside its function: an id is only unique while its object lives.
-            cache[key] = model, make()
-        return cache[key][1]
+    def _search_in_graph(self, model, images, labels, threat_model, seed):
+        """As _search."""
+        found, margins = images, tf.fill(tf.shape(labels), -float("inf"))
+        resists = classification.is_correct(model(images, training=False), labels)
+        for search, seeds in self._searches(model, threat_model, 1, seed):
+            new, right, new_margins = search.whole(
+                images, labels, resists, tf.constant(threat_model.eps, tf.float32), seeds
+            )
+            closer = resists & (new_margins > margins)
+            found = tf.where(closer[:, None, None, None], new, found)
+            margins = tf.where(closer, new_margins, margins)
+            resists &= right
+        return tf.stop_gradient(found)

@@ -30,8 +30,8 @@ class CarliniWagnerL2(Attack):
     Args:
         steps: steps of Adam for each constant, at least 1.
         constants: how many constants are tried, at least 1.
-        first_constant: the first c, positive.
-        learning_rate: of Adam, in the units of w.
+        first_constant: the first c, positive; distances are those of pixels in [0, 1].
+        learning_rate: of Adam, in the units of w, which do not depend on the bounds.
         confidence: margin, in logits, by which an image has to fool to count as found, at least 0.
         stop_when_fooled: see above.
 

@@ -30,8 +30,7 @@ class CleverHans(Attack):
     Args:
         name: a function of `cleverhans.tf2.attacks`, see `ATTACKS`.
         steps: CleverHans's nb_iter, for the iterative ones.
-        step_size: CleverHans's eps_iter, as a fraction of the pixel range, at most eps. None: 2.5
-            eps / steps.
+        step_size: CleverHans's eps_iter, in the units of eps, at most eps. None: 2.5 eps / steps.
 
     Raises:
         InputError: unknown name, steps or step_size not positive, or CleverHans is not installed.
@@ -48,7 +47,6 @@ class CleverHans(Attack):
                 f"steps and step_size must be positive, got steps={steps}, step_size={step_size}"
             )
         self.name, self.steps, self.step_size = name, steps, step_size
-        self._eps = None
         try:
             # Imported only here: no other part of the package needs CleverHans.
             self._cleverhans = getattr(
@@ -61,11 +59,9 @@ class CleverHans(Attack):
 
     stop_when_fooled = False
 
-    def __call__(self, model, images, labels, *, threat_model, seed=0):
-        """As in the base class, but compiled anew for each eps."""
-        if threat_model.eps != self._eps:
-            self._cache, self._eps = {}, threat_model.eps
-        return super().__call__(model, images, labels, threat_model=threat_model, seed=seed)
+    def identity(self, threat_model):
+        # eps is a number in CleverHans's graph, see step.
+        return *super().identity(threat_model), threat_model.eps
 
     def start(self, problem, images, labels, round, noise):
         return {"current": images}
@@ -78,7 +74,9 @@ class CleverHans(Attack):
         if self.iterates:
             options["nb_iter"] = self.steps
             options["eps_iter"] = (
-                2.5 * eps / self.steps if self.step_size is None else self.step_size
+                2.5 * eps / self.steps
+                if self.step_size is None
+                else problem.fraction(self.step_size)
             )
         low, high = problem.threat_model.bounds
         # sanity_checks call NumPy on tensors and so cannot run in a graph; the base class checks

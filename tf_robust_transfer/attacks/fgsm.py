@@ -17,7 +17,7 @@ class FGSM(PGD):
     def __init__(self, step_size=None, *, random_start=False):
         super().__init__(steps=1, step_size=step_size, random_start=random_start)
 
-    def _step_size(self, eps):
+    def _default_step_size(self, eps):
         # From the image itself a step of eps reaches the border; PGD's rule of 2.5 eps would get
         # there by projection too, but for l2 balls cut by the bounds the two differ.
-        return eps if self.step_size is None else self.step_size
+        return eps

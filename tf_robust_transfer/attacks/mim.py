@@ -14,7 +14,7 @@ class MIM(BIM):
 
     Args:
         steps: number of gradient steps, at least 1.
-        step_size: as a fraction of the pixel range; None: eps / steps, as in the paper.
+        step_size: in the units of eps; None: eps / steps, as in the paper.
         decay: weight of the sum so far, at least 0; the paper's mu.
         stop_when_fooled: as in PGD.
 

@@ -67,7 +67,7 @@ def parse_attack(name: str, step_size: float | None = None) -> Attack | None:
             and "mimK", from the image; "autoattack:A+B+..." with components of your choice;
             "cleverhans:NAME" with a name of `attacks.cleverhans.ATTACKS`;
             "package.module:Class", a subclass of `Attack` from outside the package.
-        step_size: of PGD, BIM, MIM and CleverHans's attacks, as a fraction of the pixel range;
+        step_size: of PGD, BIM, MIM and CleverHans's attacks, in the units of eps;
             None: each one's own rule.
 
     Returns:

@@ -20,9 +20,9 @@ class PGD(Attack):
 
     Args:
         steps: number of gradient steps, at least 1.
-        step_size: in the units of eps, as a fraction of the pixel range. None: 2.5 eps / steps
-            (MadryLab's rule: from any start, every point of the ball is within reach). The papers
-            use 2/255 at eps 8/255.
+        step_size: in the units of eps, which are those of the threat model's bounds. None: 2.5 eps
+            / steps (MadryLab's rule: from any start, every point of the ball is within reach). The
+            papers use 2/255 at eps 8/255, of pixels in [0, 1].
         random_start: start at a uniform point of the ball, else at the image.
         restarts: independent runs; the best for each example counts.
         loss: "cross_entropy"; "cw": the margin between the best other logit and the label's; "kl":
@@ -64,8 +64,13 @@ class PGD(Attack):
     def iterations(self):
         return self.steps
 
-    def _step_size(self, eps):
-        return 2.5 * eps / self.steps if self.step_size is None else self.step_size
+    def _default_step_size(self, eps):
+        return 2.5 * eps / self.steps
+
+    def _step_size(self, problem):
+        if self.step_size is None:
+            return self._default_step_size(problem.eps)
+        return problem.fraction(self.step_size)
 
     def start(self, problem, images, labels, round, noise):
         return {"current": random_start(problem, images, noise) if self.random_start else images}
@@ -95,7 +100,7 @@ class PGD(Attack):
         """The images after a step along `gradient`, or the current ones where those fool and the
         attack stops there.
         """
-        moved = current + self._step_size(problem.eps) * norms.steepest_ascent(
+        moved = current + self._step_size(problem) * norms.steepest_ascent(
             gradient, problem.threat_model.norm
         )
         moved = problem.project(moved, images)

@@ -1,10 +1,10 @@
-"""Runs an attack over any number of examples in batches of one shape.
+"""Runs an attack over any number of examples in batches.
 
 The rows of the batch are lanes. A lane works on its example until that is decided (an image fools
 the model, or every round is over) and then takes the next example of the queue, so that the model
-is never run on decided ones for longer than a few steps, and nothing is compiled twice. At the end,
-when the queue is empty, the batch is halved and halved again. What an example meets depends on the
-seed and the example alone: neither the batch size nor an interruption changes its random numbers.
+is never run on decided ones for longer than a few steps. When the queue is empty, lanes without an
+example are given up. What an example meets depends on the seed and the example alone: neither the
+batch size nor an interruption changes its random numbers.
 """
 
 import typing
@@ -14,15 +14,18 @@ import tensorflow as tf
 
 from tf_robust_transfer.attacks.noise import ExampleNoise
 from tf_robust_transfer.attacks.threat_model import Problem
+from tf_robust_transfer.inference.faster_copy import on_gpu
+from tf_robust_transfer.inference.kept import kept
 from tf_robust_transfer.losses import classification
 from tf_robust_transfer.ops.loops import out_of_line
 from tf_robust_transfer.ops.precision import full_float32
+from tf_robust_transfer.ops.random import seed_sequence
 
-# Steps between two looks of the host: few, since a lane that is done idles until then, and enough
-# to hide the look.
+# Most steps between two looks of the host: few, since a lane that is done idles until then, and
+# enough to hide the look.
 STEPS_AT_ONCE = 10
-# The batch shrinks no further: smaller ones cost as much.
-SMALLEST_BATCH = 16
+# The host looks earlier where more than one in so many lanes is done.
+MANY_DONE = 16
 
 
 class Decided(typing.NamedTuple):
@@ -47,17 +50,21 @@ class Decided(typing.NamedTuple):
 
 
 class Search:
-    """One attack on one model, compiled for one batch shape (and for the smaller ones at the end).
+    """One attack on one model. It is compiled once for all searches of equal attacks on the model.
 
     Args:
         attack: an `Attack`.
         model: keras.Model, images -> logits; its float32 logits alone (on a GPU without TF32)
             decide whether an image fools it.
         threat_model: its norm and bounds; eps is an argument of `run`.
-        batch_size: number of lanes.
+        batch_size: most lanes.
         logits_of: what the attack sees of the model, images -> float32 logits, such as a faster
             copy of it. None: the model itself.
         keep_images: hand the images out.
+
+    Attributes:
+        computed: steps of all lanes that `run` has computed.
+        used: those of them that belonged to an example in work.
     """
 
     def __init__(
@@ -65,11 +72,13 @@ class Search:
     ):
         self.attack, self.model, self.threat_model = attack, model, threat_model
         self.batch_size, self.keep_images = batch_size, keep_images
-        self.logits_of = logits_of or self._logits
         self.rounds = attack.rounds(model.output_shape[-1])
         self.steps_at_once = getattr(attack, "steps_at_once", STEPS_AT_ONCE)
-        self._functions = {}
+        key = ("search", attack.identity(threat_model), self.steps_at_once, logits_of, keep_images)
+        self._functions = kept(model, key, dict)
+        self.logits_of = logits_of or self._logits
         self.lanes, self.queue = None, np.zeros(0, int)
+        self.computed = self.used = 0
 
     @property
     def steps(self) -> int:
@@ -80,13 +89,14 @@ class Search:
         """What the model says of images, float32 [n, ...]: (whether it is right: bool [n], margin:
         float32 [n]).
         """
+        functions = kept(self.model, "judge", dict)
         right, margins = np.zeros(len(labels), bool), np.zeros(len(labels), np.float32)
         for start in range(0, len(labels), self.batch_size):
             rows = np.arange(start, min(start + self.batch_size, len(labels)))
-            filled = np.resize(rows, self.batch_size)  # the last batch repeats its rows
+            filled = self._filled(rows)
             arguments = tf.constant(images[filled]), tf.constant(labels[filled])
             with full_float32():
-                judged = self._compiled(self._judge_images, self.batch_size, *arguments)
+                judged = self._compiled(self._judge_images, *arguments, functions=functions)
                 right[rows], margins[rows] = (part.numpy()[: len(rows)] for part in judged)
         return right, margins
 
@@ -104,15 +114,18 @@ class Search:
         self.eps = tf.constant(eps, tf.float32)
         if restored is None:
             self.queue, self.lanes = np.asarray(examples), None
-            self.example = np.full(self.batch_size, -1)
-            self.round = np.zeros(self.batch_size, np.int32)
-            self._fill(images, labels, seed, again=np.zeros(self.batch_size, bool))
+            size = self._size(min(len(self.queue), self.batch_size))
+            self.example, self.round = np.full(size, -1), np.zeros(size, np.int32)
+            self._fill(images, labels, seed)
         else:
-            self._restore(restored)
+            self._restore(restored, images, labels)
+        self._iteration = self.lanes["iteration"].numpy()
         while (self.example >= 0).any():
             self._shrink()
-            self.lanes = self._compiled(self._advance, len(self.example), self.lanes, self.eps)
+            self.lanes, steps = self._compiled(self._advance, self.lanes, self.eps)
+            self.computed += int(steps) * len(self.example)
             yield self._decide(images, labels, seed)
+        self.lanes = None
 
     def snapshot(self) -> dict:
         """Everything that `run` needs to go on: a flat dict of arrays."""
@@ -120,120 +133,165 @@ class Search:
         own = {"queue": self.queue, "example": self.example, "round": self.round}
         return own | {f"lane{i}": part.numpy() for i, part in enumerate(flat)}
 
-    def _restore(self, snapshot):
+    def _restore(self, snapshot, images, labels):
         self.queue, self.example, self.round = (
             np.asarray(snapshot[k]) for k in ("queue", "example", "round")
         )
-        size = len(self.example)
-        # The lanes' form is that of lanes begun on nothing.
-        nothing = np.zeros((size, *self.model.input_shape[1:]), np.float32)
-        structure = self._compiled(
-            self._begin, len(self.example), *self._arguments(nothing, np.zeros(size, np.int32), 0)
-        )
+        # The lanes' form is that of a lane that begins.
+        structure = self._begun(images, labels, 0, np.arange(1))
         parts = [tf.constant(snapshot[f"lane{i}"]) for i in range(len(tf.nest.flatten(structure)))]
         self.lanes = tf.nest.pack_sequence_as(structure, parts)
 
     def _decide(self, images, labels, seed):
         """Looks at the lanes, hands out what is decided, and fills the free lanes."""
+        before, self._iteration = self._iteration, self.lanes["iteration"].numpy()
+        self.used += int((self._iteration - before).sum())
         busy = self.example >= 0
-        fooled = busy & self.lanes["fooled"].numpy()
-        over = busy & (self.lanes["iteration"].numpy() >= self.attack.iterations)
+        over = busy & (self._iteration >= self.attack.iterations)
+        rows = np.flatnonzero(over | (busy & self.lanes["fooled"].numpy()))
         none = np.zeros(0, int)
         decided = Decided(none, none.astype(bool), none.astype(np.float32), None, none, 0)
-        if (fooled | over).any():
+        if len(rows):
             with full_float32():
                 judgement = self._compiled(
-                    self._judge_lanes, len(self.example), self.lanes, self.eps
+                    self._judge_lanes, self.lanes, tf.constant(self._filled(rows)), self.eps
                 )
-                self.lanes, judged, right, margins = judgement
-                right, margins = right.numpy(), margins.numpy()
-            beaten = (fooled | over) & ~right
-            last = self.round + 1 == self.rounds
-            done = beaten | (over & last)
-            kept = judged.numpy()[done] if self.keep_images else None
+                self.lanes = judgement[0]
+                judged, right, margins = (part.numpy()[: len(rows)] for part in judgement[1:])
+            last = self.round[rows] + 1 == self.rounds
+            done = ~right | (over[rows] & last)
             decided = Decided(
-                self.example[done], beaten[done], margins[done], kept, self._taken()[done], 0
+                self.example[rows[done]],
+                ~right[done],
+                margins[done],
+                judged[done] if self.keep_images else None,
+                self._taken()[rows[done]],
+                0,
             )
-            self.example[done] = -1
+            self.example[rows[done]] = -1
             # A faster copy of the model may be fooled where the model itself is not: these lanes go
             # on.
-            again = over & ~done
+            again = rows[over[rows] & ~done]
             self.round[again] += 1
-            self._fill(images, labels, seed, again=again)
+            self._fill(images, labels, seed, again)
         busy = self.example >= 0
         return decided._replace(steps=int(self._taken()[busy].sum()))
 
     def _taken(self):
         """Steps of each lane on its present example."""
-        return self.round * self.attack.iterations + self.lanes["iteration"].numpy()
+        return self.round * self.attack.iterations + self._iteration
 
-    def _fill(self, images, labels, seed, again):
-        """Gives the free lanes examples of the queue, and begins the next round where `again` says
-        so.
+    def _fill(self, images, labels, seed, again=()):
+        """Gives the free lanes examples of the queue, and begins the next round in the rows
+        `again`.
         """
         free = np.flatnonzero(self.example < 0)[: len(self.queue)]
         self.example[free], self.queue = self.queue[: len(free)], self.queue[len(free) :]
         self.round[free] = 0
-        fresh = again.copy()
-        fresh[free] = True
-        if not fresh.any() and self.lanes is not None:
-            return
-        size = len(self.example)
-        chosen, chosen_labels = (
-            np.zeros((size, *images.shape[1:]), np.float32),
-            np.zeros(size, np.int32),
-        )
-        chosen[fresh], chosen_labels[fresh] = (
-            images[self.example[fresh]],
-            labels[self.example[fresh]],
-        )
-        begun = self._compiled(
-            self._begin, len(self.example), *self._arguments(chosen, chosen_labels, seed)
-        )
         if self.lanes is None:
-            self.lanes = begun
-        else:
-            masks = tf.constant(fresh), tf.constant(again)
-            self.lanes = self._compiled(self._refill, size, self.lanes, begun, *masks)
+            self.lanes = self._begun(images, labels, seed, np.arange(len(self.example)))
+            return
+        rows = self._filled(np.concatenate([again, free]).astype(int))
+        if len(rows):
+            begun = self._begun(images, labels, seed, rows)
+            arguments = tf.constant(rows), tf.constant(np.isin(rows, again))
+            self.lanes = self._compiled(self._refill, self.lanes, begun, *arguments)
+            self._iteration = np.array(self._iteration)
+            self._iteration[rows] = 0
 
-    def _arguments(self, images, labels, seed):
-        """The arguments of _begin for the lanes' present examples and rounds."""
-        keys = (
-            tuple(np.atleast_1d(seed)) + (int(r), int(e) + 1)
-            for r, e in zip(self.round, self.example, strict=True)
-        )
-        seeds = [
-            np.random.SeedSequence([int(part) % 2**32 for part in key]).generate_state(2) >> 1
-            for key in keys
-        ]
-        parts = (images, labels, self.round, np.array(seeds, np.int32), self.example >= 0)
-        return [*map(tf.constant, parts), self.eps]
+    def _begun(self, images, labels, seed, rows):
+        """Lanes at the start of the rows' present examples and rounds."""
+        example, round = self.example[rows], self.round[rows]
+        seeds = _seeds(seed, round, example).astype(np.int32)
+        parts = images[example], labels[example], round, seeds, example >= 0
+        return self._compiled(self._begin, *map(tf.constant, parts), self.eps)
 
     def _shrink(self):
-        """Half of the batch, and again, once that holds all that is left."""
+        """Gives up lanes without an example, once the queue is empty."""
         busy = np.flatnonzero(self.example >= 0)
-        size = len(self.example)
-        while len(self.queue) == 0 and size // 2 >= max(len(busy), SMALLEST_BATCH):
-            size //= 2
-        if size < len(self.example):
-            idle = np.flatnonzero(self.example < 0)
-            rows = np.concatenate([busy, idle])[:size]
+        size = self._size(len(busy))
+        if len(self.queue) == 0 and size < len(self.example):
+            rows = np.concatenate([busy, np.flatnonzero(self.example < 0)])[:size]
             self.lanes = tf.nest.map_structure(lambda part: tf.gather(part, rows), self.lanes)
             self.example, self.round = self.example[rows], self.round[rows]
+            self._iteration = self._iteration[rows]
 
-    def _compiled(self, method, size, *arguments):
-        """method(*arguments), compiled once for each number of lanes."""
-        key = method.__name__, size
-        if key not in self._functions:
+    def _size(self, count):
+        """The number of rows that `count` of them are computed with."""
+        if on_gpu():
+            # XLA compiles anew for each number, for longer than the lanes saved would take.
+            quarter = max(self.batch_size // 4, 1)
+            return quarter if count <= quarter else self.batch_size
+        # Kernels of each shape are made once: few numbers, at most a sixteenth above what is
+        # needed.
+        step = 2 ** max(count.bit_length() - 5, 0)
+        return min(-(-count // step) * step, self.batch_size)
+
+    def _filled(self, rows):
+        """The rows, some of them repeated where so few are not computed."""
+        return np.resize(rows, self._size(len(rows))) if len(rows) else rows
+
+    def _compiled(self, method, *arguments, functions=None):
+        """method(*arguments), compiled once for any number of lanes."""
+        functions = self._functions if functions is None else functions
+        if method.__name__ not in functions:
+            specs = tf.nest.map_structure(
+                lambda part: tf.TensorSpec([None, *part.shape[1:]][: part.shape.rank], part.dtype),
+                arguments,
+            )
             # Concrete, since TensorFlow warns of a function that is traced again for another shape.
-            function = tf.function(method, autograph=False)
-            self._functions[key] = function.get_concrete_function(*arguments)
-        return self._functions[key](*arguments)
+            function = tf.function(method, autograph=False).get_concrete_function(*specs)
+            functions[method.__name__] = function
+        return functions[method.__name__](*arguments)
 
     # What follows runs compiled.
 
+    def whole(self, images, labels, resists, eps, seed):
+        """What `run` finds, inside a graph: all examples at once, to the end.
+
+        Args:
+            images: float32 [n, height, width, channels]; labels: int32 [n].
+            resists: bool [n], which examples to attack.
+            eps: scalar.
+            seed: int, scalar tensor, or a tuple of them.
+
+        Returns:
+            (images [n, ...], whether the model is right on them, margins), as of `Decided`; of
+            examples that are not attacked, anything.
+        """
+        everyone = tf.range(tf.shape(labels)[0])
+
+        def begin(round, resists):
+            rounds = tf.zeros_like(labels) + round
+            seeds = tf.cast(_seeds(seed, rounds, everyone), tf.int32)
+            return self._begin(images, labels, rounds, seeds, resists, eps)
+
+        def advance(lanes):
+            lanes = self._advance(lanes, eps)[0]
+            return (self._judge_lanes(lanes, everyone, eps)[0],)
+
+        def one_round(round, lanes, resists, *found):
+            (lanes,) = tf.while_loop(
+                lambda lanes: tf.reduce_any(lanes["active"]), advance, (lanes,)
+            )
+            lanes, *new = self._judge_lanes(lanes, everyone, eps)
+            found = [_choose(resists, one, other) for one, other in zip(new, found, strict=True)]
+            resists &= new[1]
+            begun = begin(round + 1, resists)
+            closest = {name: lanes[name] for name in ("closest", "closest_margin")}
+            return round + 1, begun | closest, resists, *found
+
+        return tf.while_loop(
+            lambda round, lanes, resists, *_: (round < self.rounds) & tf.reduce_any(resists),
+            one_round,
+            (0, begin(0, resists), resists, images, resists, tf.zeros_like(images[:, 0, 0, 0])),
+        )[3:]
+
     def _logits(self, images):
         return tf.cast(self.model(images, training=False), tf.float32)
+
+    def _problem(self, eps):
+        return Problem.of(self.logits_of, self.threat_model, eps)
 
     def _judge_images(self, images, labels):
         # Mixed-precision models too are judged in float32, where logits tie less.
@@ -244,7 +302,7 @@ class Search:
         """Lanes before their first step. images: [lanes, ...]; round: int32 [lanes]; seeds: int32
         [lanes, 2].
         """
-        problem = Problem(self.logits_of, self.threat_model, eps)
+        unit = self.threat_model.to_unit(images)
         lanes = {
             "images": images,
             "labels": labels,
@@ -254,37 +312,50 @@ class Search:
             "iteration": tf.zeros_like(labels),
             "fooled": tf.zeros_like(active),
             "found": images,
-            "state": self.attack.start(problem, images, labels, round, ExampleNoise(seeds)),
+            "state": self.attack.start(
+                self._problem(eps), unit, labels, round, ExampleNoise(seeds)
+            ),
         }
         if self.keep_images:
             lanes |= {"closest": images, "closest_margin": tf.fill(tf.shape(labels), -float("inf"))}
         return lanes
 
-    def _refill(self, lanes, begun, fresh, again):
-        """Lanes with those of `begun` where fresh; where `again` the example stays, and what came
+    def _refill(self, lanes, begun, rows, again):
+        """Lanes with those of `begun` in the rows; where `again` the example stays, and what came
         closest with it.
         """
-        merged = _choose(fresh, begun, lanes)
         for name in ("closest", "closest_margin") if self.keep_images else ():
-            merged[name] = _choose(fresh & ~again, begun[name], lanes[name])
-        return merged
+            stays = _choose(again, tf.gather(lanes[name], rows), begun[name])
+            begun = begun | {name: stays}
+        return _scatter(lanes, rows, begun)
 
     def _advance(self, lanes, eps):
-        """The next steps of every lane that is neither fooled nor at the end of its round."""
-        problem = Problem(self.logits_of, self.threat_model, eps)
+        """The next steps of every lane that is neither fooled nor at the end of its round, and how
+        many they were.
+        """
+        problem = self._problem(eps)
+        unit = self.threat_model.to_unit(lanes["images"])
         drawn = self.attack.draw(
             ExampleNoise(lanes["seeds"]), lanes["iteration"], self.steps_at_once
         )
 
+        busy = _count(lanes["active"])
+
         def unfinished(i, lanes):
-            return (i < self.steps_at_once) & tf.reduce_any(lanes["active"])
+            left = _count(lanes["active"])
+            going = (i < self.steps_at_once) & (left > 0)
+            if tf.nest.flatten(drawn):
+                return going  # the numbers are those of the steps from look to look
+            # Where many lanes are done the host looks at once.
+            return going & (MANY_DONE * (busy - left) <= tf.shape(lanes["active"])[0])
 
         def step(lanes, now):
-            images, labels, active = lanes["images"], lanes["labels"], lanes["active"]
+            labels, active = lanes["labels"], lanes["active"]
             state, visited, logits = self.attack.step(
-                problem, images, labels, lanes["state"], lanes["iteration"], now
+                problem, unit, labels, lanes["state"], lanes["iteration"], now
             )
-            allowed = active & problem.holds(visited, images)
+            allowed = active & problem.holds(visited, unit)
+            visited = self.threat_model.from_unit(visited)
             fooled = allowed & ~classification.is_correct(logits, labels)
             iteration = lanes["iteration"] + tf.cast(active, tf.int32)
             changed = {
@@ -305,29 +376,34 @@ class Search:
         def body(i, lanes):
             return i + 1, step(lanes, tf.nest.map_structure(lambda numbers: numbers[:, i], drawn))
 
-        return tf.while_loop(unfinished, body, (tf.constant(0), lanes))[1]
+        steps, lanes = tf.while_loop(unfinished, body, (tf.constant(0), lanes))
+        return lanes, steps
 
-    def _judge_lanes(self, lanes, eps):
-        """(lanes, images to hand out, whether the model is right on what was found, margins).
+    def _judge_lanes(self, lanes, rows, eps):
+        """(lanes; of the rows: images to hand out, whether the model is right on what was found,
+        margins).
 
         The lanes that were fooled, but not in the model's own eyes, are set going again.
         """
-        problem = Problem(self.logits_of, self.threat_model, eps)
-        over = lanes["iteration"] >= self.attack.iterations
-        found = _choose(lanes["fooled"], lanes["found"], self.attack.result(lanes["state"]))
-        found = problem.allowed(found, lanes["images"])
-        right, margins = self._judge_images(found, lanes["labels"])
+        some = tf.nest.map_structure(lambda part: tf.gather(part, rows), lanes)
+        over = some["iteration"] >= self.attack.iterations
+        result = self.threat_model.from_unit(self.attack.result(some["state"]))
+        found = _choose(some["fooled"], some["found"], result)
+        found = self.threat_model.allowed(found, some["images"], eps)
+        right, margins = self._judge_images(found, some["labels"])
+        mistaken = some["fooled"] & right
+        changed = {
+            "fooled": some["fooled"] & ~mistaken,
+            "active": some["active"] | (mistaken & ~over),
+        }
         images = found
         if self.keep_images:
-            lanes = lanes | self._closest(lanes, (lanes["fooled"] | over) & right, found, margins)
-            images = _choose(right, lanes["closest"], found)
-            margins = _choose(right, lanes["closest_margin"], margins)
-        mistaken = lanes["fooled"] & right
-        changed = {
-            "fooled": lanes["fooled"] & ~mistaken,
-            "active": lanes["active"] | (mistaken & ~over),
-        }
-        return lanes | changed, images, right, margins
+            changed |= self._closest(some, (some["fooled"] | over) & right, found, margins)
+            closest = self.threat_model.allowed(changed["closest"], some["images"], eps)
+            images = _choose(right, closest, found)
+            margins = _choose(right, changed["closest_margin"], margins)
+        kept_lanes = {name: lanes[name] for name in changed}
+        return lanes | _scatter(kept_lanes, rows, changed), images, right, margins
 
     def _closest(self, lanes, allowed, images, margins):
         """What came closest so far, with these images among it where allowed."""
@@ -338,6 +414,21 @@ class Search:
         }
 
 
+def _seeds(seed, round, example):
+    """int32 or uint32 [n, 2], below 2^31: what each example's noise in each round is drawn from.
+
+    Args:
+        seed: see `Search.run`.
+        round, example: int [n].
+    """
+    words = (*seed, round, example + 1) if isinstance(seed, tuple) else (seed, round, example + 1)
+    return seed_sequence(words, 2) // 2
+
+
+def _count(where):
+    return tf.reduce_sum(tf.cast(where, tf.int32))
+
+
 def _choose(where, new, old):
     """new where `where`, bool [lanes], else old; both nests of tensors [lanes, ...] of one
     structure.
@@ -345,3 +436,10 @@ def _choose(where, new, old):
     # The first form of `where` takes a condition for each row and copies whole rows, twenty times
     # as fast as broadcasting.
     return tf.nest.map_structure(lambda new, old: tf.compat.v1.where(where, new, old), new, old)
+
+
+def _scatter(lanes, rows, new):
+    """lanes, with `new` in the rows; both nests of tensors of one structure."""
+    return tf.nest.map_structure(
+        lambda old, new: tf.tensor_scatter_nd_update(old, rows[:, None], new), lanes, new
+    )

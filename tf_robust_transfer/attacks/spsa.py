@@ -12,6 +12,8 @@ from tf_robust_transfer.losses import classification
 
 # Images in one pass through the model, where the batch is not larger.
 _IMAGES_AT_ONCE = 1024
+# Of learning rate and delta where none is given, a fraction of the pixel range.
+_SIZE = 0.01
 
 
 class SPSA(Attack):
@@ -30,9 +32,9 @@ class SPSA(Attack):
         steps: number of steps, at least 1.
         samples: images tried for each step, even; half of them mirror the other half. The paper
             takes up to 8192.
-        learning_rate: of Adam, as a fraction of the pixel range.
-        delta: half the distance of a mirrored pair along every pixel, as a fraction of the pixel
-            range.
+        learning_rate: of Adam, in the units of eps. None: 0.01 of the pixel range.
+        delta: half the distance of a mirrored pair along every pixel, in the units of eps. None:
+            0.01 of the pixel range.
 
     Raises:
         InputError: an argument outside its range; at a call, another norm than linf.
@@ -40,13 +42,13 @@ class SPSA(Attack):
 
     steps_at_once = 1
 
-    def __init__(self, steps=100, samples=128, *, learning_rate=0.01, delta=0.01):
+    def __init__(self, steps=100, samples=128, *, learning_rate=None, delta=None):
         if steps < 1 or samples < 2 or samples % 2:
             raise InputError(
                 f"SPSA needs at least 1 step and an even number of samples, got steps={steps}, "
                 f"samples={samples}"
             )
-        if learning_rate <= 0 or delta <= 0:
+        if any(size is not None and size <= 0 for size in (learning_rate, delta)):
             raise InputError(
                 f"learning_rate and delta must be positive, got {learning_rate} and {delta}"
             )
@@ -76,7 +78,8 @@ class SPSA(Attack):
         )
         gradient = self._estimate(problem, current, labels, tf.where(uniform < 0.5, -1.0, 1.0))
         direction, moments = adam_step(gradient, state, iteration)
-        moved = problem.project(current + self.learning_rate * direction, images)
+        learning_rate = _size(problem, self.learning_rate)
+        moved = problem.project(current + learning_rate * direction, images)
         return state | moments | {"current": moved}, current, problem.logits_of(current)
 
     def result(self, state):
@@ -86,21 +89,36 @@ class SPSA(Attack):
         """Estimated gradient of the margin. signs: float32 [batch, pairs, height, width, channels].
         The images' shape.
         """
-        pairs, shape = signs.shape[1], current.shape[1:]
-        wanted = max(1, _IMAGES_AT_ONCE // (2 * (current.shape[0] or _IMAGES_AT_ONCE)))
-        at_once = next(count for count in range(min(wanted, pairs), 0, -1) if pairs % count == 0)
+        pairs, shape, delta = signs.shape[1], current.shape[1:], _size(problem, self.delta)
+        at_once = _at_once(pairs, current)
         repeated = tf.repeat(labels, 2 * at_once)
 
         def add_pairs(i, gradient):
             # Not a slice: XLA would not know how long it is.
             v = tf.gather(signs, i + tf.range(at_once), axis=1)
-            tried = current[:, None] + self.delta * tf.concat([v, -v], axis=1)
+            tried = current[:, None] + delta * tf.concat([v, -v], axis=1)
             margins = classification.margin(
                 problem.logits_of(tf.reshape(tried, [-1, *shape])), repeated
             )
             up, down = tf.split(tf.reshape(margins, [-1, 2 * at_once]), 2, axis=1)
-            slopes = ((up - down) / (2 * self.delta))[:, :, None, None, None]
+            slopes = ((up - down) / (2 * delta))[:, :, None, None, None]
             return i + at_once, gradient + tf.reduce_sum(slopes * v, axis=1)
 
         begin = tf.constant(0), tf.zeros_like(current)
         return tf.while_loop(lambda i, _: i < pairs, add_pairs, begin)[1] / pairs
+
+
+def _size(problem, size):
+    """A size that the user may have given, as a fraction of the pixel range."""
+    return _SIZE if size is None else problem.fraction(size)
+
+
+def _at_once(pairs, current):
+    """How many of the pairs one pass takes for each image: a divisor of all."""
+    divisors = [count for count in range(1, pairs + 1) if pairs % count == 0]
+    if current.shape[0] is None:
+        fits = 2 * tf.shape(current)[0] * tf.constant(divisors) <= _IMAGES_AT_ONCE
+        return tf.reduce_max(tf.where(fits, divisors, 1))
+    # A number where it can be one, for XLA.
+    fits = [count for count in divisors if 2 * current.shape[0] * count <= _IMAGES_AT_ONCE]
+    return max(fits, default=1)

@@ -7,6 +7,7 @@ import numpy as np
 import tensorflow as tf
 
 from tf_robust_transfer.attacks.pgd import PGD
+from tf_robust_transfer.inference.kept import kept
 from tf_robust_transfer.losses import classification
 from tf_robust_transfer.ops.gradients import input_gradient
 
@@ -40,7 +41,7 @@ def check_model(model, images, labels, threat_model, seed: int) -> list[str]:
         line
         for line in (
             _randomised(model, images, logits),
-            _batch_statistics(model, images, logits),
+            _batch_statistics(model, images, logits, threat_model.bounds[0]),
             _probabilities(logits),
             *_zero_gradients(model, images, labels, threat_model, seed),
         )
@@ -48,8 +49,18 @@ def check_model(model, images, labels, threat_model, seed: int) -> list[str]:
     ]
 
 
+def _compiled(model, name, function):
+    """The function, compiled once for the model."""
+    return kept(
+        model,
+        ("checks", name),
+        lambda: tf.function(function, reduce_retracing=True, autograph=False),
+    )
+
+
 def _logits(model, images):
-    return np.asarray(tf.cast(model(images, training=False), tf.float32))
+    logits_of = _compiled(model, "logits", lambda x: tf.cast(model(x, training=False), tf.float32))
+    return logits_of(images).numpy()
 
 
 def _difference(one, other):
@@ -68,11 +79,11 @@ def _randomised(model, images, logits):
     return None
 
 
-def _batch_statistics(model, images, logits):
+def _batch_statistics(model, images, logits, lowest):
     if len(images) < 2:
         return None
     # The same image among other images: with batch statistics its logits change.
-    among = tf.concat([images[:1], tf.zeros_like(images[1:])], axis=0)
+    among = tf.concat([images[:1], tf.fill(tf.shape(images[1:]), lowest)], axis=0)
     if _difference(_logits(model, among)[:1], logits[:1]) > SAME:
         return (
             "an image's logits depend on the other images of its batch (batch norm in training "
@@ -99,17 +110,17 @@ def _probabilities(logits):
 def _zero_gradients(model, images, labels, threat_model, seed):
     """At the images and at points inside the ball, for the cross-entropy of the logits."""
 
-    @tf.function
-    def vanished(x):
+    def vanishes(x, y):
         def score_of(x):
             return classification.cross_entropy(
-                tf.cast(model(x, training=False), tf.float32), labels
+                tf.cast(model(x, training=False), tf.float32), y
             ), None
 
         gradient, _, _ = input_gradient(score_of, x)
         return tf.reduce_all(gradient == 0, axis=(1, 2, 3))
 
-    right = classification.is_correct(tf.cast(model(images, training=False), tf.float32), labels)
+    vanished = _compiled(model, "vanished", vanishes)
+    right = classification.is_correct(tf.constant(_logits(model, images)), labels)
     inside = PGD(3, stop_when_fooled=True)(
         model, images, labels, threat_model=threat_model, seed=seed
     )
@@ -117,7 +128,9 @@ def _zero_gradients(model, images, labels, threat_model, seed):
         ("at clean images", images),
         ("inside the ball, after three steps of PGD", inside),
     ):
-        share = float(tf.reduce_mean(tf.cast(tf.boolean_mask(vanished(points), right), tf.float32)))
+        share = float(
+            tf.reduce_mean(tf.cast(tf.boolean_mask(vanished(points, labels), right), tf.float32))
+        )
         if share > 0:  # NaN where no image is classified correctly
             yield (
                 f"the cross-entropy's gradient is exactly zero for {100 * share:.0f}% of the "

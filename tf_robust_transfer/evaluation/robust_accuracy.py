@@ -30,6 +30,7 @@ from tf_robust_transfer.evaluation.result import (
 )
 from tf_robust_transfer.evaluation.state import State
 from tf_robust_transfer.inference.faster_copy import FasterCopy
+from tf_robust_transfer.inference.kept import kept
 from tf_robust_transfer.models.batch_statistics import BATCH_NORMS
 
 # Images that the checks of the model look at.
@@ -58,7 +59,7 @@ def evaluate_robustness(
     """Accuracy of a model, clean and under attacks.
 
     Args:
-        model: keras.Model, images in [0, 1] -> logits; called with training=False.
+        model: keras.Model, images in threat_model.bounds -> logits; called with training=False.
         images: float [num_examples, height, width, channels] inside threat_model.bounds, or a
             finite `tf.data.Dataset` of batches (images, labels) in place of both. All of them are
             held in memory.
@@ -68,7 +69,7 @@ def evaluate_robustness(
             always computed, listed or not.
         seed: at least 0. Same seed and batch size, same adversarial examples.
         batch_size: examples that are attacked at once.
-        step_size: of the iterative attacks, as a fraction of the pixel range; None: each attack's
+        step_size: of the iterative attacks, in the units of eps; None: each attack's
             own rule.
         progress: show a progress bar for each attack on stderr.
         keep_adversarial: keep the adversarial examples in the result.
@@ -171,6 +172,13 @@ def evaluate_robustness(
     )
 
 
+def _digest(arrays) -> str:
+    sha256 = hashlib.sha256()
+    for array in arrays:
+        sha256.update(np.ascontiguousarray(array).tobytes())
+    return sha256.hexdigest()
+
+
 class _Evaluation:
     """The examples, and what is done about them. What is decided stands in `state`, which may be on
     disk.
@@ -187,53 +195,45 @@ class _Evaluation:
             threat_model,
         )
         self.seed, self.batch_size, self.progress = seed, batch_size, progress
+        self._copies = {}
 
     def identity(self, names, step_size, keep_adversarial):
         """What a state has to be of, so that going on with it gives what an evaluation in one piece
         gives.
         """
 
-        def digest(arrays):
-            sha256 = hashlib.sha256()
-            for array in arrays:
-                sha256.update(np.ascontiguousarray(array).tobytes())
-            return sha256.hexdigest()
-
         return {
-            "model": digest(self.model.get_weights()),
-            "set of examples": digest([self.images, self.labels]),
+            "model": _digest(self.model.get_weights()),
+            "set of examples": _digest([self.images, self.labels]),
             "threat model": repr(self.threat_model),
             "list of attacks": ",".join(names),
             "seed": str(self.seed),
             "batch size": str(self.batch_size),
             "step size": str(step_size),
-            "precision": FasterCopy(self.model, precision=self.precision).precision,
+            "precision": self._copy(self.precision).precision,
             "choice of what is kept": str(keep_adversarial),
         }
 
     def _search(self, attack):
-        """Compiled once for an attack object, which may serve many evaluations, as of a network in
-        training.
-        """
-        threat_model, keep = self.threat_model, self.kept is not None
         precision = self.precision if attack.uses_gradients else "float32"
+        return Search(
+            attack,
+            self.model,
+            self.threat_model,
+            batch_size=self.batch_size,
+            logits_of=self._copy(precision),
+            keep_images=self.kept is not None,
+        )
 
-        def make():
-            copy = FasterCopy(self.model, precision=precision)
-            search = Search(
-                attack,
-                self.model,
-                threat_model,
-                batch_size=self.batch_size,
-                logits_of=copy,
-                keep_images=keep,
+    def _copy(self, precision):
+        """A `FasterCopy` with the model's present weights."""
+        if precision not in self._copies:
+            copy = kept(
+                self.model, ("copy", precision), lambda: FasterCopy(self.model, precision=precision)
             )
-            return copy, search
-
-        key = ("search", threat_model.norm, threat_model.bounds, self.batch_size, keep, precision)
-        copy, search = attack.compiled(self.model, key, make)
-        copy.refresh()  # the model may have been trained since
-        return search
+            copy.refresh()  # the model may have been trained since
+            self._copies[precision] = copy
+        return self._copies[precision]
 
     def clean(self):
         """Fills in "clean"."""
@@ -249,9 +249,17 @@ class _Evaluation:
         }
 
     def doubts(self) -> list[str]:
-        """Lines about the model."""
-        some = tf.constant(self.images[:CHECKED]), tf.constant(self.labels[:CHECKED])
-        return checks.check_model(self.model, *some, self.threat_model, self.seed)
+        """Lines about the model. It is looked at once for the same weights and images."""
+        some = self.images[:CHECKED], self.labels[:CHECKED]
+        about = _digest([*self.model.get_weights(), *some]), self.threat_model
+        last = kept(self.model, "doubts", dict)
+        if about not in last:
+            lines = checks.check_model(
+                self.model, *map(tf.constant, some), self.threat_model, self.seed
+            )
+            last.clear()
+            last[about] = lines
+        return list(last[about])
 
     def attack(self, name, attack):
         """Fills in the attack of this name, or the rest of it."""

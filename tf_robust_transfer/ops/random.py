@@ -29,6 +29,58 @@ def fold_seed(seed, *numbers):
     return seed
 
 
+def seed_sequence(words, count: int):
+    """What `np.random.SeedSequence(words).generate_state(count)` gives, for many at once.
+
+    Args:
+        words: list of whole numbers, each an int or an array or tensor [n]; taken modulo 2^32.
+        count: numbers wanted.
+
+    Returns:
+        uint32 [n, count]; a tensor where one of the words is one.
+    """
+    in_graph = any(map(tf.is_tensor, words))
+    words = [
+        tf.bitcast(tf.cast(word, tf.int32), tf.uint32)
+        if tf.is_tensor(word)
+        else np.atleast_1d(np.asarray(word).astype(np.int64) % 2**32).astype(np.uint32)
+        for word in words
+    ]
+    if in_graph:
+        words = [tf.convert_to_tensor(word) for word in words]
+
+    def shifted(value):
+        return value ^ value // 2**16
+
+    def hashing(constant, factor):
+        """The hash of NumPy's source, whose constant changes from call to call."""
+
+        def hashed(value):
+            nonlocal constant
+            value = value ^ constant
+            constant = constant * factor % 2**32
+            return shifted(value * constant)
+
+        return hashed
+
+    def mixed(one, other):
+        return shifted(one * 0xCA01F9DD - other * 0x4973F715)
+
+    hashed = hashing(0x43B0D7E5, 0x931E8875)
+    words = words + [words[0] * 0] * (4 - len(words))
+    pool = [hashed(word) for word in words[:4]]
+    for source in range(4):
+        for target in range(4):
+            if source != target:
+                pool[target] = mixed(pool[target], hashed(pool[source]))
+    for word in words[4:]:
+        for target in range(4):
+            pool[target] = mixed(pool[target], hashed(word))
+    hashed = hashing(0x8B51F9DD, 0x58F38DED)
+    state = [hashed(pool[i % 4]) for i in range(count)]
+    return tf.stack(state, -1) if in_graph else np.stack(np.broadcast_arrays(*state), -1)
+
+
 def uniform(shape, seed):
     """Uniform float32 numbers in [0, 1), multiples of 2^-23.
 

@@ -1,0 +1,36 @@
+"""What is compiled for a model, kept with the model for the next call."""
+
+# Attribute of the model. Keras is passed by: what it finds among a model's attributes it tracks.
+_ATTRIBUTE = "_kept_by_tf_robust_transfer"
+# The oldest beyond so many are given up, as where a step size changes from call to call.
+MOST = 64
+
+
+def kept(model, key, make):
+    """make(), once for each model and key.
+
+    It lives as long as the model. Weights may change; of a model whose layers were changed (another
+    activation of the last one, say) everything is made anew.
+
+    Args:
+        model: keras.Model.
+        key: hashable.
+        make: called without arguments.
+    """
+    form = _form(model)
+    held = model.__dict__.get(_ATTRIBUTE)
+    if held is None or held[0] != form:
+        held = model.__dict__[_ATTRIBUTE] = form, {}
+    made = held[1]
+    made[key] = made.pop(key) if key in made else make()  # to the end: the first is the oldest
+    while len(made) > MOST:
+        made.pop(next(iter(made)))
+    return made[key]
+
+
+def _form(model):
+    """Tells a model from what it was before a layer was changed; None where it cannot be told."""
+    try:
+        return hash(repr(model.get_config()))
+    except Exception:  # of a class of the user's own, which need not have a configuration
+        return None

@@ -607,12 +607,15 @@ class TestInputErrors:
                 lambda: apgd.APGD("targeted_dlr"),
                 "'targeted_dlr'; valid names: cross_entropy, cw, dlr",
             ),
-            (lambda: apgd.APGD(steps=0), "steps=0"),
-            (lambda: apgd.APGD(restarts=0), "restarts=0"),
-            (lambda: apgd.APGD(eot_iterations=0), "eot_iterations=0"),
-            (lambda: apgd.APGD(rho=1.5), "rho is a fraction.*1.5"),
-            (lambda: apgd.APGDTargeted(0), "targets=0"),
-            (lambda: apgd.APGDTargeted(steps=0), "steps=0"),
+            (lambda: apgd.APGD(steps=0), "steps: expected a number of at least 1, got 0"),
+            (lambda: apgd.APGD(restarts=0), "restarts: expected a number of at least 1, got 0"),
+            (
+                lambda: apgd.APGD(eot_iterations=0),
+                "eot_iterations: expected a number of at least 1, got 0",
+            ),
+            (lambda: apgd.APGD(rho=1.5), r"rho: expected a number in \[0, 1\], got 1.5"),
+            (lambda: apgd.APGDTargeted(0), "targets: expected a number of at least 1, got 0"),
+            (lambda: apgd.APGDTargeted(steps=0), "steps: expected a number of at least 1, got 0"),
         ],
     )
     def test_arguments(self, make, text):

@@ -488,10 +488,10 @@ class TestInputErrors:
     @pytest.mark.parametrize(
         ("arguments", "text"),
         [
-            ({"steps": 0}, "steps=0"),
-            ({"restarts": 0}, "restarts=0"),
-            ({"step_size": 0}, "step_size must be positive, got 0"),
-            ({"step_size": -0.1}, "step_size must be positive, got -0.1"),
+            ({"steps": 0}, "steps: expected a number of at least 1, got 0"),
+            ({"restarts": 0}, "restarts: expected a number of at least 1, got 0"),
+            ({"step_size": 0}, "step_size: expected a number above 0, got 0"),
+            ({"step_size": -0.1}, "step_size: expected a number above 0, got -0.1"),
             ({"loss": "cross_entrop"}, "'cross_entrop'; nearest valid names: cross_entropy"),
         ],
     )
@@ -500,7 +500,7 @@ class TestInputErrors:
             PGD(**arguments)
 
     def test_fgsm_step_size(self):
-        with pytest.raises(InputError, match="step_size must be positive"):
+        with pytest.raises(InputError, match="step_size: expected a number above 0"):
             FGSM(step_size=0)
 
     @pytest.mark.parametrize(

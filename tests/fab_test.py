@@ -391,9 +391,9 @@ class TestStart:
         "bad", [{"steps": 0}, {"restarts": 0}, {"alpha_max": 0}, {"eta": 0.9}, {"beta": 1.1}]
     )
     def test_bad_arguments(self, bad):
-        with pytest.raises(InputError, match="FAB needs"):
+        with pytest.raises(InputError, match=": expected a number"):
             FAB(**bad)
-        with pytest.raises(InputError, match="FABTargeted needs at least 1 target, got 0"):
+        with pytest.raises(InputError, match="targets: expected a number of at least 1, got 0"):
             FABTargeted(targets=0)
 
 

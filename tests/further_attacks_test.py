@@ -388,14 +388,14 @@ class TestInputErrors:
     @pytest.mark.parametrize(
         ("make", "text"),
         [
-            (lambda: BIM(0), "steps=0"),
-            (lambda: MIM(step_size=0.0), "step_size must be positive"),
-            (lambda: MIM(decay=-0.1), "decay must be at least 0, got -0.1"),
-            (lambda: CarliniWagnerL2(0), "steps=0"),
-            (lambda: CarliniWagnerL2(first_constant=0), "must be positive"),
-            (lambda: CarliniWagnerL2(confidence=-1), "confidence must be at least 0, got -1"),
-            (lambda: SPSA(samples=7), "even number of samples.*samples=7"),
-            (lambda: SPSA(delta=0), "must be positive"),
+            (lambda: BIM(0), "steps: expected a number of at least 1, got 0"),
+            (lambda: MIM(step_size=0.0), "step_size: expected a number above 0"),
+            (lambda: MIM(decay=-0.1), "decay: expected a number of at least 0, got -0.1"),
+            (lambda: CarliniWagnerL2(0), "steps: expected a number of at least 1, got 0"),
+            (lambda: CarliniWagnerL2(first_constant=0), ": expected a number above 0, got 0"),
+            (lambda: CarliniWagnerL2(confidence=-1), "confidence: expected a number of at least 0"),
+            (lambda: SPSA(samples=7), "samples: expected an even number of at least 2, got 7"),
+            (lambda: SPSA(delta=0), ": expected a number above 0, got 0"),
         ],
     )
     def test_arguments(self, make, text):

@@ -17,6 +17,18 @@ def fraction(text) -> float:
         raise InputError(f"expected a number or a fraction such as 8/255, got {text!r}") from None
 
 
+def or_none(parse: Callable) -> Callable:
+    """Reads what `parse` reads, and "" as None."""
+
+    def read(text):
+        return None if text == "" else parse(text)
+
+    return read
+
+
+fraction_or_none = or_none(fraction)
+
+
 def names(text) -> tuple[str, ...]:
     """A comma-separated list."""
     return tuple(part.strip() for part in text.split(",") if part.strip())
@@ -93,6 +105,8 @@ def written(value, parse: Callable) -> str:
         return "x".join(map(str, value)) if value else ""
     if isinstance(value, tuple):
         return ",".join(map(str, value))
+    if value is None:
+        return ""
     return str(value).lower() if isinstance(value, bool) else str(value)
 
 

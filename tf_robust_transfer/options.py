@@ -124,17 +124,17 @@ def flags_of(owner: type[Options], defaults: dict | None = None) -> Iterator[Fla
             yield Flag(field.metadata["flag"] or field.name, (field.name,), field.metadata, shown)
 
 
-def from_texts(owner: type[Options], texts: dict[str, str]) -> Options:
+def from_texts(owner: type[Options], texts: dict[str, str], dashes: str = "--") -> Options:
     """The options of an owner, read from {flag: text}; flags of others are left alone.
 
     Raises:
-        InputError: an unreadable or forbidden value; it begins with --FLAG.
+        InputError: an unreadable or forbidden value; it begins with the dashes and the flag.
     """
     texts = owner.implied(texts) | texts
     values = {}
     for flag in flags_of(owner):
-        value = read_text(flag, texts.get(flag.name, flag.shown))
-        _check(f"--{flag.name}", value, flag.metadata, got=texts.get(flag.name, flag.shown))
+        value = read_text(flag, texts.get(flag.name, flag.shown), dashes)
+        _check(f"{dashes}{flag.name}", value, flag.metadata, got=texts.get(flag.name, flag.shown))
         values[flag.path] = value
     return _made(owner, values)
 
@@ -157,6 +157,22 @@ def from_keywords(owner: type[Options], keywords: dict) -> Options:
 def keywords_of(options: Options) -> dict:
     """Keyword -> value, flat: what `from_keywords` makes the same options of."""
     return {flag.path[-1]: flag.value(options) for flag in flags_of(type(options))}
+
+
+def from_arguments(owner: type[Options], values: tuple, keywords: dict) -> Options:
+    """The options of an owner from positional arguments, in the order of its fields, and keywords.
+
+    Raises:
+        InputError: too many or unknown arguments, one given twice, or a forbidden value.
+    """
+    known = [flag.path[-1] for flag in flags_of(owner)]
+    if len(values) > len(known):
+        raise InputError(f"expected at most {len(known)} arguments, got {len(values)}")
+    given = dict(zip(known, values))
+    for name in keywords:
+        if name in given:
+            raise InputError(f"argument {name!r} is given twice")
+    return from_keywords(owner, given | keywords)
 
 
 def parameters_of(owner: type[Options]) -> list[inspect.Parameter]:
@@ -189,14 +205,14 @@ def _made(owner, values):
     return owner(**arguments)
 
 
-def read_text(flag: Flag, text: str):
-    """The value that a flag's text stands for. Raises an InputError that begins with --FLAG."""
+def read_text(flag: Flag, text: str, dashes: str = "--"):
+    """The value that a flag's text stands for. Raises an InputError that begins with the flag."""
     try:
         return flag.metadata["parse"](text)
     except InputError as error:
-        raise InputError(f"--{flag.name}: {error}") from None
+        raise InputError(f"{dashes}{flag.name}: {error}") from None
     except ValueError:
-        raise InputError(f"--{flag.name}: expected a whole number, got {text!r}") from None
+        raise InputError(f"{dashes}{flag.name}: expected a whole number, got {text!r}") from None
 
 
 def _check(name, value, metadata, got=None):
@@ -207,16 +223,21 @@ def _check(name, value, metadata, got=None):
                 f"unknown {name} {value!r}; {nearest(str(value), metadata['choices'])}"
             )
         return
-    if metadata["check"] is None:
-        return
+    expected = metadata["expected"]
     try:
-        allowed = metadata["check"](value)
-    except TypeError:
+        allowed = metadata["check"] is None or metadata["check"](value)
+        if metadata["parse"] is int and value != int(value):
+            allowed, expected = False, expected.replace("a number", "a whole number")
+    except (TypeError, ValueError):
         allowed = False
     if not allowed:
-        raise InputError(
-            f"{name}: expected {metadata['expected']}, got {value if got is None else got!r}"
-        )
+        raise InputError(f"{name}: expected {expected}, got {value if got is None else got!r}")
+
+
+def none_or(rule: dict) -> dict:
+    """What another rule allows, and None."""
+    check = rule["check"]
+    return rule | {"check": lambda value: value is None or check(value)}
 
 
 def at_least(low):

@@ -5,14 +5,17 @@ Croce & Hein (2020), "Reliable evaluation of adversarial robustness with an ense
 parameter-free attacks", Algorithm 1, as the official AutoAttack runs it (fra31/auto-attack at
 a392200)."""
 
+import dataclasses
+
 import numpy as np
 import tensorflow as tf
 
 from tf_robust_transfer.attacks.base import Attack
-from tf_robust_transfer.errors import InputError, look_up
+from tf_robust_transfer.flag_types import fraction
 from tf_robust_transfer.losses import classification
 from tf_robust_transfer.ops import norms
 from tf_robust_transfer.ops.gradients import input_gradient
+from tf_robust_transfer.options import at_least, between, option
 
 LOSSES = {
     "cross_entropy": classification.cross_entropy,
@@ -105,17 +108,15 @@ class APGD(Attack):
     # Iterations before the start point is evaluated.
     _lead = 0
 
-    def __init__(self, loss="cross_entropy", steps=100, *, restarts=1, rho=0.75, eot_iterations=1):
-        if min(steps, restarts, eot_iterations) < 1:
-            raise InputError(
-                "APGD needs at least 1 step, 1 restart and 1 pass for each gradient, "
-                f"got steps={steps}, restarts={restarts}, eot_iterations={eot_iterations}"
-            )
-        if not 0 <= rho <= 1:
-            raise InputError(f"rho is a fraction of steps in [0, 1], got {rho}")
-        look_up("attack loss", loss, LOSSES)
-        self.loss, self.steps, self.restarts = loss, steps, restarts
-        self.rho, self.eot_iterations = rho, eot_iterations
+    @dataclasses.dataclass(frozen=True)
+    class Options(Attack.Options):
+        loss: str = option("cross_entropy", "what is climbed", choices=tuple(LOSSES))
+        steps: int = option(100, "moves", int, **at_least(1))
+        restarts: int = option(1, "rounds from other random points", int, **at_least(1))
+        rho: float = option(
+            0.75, "share of rising steps up to which the step is halved", fraction, **between(0, 1)
+        )
+        eot_iterations: int = option(1, "passes for each gradient", int, **at_least(1))
 
     @property
     def iterations(self):
@@ -247,11 +248,17 @@ class APGDTargeted(APGD):
 
     _lead = 1
 
-    def __init__(self, targets=9, steps=100, *, restarts=1, rho=0.75, eot_iterations=1):
-        if targets < 1:
-            raise InputError(f"targeted APGD needs at least 1 target class, got targets={targets}")
-        super().__init__(steps=steps, restarts=restarts, rho=rho, eot_iterations=eot_iterations)
-        self.loss, self.targets = "targeted_dlr", targets
+    loss = "targeted_dlr"
+
+    @dataclasses.dataclass(frozen=True)
+    class Options(Attack.Options):
+        targets: int = option(9, "classes that are aimed at", int, **at_least(1))
+        steps: int = option(100, "moves", int, **at_least(1))
+        restarts: int = option(1, "rounds for each target", int, **at_least(1))
+        rho: float = option(
+            0.75, "share of rising steps up to which the step is halved", fraction, **between(0, 1)
+        )
+        eot_iterations: int = option(1, "passes for each gradient", int, **at_least(1))
 
     def rounds(self, num_classes):
         return min(self.targets, num_classes - 1) * self.restarts

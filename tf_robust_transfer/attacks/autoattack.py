@@ -2,11 +2,14 @@
 of diverse parameter-free attacks": the ensemble, as the official implementation
 (github.com/fra31/auto-attack) sets it up."""
 
+import dataclasses
+
 from tf_robust_transfer.attacks.apgd import APGD, APGDTargeted, fallback
 from tf_robust_transfer.attacks.base import Attack
 from tf_robust_transfer.attacks.fab import FAB, FABTargeted
 from tf_robust_transfer.attacks.square import Square
-from tf_robust_transfer.errors import InputError, nearest
+from tf_robust_transfer.errors import InputError
+from tf_robust_transfer.options import option
 
 VERSIONS = {
     "standard": ("apgd-ce", "apgd-t", "fab-t", "square"),
@@ -16,6 +19,10 @@ VERSIONS = {
 # The components that need a certain number of classes, and their losses.
 _DLR = {"apgd-dlr": "dlr", "apgd-t": "targeted_dlr"}
 COMPONENTS = ("apgd-ce", "apgd-dlr", "apgd-t", "fab", "fab-t", "square")
+
+
+def _components(text):
+    return tuple(part for part in text.split("+") if part)
 
 
 class AutoAttack(Attack):
@@ -34,23 +41,20 @@ class AutoAttack(Attack):
         InputError: unknown version or component, or no component at all.
     """
 
-    def __init__(self, version="standard", *, attacks=None):
-        if version not in VERSIONS:
-            raise InputError(
-                f"unknown version {version!r} of AutoAttack; {nearest(version, VERSIONS)}"
-            )
-        names = tuple(VERSIONS[version] if attacks is None else attacks)
-        for name in names:
-            if name not in COMPONENTS:
-                raise InputError(
-                    f"AutoAttack has no component {name!r}; {nearest(name, COMPONENTS)}"
-                )
-        if not names or len(set(names)) < len(names):
-            raise InputError(
-                "AutoAttack needs one or more different components, got "
-                f"{', '.join(names) or 'none'}"
-            )
-        self.version, self.names = version, names
+    @dataclasses.dataclass(frozen=True)
+    class Options(Attack.Options):
+        version: str = option("standard", "whose components are run", choices=tuple(VERSIONS))
+        attacks: tuple = option(
+            (),
+            "components in place of the version's own, joined by +",
+            _components,
+            lambda names: set(names) <= set(COMPONENTS) and len(set(names)) == len(names),
+            f"different ones of {', '.join(COMPONENTS)}",
+        )
+
+    def __init__(self, *values, **keywords):
+        super().__init__(*values, **keywords)
+        self.names = tuple(self.attacks) or VERSIONS[self.version]
 
     def components(self, num_classes, norm):
         restarts = 5 if self.version == "plus" else 1

@@ -4,6 +4,9 @@ Two callers drive the same two methods. `Attack.perturb` runs all steps on a bat
 as a training step needs it. `search.Search` runs an evaluation: examples that are fooled make room
 for others."""
 
+import dataclasses
+import inspect
+
 import numpy as np
 import tensorflow as tf
 
@@ -14,6 +17,7 @@ from tf_robust_transfer.inference.kept import kept
 from tf_robust_transfer.losses import classification
 from tf_robust_transfer.ops.loops import out_of_line
 from tf_robust_transfer.ops.random import fold_seed
+from tf_robust_transfer.options import Options, from_arguments, keywords_of, parameters_of
 
 
 class Attack:
@@ -40,11 +44,29 @@ class Attack:
             is kept.
     """
 
+    @dataclasses.dataclass(frozen=True)
+    class Options(Options):
+        """What can be set, in Python and in an attack's name: `pgd[steps=50;restarts=5]`."""
+
+    # What an evaluation sets, where a name does not.
+    in_evaluations: dict = {}
+
     iterations = 1
     restarts = 1
     stop_when_fooled = True
     uses_gradients = True
     uses_clean_logits = False
+
+    def __init_subclass__(cls, **kwargs):
+        super().__init_subclass__(**kwargs)
+        cls.__signature__ = inspect.Signature(
+            [p.replace(kind=p.POSITIONAL_OR_KEYWORD) for p in parameters_of(cls.Options)]
+        )
+
+    def __init__(self, *values, **keywords):
+        self.options = from_arguments(self.Options, values, keywords)
+        for name, value in keywords_of(self.options).items():
+            setattr(self, name, value)
 
     def components(self, num_classes: int, norm: str) -> dict:
         """The attacks of an ensemble by name; an attack alone is its own only component.

@@ -1,6 +1,12 @@
 """Basic iterative method, Kurakin et al. (2017), "Adversarial machine learning at scale"."""
 
+import dataclasses
+
+from tf_robust_transfer.attacks.base import Attack
 from tf_robust_transfer.attacks.pgd import PGD
+from tf_robust_transfer.flag_types import boolean, fraction_or_none
+from tf_robust_transfer.losses import classification
+from tf_robust_transfer.options import above, at_least, none_or, option
 
 
 class BIM(PGD):
@@ -13,8 +19,18 @@ class BIM(PGD):
         stop_when_fooled: as in PGD.
     """
 
-    def __init__(self, steps=10, step_size=None, *, stop_when_fooled=False):
-        super().__init__(steps, step_size, random_start=False, stop_when_fooled=stop_when_fooled)
+    random_start, restarts, loss = False, 1, staticmethod(classification.cross_entropy)
+
+    @dataclasses.dataclass(frozen=True)
+    class Options(Attack.Options):
+        steps: int = option(10, "gradient steps", int, **at_least(1))
+        step_size: float | None = option(
+            None, "of a step; empty: eps / steps", fraction_or_none, **none_or(above(0))
+        )
+        stop_when_fooled: bool = option(False, "an example that fools stays where it is", boolean)
+
+    def __init__(self, *values, **keywords):
+        Attack.__init__(self, *values, **keywords)
 
     def _default_step_size(self, eps):
         return eps / self.steps

@@ -1,12 +1,16 @@
 """Carlini & Wagner (2017), "Towards evaluating the robustness of neural networks": l2."""
 
+import dataclasses
+
 import tensorflow as tf
 
 from tf_robust_transfer.attacks.adam import adam_start, adam_step
 from tf_robust_transfer.attacks.base import Attack
 from tf_robust_transfer.errors import InputError
+from tf_robust_transfer.flag_types import boolean, fraction
 from tf_robust_transfer.losses import classification
 from tf_robust_transfer.ops.gradients import input_gradient
+from tf_robust_transfer.options import above, at_least, option
 
 # Pixels at the bounds would lie at infinity; the factor of the authors' code.
 _INSIDE = 0.999999
@@ -39,34 +43,14 @@ class CarliniWagnerL2(Attack):
         InputError: an argument outside its range; at a call, another norm than l2.
     """
 
-    def __init__(
-        self,
-        steps=200,
-        constants=5,
-        *,
-        first_constant=0.01,
-        learning_rate=0.02,
-        confidence=0.0,
-        stop_when_fooled=True,
-    ):
-        if steps < 1 or constants < 1:
-            raise InputError(
-                f"CarliniWagnerL2 needs at least 1 step and 1 constant, got steps={steps}, "
-                f"constants={constants}"
-            )
-        if first_constant <= 0 or learning_rate <= 0:
-            raise InputError(
-                f"first_constant and learning_rate must be positive, got {first_constant} and "
-                f"{learning_rate}"
-            )
-        if confidence < 0:
-            raise InputError(f"confidence must be at least 0, got {confidence}")
-        self.steps, self.constants, self.first_constant = steps, constants, first_constant
-        self.learning_rate, self.confidence, self.stop_when_fooled = (
-            learning_rate,
-            confidence,
-            stop_when_fooled,
-        )
+    @dataclasses.dataclass(frozen=True)
+    class Options(Attack.Options):
+        steps: int = option(200, "steps for each constant", int, **at_least(1))
+        constants: int = option(5, "constants that are tried", int, **at_least(1))
+        first_constant: float = option(0.01, "the first one", fraction, **above(0))
+        learning_rate: float = option(0.02, "of Adam", fraction, **above(0))
+        confidence: float = option(0.0, "margin of what counts as found", fraction, **at_least(0))
+        stop_when_fooled: bool = option(True, "end with the first image that fools", boolean)
 
     @property
     def iterations(self):

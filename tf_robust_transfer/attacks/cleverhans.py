@@ -2,12 +2,15 @@
 package.
 """
 
+import dataclasses
 import importlib
 
 import numpy as np
 
 from tf_robust_transfer.attacks.base import Attack
-from tf_robust_transfer.errors import InputError, look_up
+from tf_robust_transfer.errors import InputError
+from tf_robust_transfer.flag_types import fraction_or_none
+from tf_robust_transfer.options import above, at_least, none_or, option
 
 # CleverHans's function -> whether it iterates. Each lives in a module of its own name. Left out:
 # attacks without a radius (Carlini-Wagner) and those whose random start takes no seed (madry_et_al,
@@ -36,17 +39,23 @@ class CleverHans(Attack):
         InputError: unknown name, steps or step_size not positive, or CleverHans is not installed.
     """
 
-    def __init__(self, name, *, steps=20, step_size=None):
-        self.iterates = look_up("CleverHans attack", name, ATTACKS)
-        if steps < 3 and self.iterates and step_size is None:
+    @dataclasses.dataclass(frozen=True)
+    class Options(Attack.Options):
+        name: str = option(
+            "projected_gradient_descent", "a function of cleverhans.tf2.attacks", choices=ATTACKS
+        )
+        steps: int = option(20, "nb_iter, of the iterative ones", int, **at_least(1))
+        step_size: float | None = option(
+            None, "eps_iter; empty: 2.5 eps / steps", fraction_or_none, **none_or(above(0))
+        )
+
+    def __init__(self, *values, **keywords):
+        super().__init__(*values, **keywords)
+        name, self.iterates = self.name, ATTACKS[self.name]
+        if self.steps < 3 and self.iterates and self.step_size is None:
             raise InputError(
-                f"CleverHans takes no step beyond eps, so that steps={steps} needs a step_size"
+                f"CleverHans takes no step beyond eps, so that steps={self.steps} needs a step_size"
             )
-        if steps < 1 or (step_size is not None and step_size <= 0):
-            raise InputError(
-                f"steps and step_size must be positive, got steps={steps}, step_size={step_size}"
-            )
-        self.name, self.steps, self.step_size = name, steps, step_size
         try:
             # Imported only here: no other part of the package needs CleverHans.
             self._cleverhans = getattr(

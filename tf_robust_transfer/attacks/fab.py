@@ -2,16 +2,18 @@
 examples").
 """
 
+import dataclasses
 import math
 
 import tensorflow as tf
 
 from tf_robust_transfer.attacks.base import Attack
-from tf_robust_transfer.errors import InputError
+from tf_robust_transfer.flag_types import fraction
 from tf_robust_transfer.losses import classification
 from tf_robust_transfer.ops import norms
 from tf_robust_transfer.ops.gradients import input_gradient
 from tf_robust_transfer.ops.projections import displacement_to_hyperplane
+from tf_robust_transfer.options import at_least, option
 
 # A way shorter than this counts as this long when the two ways are weighed against each other.
 _SHORTEST_WAY = 1e-8
@@ -50,20 +52,25 @@ class FAB(Attack):
             1].
     """
 
-    def __init__(self, steps=100, restarts=1, *, alpha_max=0.1, eta=1.05, beta=0.9):
-        name = type(self).__name__
-        if steps < 1 or restarts < 1:
-            raise InputError(
-                f"{name} needs at least 1 step and 1 restart, got steps={steps}, "
-                f"restarts={restarts}"
-            )
-        if not (0 < alpha_max <= 1 and eta >= 1 and 0 < beta <= 1):
-            raise InputError(
-                f"{name} needs 0 < alpha_max <= 1, eta >= 1 and 0 < beta <= 1, "
-                f"got alpha_max={alpha_max}, eta={eta}, beta={beta}"
-            )
-        self.steps, self.restarts = steps, restarts
-        self.alpha_max, self.eta, self.beta = alpha_max, eta, beta
+    @dataclasses.dataclass(frozen=True)
+    class Options(Attack.Options):
+        steps: int = option(100, "steps of a run", int, **at_least(1))
+        restarts: int = option(1, "independent runs", int, **at_least(1))
+        alpha_max: float = option(
+            0.1,
+            "largest weight of the image's projection",
+            fraction,
+            lambda value: 0 < value <= 1,
+            "a number above 0 and at most 1",
+        )
+        eta: float = option(1.05, "how far each way is overshot", fraction, **at_least(1))
+        beta: float = option(
+            0.9,
+            "where between image (0) and fooling point (1) the next step starts",
+            fraction,
+            lambda value: 0 < value <= 1,
+            "a number above 0 and at most 1",
+        )
 
     @property
     def iterations(self):
@@ -195,11 +202,26 @@ class FABTargeted(FAB):
             each of those.
     """
 
-    def __init__(self, steps=100, restarts=1, *, targets=9, alpha_max=0.1, eta=1.05, beta=0.9):
-        if targets < 1:
-            raise InputError(f"FABTargeted needs at least 1 target, got {targets}")
-        super().__init__(steps, restarts, alpha_max=alpha_max, eta=eta, beta=beta)
-        self.targets = targets
+    @dataclasses.dataclass(frozen=True)
+    class Options(Attack.Options):
+        steps: int = option(100, "steps of a run", int, **at_least(1))
+        restarts: int = option(1, "independent runs for each target", int, **at_least(1))
+        targets: int = option(9, "classes that are aimed at", int, **at_least(1))
+        alpha_max: float = option(
+            0.1,
+            "largest weight of the image's projection",
+            fraction,
+            lambda value: 0 < value <= 1,
+            "a number above 0 and at most 1",
+        )
+        eta: float = option(1.05, "how far each way is overshot", fraction, **at_least(1))
+        beta: float = option(
+            0.9,
+            "where between image (0) and fooling point (1) the next step starts",
+            fraction,
+            lambda value: 0 < value <= 1,
+            "a number above 0 and at most 1",
+        )
 
     def rounds(self, num_classes):
         return min(self.targets, num_classes - 1) * self.restarts

@@ -2,7 +2,13 @@
 (2020).
 """
 
+import dataclasses
+
+from tf_robust_transfer.attacks.base import Attack
 from tf_robust_transfer.attacks.pgd import PGD
+from tf_robust_transfer.flag_types import boolean, fraction_or_none
+from tf_robust_transfer.losses import classification
+from tf_robust_transfer.options import above, none_or, option
 
 
 class FGSM(PGD):
@@ -14,8 +20,18 @@ class FGSM(PGD):
         random_start: start at a uniform point of the ball.
     """
 
-    def __init__(self, step_size=None, *, random_start=False):
-        super().__init__(steps=1, step_size=step_size, random_start=random_start)
+    steps, restarts, loss = 1, 1, staticmethod(classification.cross_entropy)
+    stop_when_fooled, in_evaluations = False, {}
+
+    @dataclasses.dataclass(frozen=True)
+    class Options(Attack.Options):
+        step_size: float | None = option(
+            None, "of the step; empty: eps", fraction_or_none, **none_or(above(0))
+        )
+        random_start: bool = option(False, "from a random point of the ball", boolean)
+
+    def __init__(self, *values, **keywords):
+        Attack.__init__(self, *values, **keywords)
 
     def _default_step_size(self, eps):
         # From the image itself a step of eps reaches the border; PGD's rule of 2.5 eps would get

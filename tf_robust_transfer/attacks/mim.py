@@ -2,10 +2,13 @@
 (MI-FGSM).
 """
 
+import dataclasses
+
 import tensorflow as tf
 
 from tf_robust_transfer.attacks.bim import BIM
-from tf_robust_transfer.errors import InputError
+from tf_robust_transfer.flag_types import fraction
+from tf_robust_transfer.options import at_least, option
 
 
 class MIM(BIM):
@@ -22,11 +25,9 @@ class MIM(BIM):
         InputError: an argument outside its range.
     """
 
-    def __init__(self, steps=10, step_size=None, *, decay=1.0, stop_when_fooled=False):
-        super().__init__(steps, step_size, stop_when_fooled=stop_when_fooled)
-        if decay < 0:
-            raise InputError(f"decay must be at least 0, got {decay}")
-        self.decay = decay
+    @dataclasses.dataclass(frozen=True)
+    class Options(BIM.Options):
+        decay: float = option(1.0, "weight of the sum so far", fraction, **at_least(0))
 
     def start(self, problem, images, labels, round, noise):
         return {"current": images, "momentum": tf.zeros_like(images)}

@@ -1,14 +1,18 @@
 """Projected gradient descent, Madry et al. (2018), Eq. 4 of the IGAM paper."""
 
+import dataclasses
+
 import tensorflow as tf
 
 from tf_robust_transfer.attacks.base import Attack
 from tf_robust_transfer.attacks.noise import random_start
-from tf_robust_transfer.errors import InputError, look_up
+from tf_robust_transfer.errors import InputError
+from tf_robust_transfer.flag_types import boolean, fraction_or_none
 from tf_robust_transfer.losses import classification
 from tf_robust_transfer.losses.distillation import kl_divergence
 from tf_robust_transfer.ops import norms
 from tf_robust_transfer.ops.gradients import input_gradient
+from tf_robust_transfer.options import above, at_least, none_or, option
 
 LOSSES = {"cross_entropy": classification.cross_entropy, "cw": classification.margin}
 # Losses of the clean images' logits in place of the labels.
@@ -33,31 +37,30 @@ class PGD(Attack):
             decision boundary.
     """
 
-    def __init__(
-        self,
-        steps=20,
-        step_size=None,
-        *,
-        random_start=True,
-        restarts=1,
-        loss="cross_entropy",
-        stop_when_fooled=False,
-    ):
-        if steps < 1 or restarts < 1:
-            raise InputError(
-                f"PGD needs at least 1 step and 1 restart, got steps={steps}, restarts={restarts}"
-            )
-        if step_size is not None and step_size <= 0:
-            raise InputError(f"step_size must be positive, got {step_size}")
-        self.steps, self.step_size, self.restarts = steps, step_size, restarts
-        self.random_start, self.stop_when_fooled = random_start, stop_when_fooled
-        self.loss, self.uses_clean_logits = (
-            look_up("attack loss", loss, LOSSES | ON_CLEAN),
-            loss in ON_CLEAN,
+    @dataclasses.dataclass(frozen=True)
+    class Options(Attack.Options):
+        steps: int = option(20, "gradient steps", int, **at_least(1))
+        step_size: float | None = option(
+            None, "of a step; empty: 2.5 eps / steps", fraction_or_none, **none_or(above(0))
         )
-        if self.uses_clean_logits and (stop_when_fooled or not random_start):
+        random_start: bool = option(True, "from a random point of the ball", boolean)
+        restarts: int = option(1, "independent runs", int, **at_least(1))
+        loss: str = option("cross_entropy", "what is climbed", choices=(*LOSSES, *ON_CLEAN))
+        stop_when_fooled: bool = option(False, "an example that fools stays where it is", boolean)
+
+    in_evaluations = {"stop_when_fooled": "true"}
+
+    def __init__(self, *values, **keywords):
+        super().__init__(*values, **keywords)
+        options = self.options
+        self.loss, self.uses_clean_logits = (
+            (LOSSES | ON_CLEAN)[options.loss],
+            options.loss in ON_CLEAN,
+        )
+        if self.uses_clean_logits and (options.stop_when_fooled or not options.random_start):
             raise InputError(
-                f"loss {loss} is for training, from a random start: leave stop_when_fooled out"
+                f"loss {options.loss} is for training, from a random start: leave stop_when_fooled "
+                "out"
             )
 
     @property

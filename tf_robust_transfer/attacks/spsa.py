@@ -2,13 +2,17 @@
 attacks".
 """
 
+import dataclasses
+
 import tensorflow as tf
 
 from tf_robust_transfer.attacks.adam import adam_start, adam_step
 from tf_robust_transfer.attacks.base import Attack
 from tf_robust_transfer.attacks.noise import ExampleNoise
 from tf_robust_transfer.errors import InputError
+from tf_robust_transfer.flag_types import fraction_or_none
 from tf_robust_transfer.losses import classification
+from tf_robust_transfer.options import above, at_least, none_or, option
 
 # Images in one pass through the model, where the batch is not larger.
 _IMAGES_AT_ONCE = 1024
@@ -42,22 +46,29 @@ class SPSA(Attack):
 
     steps_at_once = 1
 
-    def __init__(self, steps=100, samples=128, *, learning_rate=None, delta=None):
-        if steps < 1 or samples < 2 or samples % 2:
-            raise InputError(
-                f"SPSA needs at least 1 step and an even number of samples, got steps={steps}, "
-                f"samples={samples}"
-            )
-        if any(size is not None and size <= 0 for size in (learning_rate, delta)):
-            raise InputError(
-                f"learning_rate and delta must be positive, got {learning_rate} and {delta}"
-            )
-        self.iterations, self.samples, self.learning_rate, self.delta = (
-            steps,
-            samples,
-            learning_rate,
-            delta,
+    @dataclasses.dataclass(frozen=True)
+    class Options(Attack.Options):
+        steps: int = option(100, "steps", int, **at_least(1))
+        samples: int = option(
+            128,
+            "images tried for each step",
+            int,
+            lambda value: value >= 2 and value % 2 == 0,
+            "an even number of at least 2",
         )
+        learning_rate: float | None = option(
+            None, "of Adam; empty: 0.01 of the range", fraction_or_none, **none_or(above(0))
+        )
+        delta: float | None = option(
+            None,
+            "half a pair's distance; empty: 0.01 of the range",
+            fraction_or_none,
+            **none_or(above(0)),
+        )
+
+    @property
+    def iterations(self):
+        return self.steps
 
     def start(self, problem, images, labels, round, noise):
         if problem.threat_model.norm != "linf":

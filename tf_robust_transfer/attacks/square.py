@@ -4,14 +4,18 @@ attack via random search".
 It asks the model for logits alone and so is not misled by masked gradients.
 """
 
+import dataclasses
+
 import numpy as np
 import tensorflow as tf
 
 from tf_robust_transfer.attacks.base import Attack
 from tf_robust_transfer.attacks.noise import ExampleNoise
 from tf_robust_transfer.errors import InputError
+from tf_robust_transfer.flag_types import boolean, fraction
 from tf_robust_transfer.losses import classification
 from tf_robust_transfer.ops import norms
+from tf_robust_transfer.options import at_least, option
 
 # After each of these proposals the share p of the pixels is halved; for 10,000 queries, as in the
 # official code.
@@ -56,25 +60,19 @@ class Square(Attack):
     uses_gradients = False
     steps_at_once = 50
 
-    def __init__(
-        self, queries=5000, p_init=0.8, restarts=1, *, rescale_schedule=False, to_the_border=False
-    ):
-        if queries < 1 or restarts < 1:
-            raise InputError(
-                f"Square needs at least 1 query and 1 restart, got queries={queries}, "
-                f"restarts={restarts}"
-            )
-        if not 0 < p_init <= 1:
-            raise InputError(
-                f"p_init is a share of the pixels, above 0 and at most 1, got {p_init}"
-            )
-        self.queries, self.p_init, self.restarts, self.rescale_schedule = (
-            queries,
-            p_init,
-            restarts,
-            rescale_schedule,
+    @dataclasses.dataclass(frozen=True)
+    class Options(Attack.Options):
+        queries: int = option(5000, "proposals to each example", int, **at_least(1))
+        p_init: float = option(
+            0.8,
+            "share of the pixels that a window covers at first",
+            fraction,
+            lambda value: 0 < value <= 1,
+            "a number above 0 and at most 1",
         )
-        self.to_the_border = to_the_border
+        restarts: int = option(1, "independent runs", int, **at_least(1))
+        rescale_schedule: bool = option(False, "stretch the schedule to `queries`", boolean)
+        to_the_border: bool = option(False, "squares at every place", boolean)
 
     @property
     def iterations(self):

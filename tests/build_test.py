@@ -31,6 +31,7 @@ ROWS = (
     "data",
     "checkpoints",
     "attacks",
+    "terms",
     "methods",
     "evaluation",
     "plots",
@@ -42,7 +43,9 @@ ROWS = (
 
 def source_files(root: Path) -> list[str]:
     paths = [
-        path for folder in (PACKAGE, "scripts", "tests") for path in (root / folder).rglob("*.py")
+        path
+        for folder in (PACKAGE, "examples", "scripts", "tests")
+        for path in (root / folder).rglob("*.py")
     ]
     return sorted(path.relative_to(root).as_posix() for path in paths)
 

@@ -259,10 +259,11 @@ class TestFlag:
         )
         assert (
             type(built) is kind
-            and built.options.pixel_range == 255
-            and built.matched_teacher is not built.teacher
+            and built.options.gradients.pixel_range == 255
+            and built.gradients.matched_teacher is not built.teacher
         )
-        assert (built.options.adversarial_form, built.options.discriminator_batch_norm) == (
+        game = built.options.game
+        assert (game.adversarial_form, game.discriminator_batch_norm) == (
             "non_saturating",
             "separate",
         )

@@ -261,13 +261,9 @@ def fixed_teacher(config) -> keras.Model | None:
 
 
 def variables(method) -> list:
-    """All of the student, the discriminator and MixACM's affine transformations, trained or not."""
-    models = [
-        method.student,
-        getattr(method, "discriminator", None),
-        *getattr(method, "affine", {}).values(),
-    ]
-    return [variable for model in models if model is not None for variable in model.weights]
+    """All of the student and of its terms' models, trained or not."""
+    models = [method.student, *(model for term in method.terms for model in term.state().values())]
+    return [variable for model in models for variable in model.weights]
 
 
 def as_numpy(variable):

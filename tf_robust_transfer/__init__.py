@@ -1,6 +1,6 @@
 """Adversarial robustness transfer in Keras: IGAM, MixACM, their teachers, baselines and attacks."""
 
-from tf_robust_transfer import adapters, attacks, data, losses, models
+from tf_robust_transfer import adapters, attacks, data, losses, models, terms
 from tf_robust_transfer.attacks import ThreatModel
 from tf_robust_transfer.checkpoints import load_model, save_model
 from tf_robust_transfer.errors import InputError
@@ -44,4 +44,5 @@ __all__ = [
     "losses",
     "models",
     "save_model",
+    "terms",
 ]

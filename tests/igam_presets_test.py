@@ -14,6 +14,7 @@ from tf_robust_transfer.errors import InputError
 from tf_robust_transfer.losses import input_gradient as losses
 from tf_robust_transfer.methods import IGAM, IGAMMixACM
 from tf_robust_transfer.methods.igam_presets import PRESETS
+from tf_robust_transfer.options import keywords_of
 from tf_robust_transfer.training import build
 
 SHAPE, CLASSES, COUNT, EPSILON = (3, 2, 1), 3, 6, 1e-3
@@ -136,9 +137,9 @@ def test_the_papers_loss(case):
 
 
 def test_the_paper_is_the_default_of_arguments_and_of_flags():
-    arguments, defaults = IGAM.Options(), parse()
+    arguments, defaults = keywords_of(IGAM.Options()), parse()
     for name, value in PRESETS["paper"].items():
-        assert getattr(arguments, name) == value and getattr(defaults, name) == value
+        assert arguments[name] == value and getattr(defaults, name) == value
 
 
 class TestTheorem61:

@@ -579,6 +579,7 @@ class TestTraining:
         assert computed == {"bfloat16"} and {v.dtype for v in student.weights} == {"float32"}
 
         method = MixACM(student=student, teacher=plain, mixup_alpha=0.0)
+        method.compile(keras.optimizers.SGD(RATE))
         _, terms = method.loss_terms(tf.constant(x), tf.constant([0, 1, 2, 0]))
         assert {value.dtype for _, value in terms.values()} == {tf.float32}
         # Close to what float32 finds, as the maps are of unit length.

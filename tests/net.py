@@ -243,7 +243,7 @@ def run(name: str) -> dict[str, np.ndarray]:
 
 def fixed_teacher(config) -> keras.Model | None:
     """An untrained network of fixed weights, averages as of a trained one, the adapter's size."""
-    if config.method in ("natural", "adversarial_training"):
+    if not METHODS[config.method].takes_teacher:
         return None
     size = re.search(r"(\d+)x(\d+)$", getattr(config, "adapter", ""))
     shape = (int(size[1]), int(size[2]), 1) if size else SHAPE

@@ -102,7 +102,7 @@ class Method(keras.Model):
     # What a run has to know of a method.
     takes_teacher = False
     makes_its_student = False  # of its teacher, so that no network of its own is built
-    several_losses = False  # which float16 cannot scale
+    several_losses = False  # its `other_losses`, which float16 cannot scale
 
     def __init_subclass__(cls, **kwargs):
         super().__init_subclass__(**kwargs)

@@ -42,5 +42,5 @@ class GradientDifference(Term):
     def _difference(self, seen):
         gradients = seen["student_gradient"], seen["teacher_gradient"]
         if self.options.difference_region == "seen":
-            gradients = map(self.of.seen, gradients)
+            gradients = map(self.of.seen_part, gradients)
         return losses.gradient_difference(*gradients)

@@ -134,7 +134,7 @@ class GradientGame(Term):
 
     def _scores(self, seen):
         """The discriminator's logits of both gradients, each float [batch]."""
-        gradients = map(self.of.seen, (seen["student_gradient"], seen["teacher_gradient"]))
+        gradients = map(self.of.seen_part, (seen["student_gradient"], seen["teacher_gradient"]))
         both = losses.discriminator_input(
             tf.concat(list(gradients), axis=0),
             self.options.discriminator_input,

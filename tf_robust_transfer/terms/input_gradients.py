@@ -95,7 +95,7 @@ class InputGradients:
         """Takes the teacher's present weights."""
         self._copy.refresh()
 
-    def seen(self, gradient):
+    def seen_part(self, gradient):
         """What the teacher's adapter reads of a gradient."""
         rows, columns = self.seen_region
         return gradient[:, rows, columns, :]

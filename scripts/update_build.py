@@ -17,7 +17,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 PACKAGE = "tf_robust_transfer"
-FOLDERS = (PACKAGE, "scripts", "tests")
+FOLDERS = (PACKAGE, "examples", "scripts", "tests")
 TEST_SUPPORT = "test_support"
 
 # Distributions whose name is not the name that one imports.

@@ -33,6 +33,7 @@ ROWS = (
     "checkpoints",
     "inference",
     "attacks",
+    "terms",
     "methods",
     "evaluation",
     "analysis",
@@ -47,7 +48,9 @@ ROWS = (
 
 def source_files(root: Path) -> list[str]:
     paths = [
-        path for folder in (PACKAGE, "scripts", "tests") for path in (root / folder).rglob("*.py")
+        path
+        for folder in (PACKAGE, "examples", "scripts", "tests")
+        for path in (root / folder).rglob("*.py")
     ]
     return sorted(path.relative_to(root).as_posix() for path in paths)
 

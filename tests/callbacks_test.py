@@ -2,14 +2,12 @@
 on it.
 """
 
-import functools
-
 import keras
 import numpy as np
 import pytest
 
+from tests.method_by_flags import method_by_flags
 from tests.methods_test import batch, fit, linear_model
-from tf_robust_transfer.attacks import ThreatModel
 from tf_robust_transfer.methods import METHODS, Natural
 
 # Of four validation images so many are right after each epoch. (ModelCheckpoint is tested on
@@ -140,25 +138,18 @@ def methods():
         x = keras.layers.Conv2D(2, 3, padding="same", activation="relu", name="block1")(images)
         return keras.Model(images, keras.layers.Dense(3, name="logits")(keras.layers.Flatten()(x)))
 
-    blocks = {"blocks": ("block1",), "acm_weight": 1.0}
-    attacked = {"threat_model": ThreatModel(eps=0.1)}
+    blocks = {"blocks": "block1", "alpha_acm": "1"}
     own = {
-        "adversarial_training": attacked,
-        "ard": attacked,
         "mixacm": blocks,
-        "igam_mixacm": {"mixacm_options": blocks, "lambda_diff": 1.0},
-        "finetune": {"num_classes": 3},
-        "igam": {"lambda_adv": 1.0, "adversarial_form": "non_saturating"},
+        "igam_mixacm": {**blocks, "lambda_diff": "1"},
+        "igam": {"adversarial_form": "non_saturating"},
     }
-    made = {}
-    for name, build in METHODS.items():
-        arguments = dict(own.get(name, {}))
-        if name != "finetune":
-            arguments["student"] = model(1)
-        if name not in ("natural", "adversarial_training"):
-            arguments["teacher"] = model(2)
-        made[name] = functools.partial(build, weight_decay=1e-4, **arguments)
-    return made
+    return {
+        name: lambda name=name: method_by_flags(
+            name, model(1), model(2), weight_decay="1e-4", **own.get(name, {})
+        )
+        for name in METHODS
+    }
 
 
 @pytest.mark.parametrize("kind", METHODS)

@@ -168,7 +168,11 @@ class TestTeacherBatchNorm:
             discriminator_batch_norm=discriminator_batch_norm,
             discriminator_every=1,
         )
-        models = {"own": teacher, "teacher": method.teacher, "matched": method.matched_teacher}
+        models = {
+            "own": teacher,
+            "teacher": method.teacher,
+            "matched": method.gradients.matched_teacher,
+        }
         before = {name: model.get_weights() for name, model in models.items()}
         moving = [m.get_weights() for m in (student, method.discriminator)]
         method.compile(optimizer=keras.optimizers.SGD(0.01), run_eagerly=True)
@@ -464,7 +468,7 @@ class TestTeacherPrecision:
     def test_the_gradient_is_the_teachers(self, pair, precision, tolerance):
         teacher, student, x, y = pair
         method = IGAM(student=student, teacher=teacher, teacher_precision=precision, lambda_adv=0.0)
-        found = method._gradient(method._teacher_logits, x, y)[0].numpy()
+        found = method.gradients.teacher_gradient(x, y).numpy()
         expected = self.own_gradient(teacher, x, y)
         error = np.linalg.norm(found - expected) / np.linalg.norm(expected)
         assert error < tolerance

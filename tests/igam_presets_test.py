@@ -15,6 +15,7 @@ from tf_robust_transfer.losses import input_gradient as losses
 from tf_robust_transfer.methods import IGAM, IGAMMixACM
 from tf_robust_transfer.methods.igam_presets import PRESETS
 from tf_robust_transfer.models import build_model
+from tf_robust_transfer.options import keywords_of
 from tf_robust_transfer.runs.method import compiled_method, student_network
 
 SHAPE, CLASSES, COUNT, EPSILON = (3, 2, 1), 3, 6, 1e-3
@@ -137,9 +138,9 @@ def test_the_papers_loss(case):
 
 
 def test_the_paper_is_the_default_of_arguments_and_of_flags():
-    arguments, defaults = IGAM.Options(), parse()
+    arguments, defaults = keywords_of(IGAM.Options()), parse()
     for name, value in PRESETS["paper"].items():
-        assert getattr(arguments, name) == value and getattr(defaults, name) == value
+        assert arguments[name] == value and getattr(defaults, name) == value
 
 
 class TestTheorem61:
@@ -260,10 +261,11 @@ class TestFlag:
         )
         assert (
             type(built) is kind
-            and built.options.pixel_range == 255
-            and built.matched_teacher is not built.teacher
+            and built.options.gradients.pixel_range == 255
+            and built.gradients.matched_teacher is not built.teacher
         )
-        assert (built.options.adversarial_form, built.options.discriminator_batch_norm) == (
+        game = built.options.game
+        assert (game.adversarial_form, game.discriminator_batch_norm) == (
             "non_saturating",
             "separate",
         )

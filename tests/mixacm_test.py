@@ -339,7 +339,7 @@ class TestAffine:
             acm_transform="affine",
             acm_transform_of=transform_of,
         )
-        (layer,) = method.affine.values()  # block2 has equal channels
+        (layer,) = method.terms[-1].affine.values()  # block2 has equal channels
         assert layer.kernel.shape == ((5, 3) if transform_of == "teacher" else (3, 5))
         kernel, bias = (v.numpy().astype(np.float64) for v in layer.weights)
         maps = {"student": student, "teacher": teacher}
@@ -379,7 +379,7 @@ class TestAffine:
                 acm_weight=2.0,
                 **options,
             )
-            (layer,) = method.affine.values()
+            (layer,) = method.terms[-1].affine.values()
             layer.bias.assign([0.5, -1.0, 2.0])
             before = [v.numpy().astype(np.float64) for v in layer.weights]
             _, logs = step(method, *batch())
@@ -582,6 +582,7 @@ class TestTraining:
         assert computed == {"bfloat16"} and {v.dtype for v in student.weights} == {"float32"}
 
         method = MixACM(student=student, teacher=plain, mixup_alpha=0.0)
+        method.compile(keras.optimizers.SGD(RATE))
         _, terms = method.loss_terms(tf.constant(x), tf.constant([0, 1, 2, 0]))
         assert {value.dtype for _, value in terms.values()} == {tf.float32}
         # Close to what float32 finds, as the maps are of unit length.
@@ -692,20 +693,13 @@ class TestTraining:
             settings, images=images, teacher=teacher, steps_per_epoch=10, total_steps=100
         )
         assert type(method) is METHODS[name] and method.teacher is teacher
-        maps = getattr(method, "mixacm", method)
-        assert (maps.kld_weight, maps.temperature) == (0.5, 3.0)
+        terms = {term.names[0]: term for term in method.terms}
+        assert (terms["kld"].weight, terms["kld"].temperature) == (0.5, 3.0)
         if "mixacm" in name:
-            assert (
-                maps.pairs == (("block2", "block1"),)
-                and maps.acm_weight == 7
-                and maps.acm_transform == "average"
-            )
-            assert maps.acm_options == {
-                "reduction": "mean",
-                "mapping": "mean",
-                "normalized": False,
-                "transform_of": "student",
-            }
+            assert terms["acm"].pairs == (("block2", "block1"),) and terms["acm"].weight == 7
+            options = terms["acm"].options
+            assert (options.acm_mapping, options.acm_normalized) == ("mean", False)
+            assert (options.acm_transform, options.acm_transform_of) == ("average", "student")
         if name == "ard":
             assert method.threat_model.eps == 0.05 and method.attack.steps == 3
 

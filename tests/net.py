@@ -247,7 +247,7 @@ def run(name: str) -> dict[str, np.ndarray]:
 
 def fixed_teacher(config) -> keras.Model | None:
     """An untrained network of fixed weights, averages as of a trained one, the adapter's size."""
-    if config.method in ("natural", "adversarial_training"):
+    if not METHODS[config.method].takes_teacher:
         return None
     size = re.search(r"(\d+)x(\d+)$", getattr(config, "adapter", ""))
     shape = (int(size[1]), int(size[2]), 1) if size else SHAPE
@@ -265,13 +265,9 @@ def fixed_teacher(config) -> keras.Model | None:
 
 
 def variables(method) -> list:
-    """All of the student, the discriminator and MixACM's affine transformations, trained or not."""
-    models = [
-        method.student,
-        getattr(method, "discriminator", None),
-        *getattr(method, "affine", {}).values(),
-    ]
-    return [variable for model in models if model is not None for variable in model.weights]
+    """All of the student and of its terms' models, trained or not."""
+    models = [method.student, *(model for term in method.terms for model in term.state().values())]
+    return [variable for model in models for variable in model.weights]
 
 
 def as_numpy(variable):

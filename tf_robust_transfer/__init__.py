@@ -1,6 +1,6 @@
 """Adversarial robustness transfer in Keras: IGAM, MixACM, their teachers, baselines and attacks."""
 
-from tf_robust_transfer import adapters, attacks, data, losses, methods, models
+from tf_robust_transfer import adapters, attacks, data, losses, methods, models, terms
 from tf_robust_transfer.analysis.alignment import gradient_alignment
 from tf_robust_transfer.attacks import ThreatModel, list_attacks
 from tf_robust_transfer.checkpoints import load_model, save_model
@@ -52,4 +52,5 @@ __all__ = [
     "methods",
     "models",
     "save_model",
+    "terms",
 ]

@@ -5,11 +5,10 @@ import dataclasses
 import tensorflow as tf
 
 from tf_robust_transfer.attacks import PGD, Attack, ThreatModel
-from tf_robust_transfer.losses import classification
 from tf_robust_transfer.methods.base import Method
 from tf_robust_transfer.methods.shared_options import InnerAttack
-from tf_robust_transfer.ops import replicas
 from tf_robust_transfer.options import group
+from tf_robust_transfer.terms import CrossEntropy
 
 
 class AdversarialTraining(Method):
@@ -50,6 +49,7 @@ class AdversarialTraining(Method):
         self.threat_model = threat_model
         self.attack = attack if attack is not None else PGD(steps=7)
         self.warm_up_steps = warm_up_steps
+        self.terms = [CrossEntropy(of=self.adversarial)]
 
     def adversarial_examples(self, images, labels):
         """The images of this step, moved. Made with frozen batch statistics; no gradient passes
@@ -69,11 +69,7 @@ class AdversarialTraining(Method):
             eps=eps,
         )
 
-    def loss_terms(self, images, labels):
-        logits = self.student(self.adversarial_examples(images, labels), training=True)
-        return logits, {
-            "cross_entropy": (
-                1.0,
-                replicas.global_mean(classification.cross_entropy(logits, labels)),
-            )
-        }
+    def adversarial(self, images, labels, seed):
+        """The pass of the moved images."""
+        moved = self.adversarial_examples(images, labels)
+        return {"labels": labels, "logits": self.student(moved, training=True)}

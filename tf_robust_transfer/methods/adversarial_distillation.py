@@ -4,12 +4,11 @@ import dataclasses
 
 import tensorflow as tf
 
-from tf_robust_transfer.losses import classification, distillation
 from tf_robust_transfer.methods.adversarial import AdversarialTraining
 from tf_robust_transfer.methods.base import Method, check_pair
-from tf_robust_transfer.methods.shared_options import InnerAttack, SoftLabels
-from tf_robust_transfer.ops import replicas
-from tf_robust_transfer.options import group
+from tf_robust_transfer.methods.shared_options import InnerAttack
+from tf_robust_transfer.options import group, keywords_of
+from tf_robust_transfer.terms import CrossEntropy, Logits, SoftLabels
 
 
 class AdversarialDistillation(AdversarialTraining):
@@ -32,7 +31,9 @@ class AdversarialDistillation(AdversarialTraining):
 
     @dataclasses.dataclass(frozen=True)
     class Options(Method.Options):
-        soft_labels: SoftLabels = group(SoftLabels, kld_weight=1.0, temperature=30.0)
+        soft_labels: SoftLabels.Options = group(
+            SoftLabels.Options, kld_weight=1.0, temperature=30.0
+        )
 
     @dataclasses.dataclass(frozen=True)
     class Flags(Options):
@@ -46,17 +47,15 @@ class AdversarialDistillation(AdversarialTraining):
         self.teacher = teacher
         teacher.trainable = False
         soft_labels = self.options.soft_labels
-        self.kld_weight, self.temperature = soft_labels.kld_weight, soft_labels.temperature
+        self.terms = [SoftLabels(of=self.adversarial, **keywords_of(soft_labels))]
+        if soft_labels.kld_weight < 1:
+            natural = CrossEntropy(1.0 - soft_labels.kld_weight, of=Logits(student))
+            self.terms = [*self.terms, natural]
 
-    def term_names(self):
-        return ("kld", *(("cross_entropy",) if self.options.soft_labels.kld_weight < 1 else ()))
+    def adversarial(self, images, labels, seed):
+        """The pass of the moved images, with the teacher's logits of the images as they come."""
+        seen = super().adversarial(images, labels, seed)
+        return seen | {"teacher_logits": tf.stop_gradient(self.teacher(images, training=False))}
 
-    def loss_terms(self, images, labels):
-        adversarial_logits, _ = super().loss_terms(images, labels)
-        teacher_logits = tf.stop_gradient(self.teacher(images, training=False))
-        kld = distillation.kl_divergence(teacher_logits, adversarial_logits, self.temperature)
-        terms = {"kld": (self.kld_weight, replicas.global_mean(kld))}
-        if self.kld_weight < 1:
-            natural = classification.cross_entropy(self.student(images, training=True), labels)
-            terms["cross_entropy"] = 1.0 - self.kld_weight, replicas.global_mean(natural)
-        return adversarial_logits, terms
+    def accuracy_of(self):
+        return self.adversarial

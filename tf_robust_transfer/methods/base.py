@@ -21,6 +21,8 @@ from tf_robust_transfer.options import (
     option,
     parameters_of,
 )
+from tf_robust_transfer.terms import CrossEntropy, Logits, evaluate, total
+from tf_robust_transfer.terms.weight_decay import half_squares, kernels
 
 WEIGHT_DECAY_OF = ("kernels", "all")
 
@@ -56,8 +58,8 @@ class Method(keras.Model):
     """A Keras model that trains its student. `compile(optimizer=...)` it and `fit` it on (images,
     integer labels).
 
-    A subclass defines `loss_terms`, `term_names` and its `Options`; everything else is here.
-    Calling a method calls its student.
+    A subclass has its `Options` and sets `terms`; everything else is here. Calling a method calls
+    its student.
 
     Args (keyword-only):
         student: keras.Model, images float32 [batch, height, width, channels] in [0, 1] -> logits
@@ -79,6 +81,10 @@ class Method(keras.Model):
         seed: of every random number that the steps draw, together with the step's number; so a
         resumed run draws what
             an uninterrupted one would have.
+
+    Attributes:
+        terms: list of `terms.Term`, the loss in the order of its sum, set before `compile`; by
+            default the cross-entropy on the images as they come.
     """
 
     @dataclasses.dataclass(frozen=True)
@@ -96,7 +102,7 @@ class Method(keras.Model):
     # What a run has to know of a method.
     takes_teacher = False
     makes_its_student = False  # of its teacher, so that no network of its own is built
-    several_losses = False  # which float16 cannot scale
+    several_losses = False  # its `other_losses`, which float16 cannot scale
 
     def __init_subclass__(cls, **kwargs):
         super().__init_subclass__(**kwargs)
@@ -117,9 +123,8 @@ class Method(keras.Model):
         self.weight_decay, self.weight_decay_of = options.weight_decay, options.weight_decay_of
         self.gradient_clip_norm = options.gradient_clip_norm
         self.seed = seed
-        further = (("weight_decay", self.weight_decay), ("gradient_norm", self.gradient_clip_norm))
-        names = ("loss", *self.term_names(), *(name for name, used in further if used), "accuracy")
-        self._trackers = {name: keras.metrics.Mean(name=name) for name in names}
+        self.terms = [CrossEntropy(of=Logits(student))]
+        self._trackers = {}
         self.built = True
 
     @classmethod
@@ -148,7 +153,7 @@ class Method(keras.Model):
 
     def term_names(self) -> tuple[str, ...]:
         """The names of what loss_terms may return, by the method's options."""
-        return ("cross_entropy",)
+        return tuple(name for term in self.terms for name in term.names)
 
     def call(self, images, training=False):
         return self.student(images, training=training)
@@ -160,9 +165,12 @@ class Method(keras.Model):
                 f"{type(self).__name__} has its own loss; compile it with optimizer=... alone"
             )
         super().compile(optimizer=optimizer, **kwargs)
-        # Keras would build the optimizer for teacher and discriminator as well.
+        further = (("weight_decay", self.weight_decay), ("gradient_norm", self.gradient_clip_norm))
+        names = ("loss", *self.term_names(), *(name for name, used in further if used), "accuracy")
         with self.distribute_strategy.scope():
-            self.optimizer.build(self.student.trainable_variables)
+            # Keras would build the optimizer for teacher and discriminator as well.
+            self.optimizer.build(self._trained)
+            self._trackers = self._trackers or {n: keras.metrics.Mean(name=n) for n in names}
 
     @property
     def metrics(self):
@@ -177,13 +185,24 @@ class Method(keras.Model):
 
     def state(self) -> dict:
         """Everything that a resumed run needs, for `tf.train.Checkpoint(**method.state())`."""
-        return {"student": self.student, "optimizer": self.optimizer}
+        state = {"student": self.student, "optimizer": self.optimizer}
+        for term in self.terms:
+            state |= term.state()
+        return state
 
     def step_seed(self):
         """int32 [2], a function of the seed and of the number of the step."""
         return tf.stack(
             [tf.constant(self.seed, tf.int32), tf.cast(self.optimizer.iterations, tf.int32)]
         )
+
+    def step_terms(self) -> list:
+        """The terms of the next step: those of `terms`, unless a method starts with others."""
+        return self.terms
+
+    def accuracy_of(self):
+        """The pass whose logits the training accuracy in the logs is of: the last term's."""
+        return self.step_terms()[-1].of
 
     def loss_terms(self, images, labels):
         """The terms of one step.
@@ -192,15 +211,28 @@ class Method(keras.Model):
             (logits float [batch, classes] with the labels that they belong to, for the accuracy
             that is shown, {term name: (weight, this replica's share of the term)}).
         """
-        raise NotImplementedError(f"{type(self).__name__} must define loss_terms")
+        shares, seen = evaluate(self.step_terms(), images, labels, self.step_seed())
+        return seen[self.accuracy_of()]["logits"], shares
+
+    def other_losses(self, terms) -> list:
+        """What a step trains beside the student, by the terms that `loss_terms` returned: (loss,
+        variables, optimizer) of each.
+        """
+        return []
 
     def train_step(self, data):
         images, labels = unpack(data)
-        with tf.GradientTape() as tape:
+        with tf.GradientTape(persistent=self.several_losses) as tape:
             logits, terms = self.loss_terms(images, labels)
             loss = self._total(terms)
             scaled = self.optimizer.scale_loss(loss)
-        self._apply(tape.gradient(scaled, self._trained), terms)
+            others = self.other_losses(terms)
+        gradients = tape.gradient(scaled, self._trained)
+        # Before the student's optimizer, which moves the rate of all on to the next step.
+        for other, variables, optimizer in others:
+            optimizer.apply(tape.gradient(other, variables), variables)
+        del tape
+        self._apply(gradients, terms)
         return self._log(loss, terms, logits, labels)
 
     def test_step(self, data):
@@ -217,8 +249,9 @@ class Method(keras.Model):
 
     @property
     def _trained(self):
-        """The variables that a step of the optimizer changes."""
-        return self.student.trainable_variables
+        """The variables that a step of the optimizer changes: the student's, then the terms'."""
+        further = [variable for term in self.terms for variable in term.variables]
+        return [*self.student.trainable_variables, *further]
 
     def _apply(self, gradients, terms):
         """One step of the optimizer, clipped; the norm joins the terms that are shown."""
@@ -243,7 +276,7 @@ class Method(keras.Model):
                 else kernels(self.student.trainable_variables)
             )
             terms["weight_decay"] = self.weight_decay, replicas.once(half_squares(decayed))
-        return tf.add_n([weight * value for weight, value in terms.values()])
+        return total(terms)
 
     def _log(self, loss, terms, logits, labels):
         shown = {"loss": loss, **{name: value for name, (_, value) in terms.items()}}
@@ -252,16 +285,6 @@ class Method(keras.Model):
         self._trackers["accuracy"].update_state(classification.is_correct(logits, labels))
         # A term that this step does not have (IGAM's during its warm start) is not shown as 0.
         return {name: self._trackers[name].result() for name in (*shown, "accuracy")}
-
-
-def kernels(variables) -> list:
-    """Those of two axes or more: without biases and batch-norm parameters."""
-    return [v for v in variables if len(v.shape) > 1]
-
-
-def half_squares(variables):
-    """Half the sum of the squares: what L2 weight decay is the gradient of. Returns a scalar."""
-    return 0.5 * tf.add_n([tf.reduce_sum(tf.square(tf.convert_to_tensor(v))) for v in variables])
 
 
 def unpack(data):

@@ -4,13 +4,9 @@ of MixACM, RKD).
 
 import dataclasses
 
-import tensorflow as tf
-
-from tf_robust_transfer.losses import classification, distillation
 from tf_robust_transfer.methods.base import Method, check_pair
-from tf_robust_transfer.methods.shared_options import SoftLabels
-from tf_robust_transfer.ops import replicas
-from tf_robust_transfer.options import group
+from tf_robust_transfer.options import group, keywords_of
+from tf_robust_transfer.terms import CrossEntropy, Logits, SoftLabels
 
 
 class Distillation(Method):
@@ -24,7 +20,7 @@ class Distillation(Method):
 
     @dataclasses.dataclass(frozen=True)
     class Options(Method.Options):
-        soft_labels: SoftLabels = group(SoftLabels)
+        soft_labels: SoftLabels.Options = group(SoftLabels.Options)
 
     takes_teacher = True
 
@@ -33,18 +29,8 @@ class Distillation(Method):
         check_pair(student, teacher)
         self.teacher = teacher
         teacher.trainable = False
-        soft_labels = self.options.soft_labels
-        self.kld_weight, self.temperature = soft_labels.kld_weight, soft_labels.temperature
-
-    def term_names(self):
-        return "cross_entropy", "kld"
-
-    def loss_terms(self, images, labels):
-        logits = self.student(images, training=True)
-        teacher_logits = tf.stop_gradient(self.teacher(images, training=False))
-        kld = distillation.kl_divergence(teacher_logits, logits, self.temperature)
-        cross_entropy = classification.cross_entropy(logits, labels)
-        return logits, {
-            "cross_entropy": (1.0 - self.kld_weight, replicas.global_mean(cross_entropy)),
-            "kld": (self.kld_weight, replicas.global_mean(kld)),
-        }
+        soft_labels, of = self.options.soft_labels, Logits(student, teacher)
+        self.terms = [
+            CrossEntropy(1.0 - soft_labels.kld_weight, of=of),
+            SoftLabels(of=of, **keywords_of(soft_labels)),
+        ]

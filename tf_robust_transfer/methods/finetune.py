@@ -9,12 +9,11 @@ import tensorflow as tf
 
 from tf_robust_transfer.adapters import adapt, check_adapter, random_positions
 from tf_robust_transfer.errors import InputError, look_up
-from tf_robust_transfer.losses import classification
 from tf_robust_transfer.methods.base import Method
 from tf_robust_transfer.models.batch_statistics import BATCH_NORMS, on_batch_statistics
-from tf_robust_transfer.ops import replicas
 from tf_robust_transfer.ops.random import fold_seed
 from tf_robust_transfer.options import from_keywords, keywords_of, option
+from tf_robust_transfer.terms import CrossEntropy
 
 TRAINED_LAYERS = ("logits", "all")
 
@@ -100,16 +99,13 @@ class FineTune(Method):
         self.trained_form = student
         if options.teacher_batch_norm == "batch" and options.trained_layers == "logits":
             self.trained_form = on_batch_statistics(student)
+        self.terms = [CrossEntropy(of=self.placed)]
 
-    def loss_terms(self, images, labels):
-        with random_positions(fold_seed(self.step_seed(), 4), tf.shape(images)[0]):
+    def placed(self, images, labels, seed):
+        """The pass of the images where the adapter places them."""
+        with random_positions(fold_seed(seed, 4), tf.shape(images)[0]):
             logits = self.trained_form(images, training=self.trained_layers == "all")
-        return logits, {
-            "cross_entropy": (
-                1.0,
-                replicas.global_mean(classification.cross_entropy(logits, labels)),
-            )
-        }
+        return {"labels": labels, "logits": logits}
 
 
 def replace_logits(teacher, num_classes, adapter=None, input_shape=None, trained_layers="logits"):

@@ -3,27 +3,20 @@
 import keras
 import tensorflow as tf
 
-from tf_robust_transfer.adapters import adapt, random_positions, seen_region
+from tf_robust_transfer.adapters import adapt
 from tf_robust_transfer.errors import InputError
-from tf_robust_transfer.inference.faster_copy import FasterCopy
-from tf_robust_transfer.losses import classification
-from tf_robust_transfer.losses import input_gradient as losses
-from tf_robust_transfer.methods.base import Method, check_pair, half_squares, kernels, unpack
-from tf_robust_transfer.methods.igam_options import (
-    DISCRIMINATOR_LOSSES,
-    GRADIENT_OF,
-    REDUCTIONS,
-    IGAMFlags,
-    IGAMOptions,
-)
-from tf_robust_transfer.models import build_discriminator
-from tf_robust_transfer.models.batch_statistics import with_batch_statistics
-from tf_robust_transfer.ops import norms, replicas
-from tf_robust_transfer.ops.gradients import input_gradient
+from tf_robust_transfer.methods.base import Method, check_pair, unpack
+from tf_robust_transfer.methods.igam_options import IGAMFlags, IGAMOptions
+from tf_robust_transfer.ops import replicas
 from tf_robust_transfer.ops.random import fold_seed
-
-# An input gradient of a smaller share of the teacher's norm counts as vanished.
-VANISHED = 1e-6
+from tf_robust_transfer.options import keywords_of
+from tf_robust_transfer.terms import (
+    CrossEntropy,
+    GradientDifference,
+    GradientGame,
+    InputGradients,
+    Logits,
+)
 
 
 class StudentsRate(keras.optimizers.schedules.LearningRateSchedule):
@@ -146,43 +139,21 @@ class IGAM(Method):
         check_pair(student, teacher)
         self.teacher = teacher
         teacher.trainable = False
-        self.matched_teacher = teacher
-        if options.teacher_batch_norm == "batch":
-            self.matched_teacher = with_batch_statistics(teacher)
-            self.matched_teacher.trainable = False
-        # The teacher is frozen, so that its batch norm can be folded: its gradient costs less.
-        self.teacher_copy = FasterCopy(self.matched_teacher, precision=options.teacher_precision)
-        self.discriminator = None
-        if options.lambda_adv:
-            shape = seen_shape(teacher)
-            self.discriminator = discriminator or build_discriminator(
-                shape,
-                channels=options.discriminator_channels,
-                batch_norm_epsilon=options.discriminator_batch_norm_epsilon,
-                initializer=options.discriminator_initializer,
+        self.gradients = InputGradients(student, teacher, **keywords_of(options.gradients))
+        self.game = self.discriminator = self.discriminator_optimizer = None
+        if options.game.lambda_adv:
+            self.game = GradientGame(
+                of=self.gradients, discriminator=discriminator, **keywords_of(options.game)
             )
-            # A subclassed model has no input_shape.
-            taken = getattr(self.discriminator, "input_shape", (None, *shape))[1:]
-            if taken != shape:
-                raise InputError(
-                    f"the discriminator takes gradients of shape {taken}, but the teacher sees "
-                    f"{shape} of the images"
-                )
-        self.gradient_of = GRADIENT_OF[options.gradient_of]
-        self.reduce_difference = REDUCTIONS[options.difference_reduction]
-        self.seen_region = seen_region(teacher)
-        self.discriminator_optimizer = None
+            self.discriminator = self.game.discriminator
+        self.warm_start_terms = [CrossEntropy(of=Logits(student))]
+        self.terms = [
+            CrossEntropy(of=self.gradients),
+            *([self.game] if self.game else []),
+            GradientDifference(of=self.gradients, **keywords_of(options.difference)),
+        ]
         # Which of three steps the next one is; see make_train_function.
-        self._matching, self._update_discriminator = True, bool(options.lambda_adv)
-
-    def term_names(self):
-        own = ("non_saturating",) if self.options.adversarial_form == "non_saturating" else ()
-        game = (
-            ("adversarial", *own, "discriminator_accuracy", "vanished_gradients")
-            if self.options.lambda_adv
-            else ()
-        )
-        return "cross_entropy", *game, "difference"
+        self._matching, self._update_discriminator = True, self.game is not None
 
     def compile_arguments(self, flags):
         if flags.discriminator_optimizer == "same":
@@ -198,7 +169,7 @@ class IGAM(Method):
                 "IGAM chooses the kind of each step on the host: steps_per_execution must be 1"
             )
         super().compile(optimizer=optimizer, **kwargs)
-        if self.discriminator is not None:
+        if self.game is not None:
             if discriminator_optimizer is None:
                 config = self.optimizer.get_config() | {
                     "learning_rate": StudentsRate(self.optimizer)
@@ -210,11 +181,8 @@ class IGAM(Method):
 
     def state(self) -> dict:
         state = super().state()
-        if self.discriminator is not None:
-            state |= {
-                "discriminator": self.discriminator,
-                "discriminator_optimizer": self.discriminator_optimizer,
-            }
+        if self.game is not None:
+            state["discriminator_optimizer"] = self.discriminator_optimizer
         return state
 
     def make_train_function(self, force=False):
@@ -225,7 +193,7 @@ class IGAM(Method):
         MirroredStrategy; and the warm start should not pay for what it does not use."""
         # Not read before the first step: a callback may restore the optimizer until then.
         self._next_step = None
-        self.teacher_copy.refresh()  # the teacher may have been given weights since
+        self.gradients.refresh()  # the teacher may have been given weights since
         if self.train_function is not None and not force:
             return self.train_function
         functions = {}
@@ -235,7 +203,7 @@ class IGAM(Method):
             self._matching = step >= self.options.warm_start_steps
             self._update_discriminator = (
                 self._matching
-                and self.discriminator is not None
+                and self.game is not None
                 and (step - self.options.warm_start_steps) % self.options.discriminator_every == 0
             )
             kind = self._matching, self._update_discriminator
@@ -252,31 +220,28 @@ class IGAM(Method):
         self.train_function = train_function
         return train_function
 
+    def step_terms(self):
+        return self.terms if self._matching else self.warm_start_terms
+
+    def other_losses(self, terms):
+        if not self._update_discriminator or self.options.discriminator_update == "after_student":
+            return []
+        return [self._of_discriminator(self.game.discriminator_loss(terms))]
+
     def train_step(self, data):
         images, labels = unpack(data)
-        images = self._noisy(images)
-        after = self._update_discriminator and self.options.discriminator_update == "after_student"
-        together = self._update_discriminator and not after
-        with tf.GradientTape(persistent=together) as tape:
-            logits, terms = self.loss_terms(images, labels)
-            scaled = self.optimizer.scale_loss(loss := self._total(terms))
-            if together:
-                discriminator_loss = self._discriminator_loss(terms["adversarial"][1])
-        gradients = tape.gradient(scaled, self._trained)
-        if together:
-            # Before the student's optimizer, which moves the rate of both on to the next step.
-            self._apply_to_discriminator(tape, discriminator_loss)
-        del tape
-        seed = self.step_seed()
-        self._apply(gradients, terms)
-        if after:
-            student_gradient, teacher_gradient, _ = self._gradients(images, labels, seed)
+        images, seed = self._noisy(images), self.step_seed()
+        logs = super().train_step((images, labels))
+        if self._update_discriminator and self.options.discriminator_update == "after_student":
+            seen = self.gradients(images, labels, seed)
             with tf.GradientTape() as tape:
-                scores = self._scores(self._seen(student_gradient), self._seen(teacher_gradient))
-                value = replicas.global_mean(losses.adversarial(scores[1], scores[0]))
-                discriminator_loss = self._discriminator_loss(value)
-            self._apply_to_discriminator(tape, discriminator_loss)
-        return self._log(loss, terms, logits, labels)
+                loss = self.game.discriminator_loss(self.game(seen))
+            loss, variables, optimizer = self._of_discriminator(loss)
+            optimizer.apply(tape.gradient(loss, variables), variables)
+        return logs
+
+    def _of_discriminator(self, loss):
+        return loss, self.discriminator.trainable_variables, self.discriminator_optimizer
 
     def _noisy(self, images):
         if not self.options.noise:
@@ -286,105 +251,3 @@ class IGAM(Method):
             tf.clip_by_value(images + self.options.noise * (2.0 * uniform - 1.0), 0.0, 1.0),
             images.shape,
         )
-
-    def _discriminator_loss(self, adversarial):
-        """This replica's share of what the discriminator minimises. adversarial: its share of Eq.
-        10.
-        """
-        loss = -DISCRIMINATOR_LOSSES[self.options.discriminator_loss] * adversarial
-        if self.options.discriminator_weight_decay:
-            squares = replicas.once(half_squares(kernels(self.discriminator.trainable_variables)))
-            loss += self.options.discriminator_weight_decay * squares
-        return loss
-
-    def _apply_to_discriminator(self, tape, loss):
-        variables = self.discriminator.trainable_variables
-        self.discriminator_optimizer.apply(tape.gradient(loss, variables), variables)
-
-    def loss_terms(self, images, labels):
-        if not self._matching:
-            logits = self.student(images, training=True)
-            cross_entropy = classification.cross_entropy(logits, labels)
-            return logits, {"cross_entropy": (1.0, replicas.global_mean(cross_entropy))}
-
-        student_gradient, teacher_gradient, logits = self._gradients(
-            images, labels, self.step_seed()
-        )
-        terms = {
-            "cross_entropy": (
-                1.0,
-                replicas.global_mean(classification.cross_entropy(logits, labels)),
-            )
-        }
-        if self.discriminator is not None:
-            student_scores, teacher_scores = self._scores(
-                self._seen(student_gradient), self._seen(teacher_gradient)
-            )
-            adversarial = replicas.global_mean(losses.adversarial(teacher_scores, student_scores))
-            if self.options.adversarial_form == "minimax":
-                terms["adversarial"] = self.options.lambda_adv, adversarial
-            else:
-                terms["adversarial"] = 0.0, adversarial
-                non_saturating = replicas.global_mean(losses.non_saturating(student_scores))
-                terms["non_saturating"] = self.options.lambda_adv, non_saturating
-            right = tf.cast(teacher_scores > 0, tf.float32) + tf.cast(
-                student_scores < 0, tf.float32
-            )
-            terms["discriminator_accuracy"] = 0.0, replicas.global_mean(right / 2)
-            vanished = norms.l2_norm(student_gradient) < VANISHED * norms.l2_norm(teacher_gradient)
-            terms["vanished_gradients"] = 0.0, replicas.global_mean(tf.cast(vanished, tf.float32))
-        if self.options.difference_region == "seen":
-            student_gradient, teacher_gradient = (
-                self._seen(student_gradient),
-                self._seen(teacher_gradient),
-            )
-        difference = losses.gradient_difference(student_gradient, teacher_gradient)
-        terms["difference"] = self.options.lambda_diff, self.reduce_difference(difference)
-        return logits, terms
-
-    def _gradients(self, images, labels, seed):
-        """(J_s, J_t without a gradient of its own, the student's logits). seed: of the step."""
-        student_gradient, logits = self._gradient(
-            lambda x: self.student(x, training=True), images, labels
-        )
-        with random_positions(fold_seed(seed, 4), tf.shape(images)[0]):
-            teacher_gradient, _ = self._gradient(self._teacher_logits, images, labels)
-        return student_gradient, tf.stop_gradient(teacher_gradient), logits
-
-    def _seen(self, gradient):
-        rows, columns = self.seen_region
-        return gradient[:, rows, columns, :]
-
-    def _scores(self, student_gradient, teacher_gradient):
-        """The discriminator's logits of both, each float [batch]."""
-        both = tf.concat([student_gradient, teacher_gradient], axis=0)
-        both = losses.discriminator_input(
-            both, self.options.discriminator_input, self.options.discriminator_input_epsilon
-        )
-        if self.options.discriminator_batch_norm == "joint":
-            return tf.split(self.discriminator(both, training=True), 2)
-        return [self.discriminator(one, training=True) for one in tf.split(both, 2)]
-
-    def _teacher_logits(self, images):
-        # A copy that cannot be made cheaper gives float32 logits, whatever the teacher computes in.
-        if self.teacher_copy.follows_model:
-            return self.matched_teacher(images, training=False)
-        return self.teacher_copy(images)
-
-    def _gradient(self, logits_of, images, labels):
-        """(input gradient, logits)"""
-
-        def score_of(x):
-            logits = logits_of(x)
-            return self.gradient_of(logits, labels), logits
-
-        gradient, _, logits = input_gradient(score_of, images)
-        return gradient / self.options.pixel_range, logits
-
-
-def seen_shape(teacher):
-    """(height, width, channels) of the input gradients that the discriminator is shown: what the
-    teacher's adapter reads.
-    """
-    rows, columns = seen_region(teacher)
-    return rows.stop - rows.start, columns.stop - columns.start, teacher.input_shape[-1]

@@ -4,9 +4,9 @@ import dataclasses
 
 from tf_robust_transfer.errors import InputError
 from tf_robust_transfer.methods.igam import IGAM
-from tf_robust_transfer.methods.mixacm import ChannelMaps, MixACM, Mixup
-from tf_robust_transfer.methods.shared_options import SoftLabels
+from tf_robust_transfer.methods.mixacm import mixacm_terms
 from tf_robust_transfer.options import group
+from tf_robust_transfer.terms import ChannelMaps, MixedExamples, SoftLabels
 
 
 class IGAMMixACM(IGAM):
@@ -31,15 +31,15 @@ class IGAMMixACM(IGAM):
 
     @dataclasses.dataclass(frozen=True)
     class Options(IGAM.Options):
-        maps: ChannelMaps = group(ChannelMaps)
-        soft_labels: SoftLabels = group(SoftLabels)
-        mixup: Mixup = group(Mixup)
+        maps: ChannelMaps.Options = group(ChannelMaps.Options)
+        soft_labels: SoftLabels.Options = group(SoftLabels.Options)
+        mixup: MixedExamples.Options = group(MixedExamples.Options)
 
     @dataclasses.dataclass(frozen=True)
     class Flags(IGAM.Flags):
-        maps: ChannelMaps = group(ChannelMaps)
-        soft_labels: SoftLabels = group(SoftLabels)
-        mixup: Mixup = group(Mixup)
+        maps: ChannelMaps.Options = group(ChannelMaps.Options)
+        soft_labels: SoftLabels.Options = group(SoftLabels.Options)
+        mixup: MixedExamples.Options = group(MixedExamples.Options)
 
     def __init__(self, *, student, teacher, mixacm_options=None, **kwargs):
         super().__init__(student=student, teacher=teacher, **kwargs, **(mixacm_options or {}))
@@ -49,23 +49,11 @@ class IGAMMixACM(IGAM):
                 "igam_mixacm takes no adapter; give a teacher that was fine-tuned with it (method "
                 "finetune)"
             )
-        parts = {**vars(options.maps), **vars(options.soft_labels), **vars(options.mixup)}
-        self.mixacm = MixACM(student=student, teacher=teacher, seed=self.seed, **parts)
-        if self.mixacm.affine:
+        mixed = mixacm_terms(student, teacher, options, seed=self.seed)
+        if any(term.variables for term in mixed):
             raise InputError(
                 "igam_mixacm trains the student alone: acm_transform affine is for method mixacm"
             )
-        self._trackers = self.mixacm._trackers | self._trackers
-
-    def compile(self, optimizer="rmsprop", **kwargs):
-        """As `IGAM.compile`."""
-        super().compile(optimizer=optimizer, **kwargs)
-        # MixACM's random numbers come from the number of the step, which the optimizer counts.
-        self.mixacm.compile(optimizer=self.optimizer)
-
-    def loss_terms(self, images, labels):
-        logits, terms = self.mixacm.loss_terms(images, labels)
-        if self._matching:
-            logits, igam = super().loss_terms(images, labels)
-            terms |= {name: term for name, term in igam.items() if name != "cross_entropy"}
-        return logits, terms
+        # L_mix stands in for IGAM's cross-entropy, the first of its terms.
+        self.warm_start_terms = mixed
+        self.terms = [*mixed, *self.terms[1:]]

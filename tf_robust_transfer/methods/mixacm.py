@@ -2,66 +2,10 @@
 
 import dataclasses
 
-import keras
-import tensorflow as tf
-
-from tf_robust_transfer.data.mixup import mixup, mixup_weights
-from tf_robust_transfer.errors import InputError, nearest
-from tf_robust_transfer.flag_types import boolean, fraction, names
-from tf_robust_transfer.losses import channel_maps, classification, distillation
+from tf_robust_transfer.errors import InputError
 from tf_robust_transfer.methods.base import Method, check_pair
-from tf_robust_transfer.methods.shared_options import SoftLabels
-from tf_robust_transfer.models.endpoints import endpoints
-from tf_robust_transfer.ops import replicas
-from tf_robust_transfer.options import Options, at_least, group, option
-
-# What makes maps of other numbers of channels comparable (section 5.2), and whose maps are
-# transformed (Table 10).
-TRANSFORMS = (*channel_maps.POOLINGS, "affine")
-SIDES = ("teacher", "student")
-
-
-@dataclasses.dataclass(frozen=True)
-class ChannelMaps(Options):
-    """What is matched, and how; see `MixACM`."""
-
-    acm_weight: float = option(
-        5000.0,
-        "weight of channel maps; a large one needs a warm-up",
-        fraction,
-        **at_least(0),
-        flag="alpha_acm",
-    )
-    blocks: tuple = option(
-        ("block1", "block2", "block3", "block4"),
-        "matched endpoints, each NAME or TEACHERS:STUDENTS",
-        names,
-    )
-    acm_reduction: str = option(
-        "mean", "mean or sum over channels", choices=channel_maps.REDUCTIONS
-    )
-    acm_mapping: str = option(
-        "maximum",
-        "of a channel: maximum, mean, mean_of_squares or none (direct features)",
-        choices=channel_maps.MAPPINGS,
-    )
-    acm_normalized: bool = option(True, "maps are divided by their l2 norm", boolean)
-    acm_transform: str = option(
-        "max",
-        "for other numbers of channels: max or average (pooling), affine (trained)",
-        choices=TRANSFORMS,
-    )
-    acm_transform_of: str = option(
-        "teacher", "whose maps are transformed: teacher or student", choices=SIDES
-    )
-
-
-@dataclasses.dataclass(frozen=True)
-class Mixup(Options):
-    """What the mixed examples are drawn by."""
-
-    mixup_alpha: float = option(1.0, "Beta(alpha, alpha); 0: no mixup", fraction, **at_least(0))
-    mixup_per_example: bool = option(False, "a mixup weight for each example", boolean)
+from tf_robust_transfer.options import group, keywords_of
+from tf_robust_transfer.terms import ChannelMaps, CrossEntropy, MixedExamples, SoftLabels
 
 
 class MixACM(Method):
@@ -110,9 +54,9 @@ class MixACM(Method):
 
     @dataclasses.dataclass(frozen=True)
     class Options(Method.Options):
-        maps: ChannelMaps = group(ChannelMaps)
-        soft_labels: SoftLabels = group(SoftLabels)
-        mixup: Mixup = group(Mixup)
+        maps: ChannelMaps.Options = group(ChannelMaps.Options)
+        soft_labels: SoftLabels.Options = group(SoftLabels.Options)
+        mixup: MixedExamples.Options = group(MixedExamples.Options)
 
     takes_teacher = True
 
@@ -120,138 +64,25 @@ class MixACM(Method):
         self, *, student, teacher, student_endpoints=None, teacher_endpoints=None, **kwargs
     ):
         super().__init__(student=student, **kwargs)
-        maps, soft_labels = self.options.maps, self.options.soft_labels
-        check_tasks(student, teacher, soft_labels.kld_weight)
+        check_tasks(student, teacher, self.options.soft_labels.kld_weight)
         self.teacher = teacher
         teacher.trainable = False
-        self.student_endpoints = student_endpoints or endpoints(student)
-        self.teacher_endpoints = teacher_endpoints or endpoints(teacher)
-        self.acm_weight = maps.acm_weight
-        self.kld_weight, self.temperature = soft_labels.kld_weight, soft_labels.temperature
-        self.pairs = tuple(_pair(block) for block in maps.blocks) if maps.acm_weight else ()
-        self.acm_options = {
-            "reduction": maps.acm_reduction,
-            "mapping": maps.acm_mapping,
-            "normalized": maps.acm_normalized,
-            "transform_of": maps.acm_transform_of,
-        }
-        self.acm_transform = maps.acm_transform
-        for role, model, matched in self._sides():
-            for name in matched:
-                if name not in model.output:
-                    raise InputError(
-                        f"the {role} has no endpoint {name!r}; {nearest(name, model.output)}"
-                    )
-        self.affine = {}
-        for number, (theirs, ours) in enumerate(self.pairs):
-            self._check_shapes(theirs, ours)
-            self._add_affine(number, theirs, ours)
-        self.mixup_alpha = self.options.mixup.mixup_alpha
-        self.mixup_per_example = self.options.mixup.mixup_per_example
+        own = {"student_endpoints": student_endpoints, "teacher_endpoints": teacher_endpoints}
+        self.terms = mixacm_terms(student, teacher, self.options, seed=self.seed, **own)
 
-    def term_names(self):
-        kld, acm = self.options.soft_labels.kld_weight, self.options.maps.acm_weight
-        return ("mixup", *(("kld",) if kld else ()), *(("acm",) if acm else ()))
 
-    def _sides(self):
-        return (
-            ("student", self.student_endpoints, [ours for _, ours in self.pairs]),
-            ("teacher", self.teacher_endpoints, [theirs for theirs, _ in self.pairs]),
-        )
-
-    def _check_shapes(self, theirs, ours):
-        shapes = (
-            self.teacher_endpoints.output[theirs].shape,
-            self.student_endpoints.output[ours].shape,
-        )
-        if any(len(shape) != 4 for shape in shapes):
-            raise InputError(
-                "only endpoints of shape [batch, height, width, channels] can be matched; "
-                f"{theirs!r} is {shapes[0]}, "
-                f"{ours!r} {shapes[1]}"
-            )
-        if self.acm_options["mapping"] == "none" and shapes[0][1:3] != shapes[1][1:3]:
-            raise InputError(
-                f"acm_mapping none matches features place by place, but {theirs!r} of the teacher "
-                f"is {shapes[0][1:3]} and "
-                f"{ours!r} of the student {shapes[1][1:3]} high and wide; match other blocks or "
-                "use another mapping"
-            )
-
-    def _add_affine(self, number, theirs, ours):
-        widths = (
-            self.teacher_endpoints.output[theirs].shape[-1],
-            self.student_endpoints.output[ours].shape[-1],
-        )
-        if self.acm_transform != "affine" or widths[0] == widths[1]:
-            return
-        given, wanted = widths if self.acm_options["transform_of"] == "teacher" else widths[::-1]
-        initializer = keras.initializers.GlorotUniform(seed=self.seed + number)
-        layer = keras.layers.Dense(
-            wanted, kernel_initializer=initializer, name=f"affine_{theirs}_{ours}"
-        )
-        layer.build((None, given))
-        self.affine[f"{theirs}:{ours}"] = layer
-
-    @property
-    def _trained(self):
-        """The variables that a step changes: the student's, and those of the affine
-        transformations.
-        """
-        affine = [
-            variable for layer in self.affine.values() for variable in layer.trainable_variables
-        ]
-        return [*self.student.trainable_variables, *affine]
-
-    def compile(self, optimizer="rmsprop", **kwargs):
-        """As `Method.compile`."""
-        if self.affine:
-            optimizer = keras.optimizers.get(optimizer)
-            # Built once, here: the build for the student alone that follows finds it done.
-            with self.distribute_strategy.scope():
-                optimizer.build(self._trained)
-        super().compile(optimizer=optimizer, **kwargs)
-
-    def state(self) -> dict:
-        return super().state() | {layer.name: layer for layer in self.affine.values()}
-
-    def loss_terms(self, images, labels):
-        soft_labels = tf.one_hot(labels, self.student.output_shape[-1])
-        if self.mixup_alpha:
-            images, soft_labels = mixup(
-                images, soft_labels, lam=self._mixup_weights(tf.shape(images)[0])
-            )
-        student = _float32(self.student_endpoints(images, training=True))
-        teacher = {
-            name: tf.stop_gradient(value)
-            for name, value in _float32(self.teacher_endpoints(images, training=False)).items()
-        }
-        mixed = classification.soft_cross_entropy(student["logits"], soft_labels)
-        terms = {"mixup": (1.0 - self.kld_weight, replicas.global_mean(mixed))}
-        if self.kld_weight:
-            kld = distillation.kl_divergence(teacher["logits"], student["logits"], self.temperature)
-            terms["kld"] = self.kld_weight, replicas.global_mean(kld)
-        if self.acm_weight:
-            acm = tf.add_n([self._acm(teacher, student, *pair) for pair in self.pairs])
-            terms["acm"] = self.acm_weight, replicas.global_mean(acm)
-        return student["logits"], terms
-
-    def _acm(self, teacher, student, theirs, ours):
-        transform = self.affine.get(f"{theirs}:{ours}", self.acm_transform)
-        return channel_maps.acm_loss(
-            teacher[theirs], student[ours], transform=transform, **self.acm_options
-        )
-
-    def _mixup_weights(self, rows):
-        def draw(count):
-            return mixup_weights(
-                count,
-                alpha=self.mixup_alpha,
-                per_example=self.mixup_per_example,
-                seed=self.step_seed(),
-            )
-
-        return replicas.own_rows(draw, rows) if self.mixup_per_example else draw(rows)
+def mixacm_terms(student, teacher, options, *, seed, **own_endpoints) -> list:
+    """MixACM's terms. options: with the groups of `MixACM.Options`; own_endpoints: see
+    `MixedExamples`.
+    """
+    kld_weight = options.soft_labels.kld_weight
+    of = MixedExamples(student, teacher, **own_endpoints, **keywords_of(options.mixup))
+    terms = [CrossEntropy(1.0 - kld_weight, of=of, name="mixup")]
+    if kld_weight:
+        terms.append(SoftLabels(of=of, **keywords_of(options.soft_labels)))
+    if options.maps.acm_weight:
+        terms.append(ChannelMaps(of=of, seed=seed, **keywords_of(options.maps)))
+    return terms
 
 
 def check_tasks(student, teacher, kld_weight):
@@ -268,13 +99,3 @@ def check_tasks(student, teacher, kld_weight):
             )
         return
     check_pair(student, teacher)
-
-
-def _pair(block: str) -> tuple[str, str]:
-    """(teacher's endpoint, student's endpoint) of "block2:block3", or of "block2" for both."""
-    theirs, colon, ours = block.partition(":")
-    return theirs, ours if colon else theirs
-
-
-def _float32(tensors: dict) -> dict:
-    return {name: tf.cast(tensor, tf.float32) for name, tensor in tensors.items()}

@@ -4,19 +4,7 @@ import dataclasses
 
 from tf_robust_transfer.attacks import FGSM, PGD, ThreatModel
 from tf_robust_transfer.flag_types import fraction
-from tf_robust_transfer.options import Options, above, at_least, between, option
-
-
-@dataclasses.dataclass(frozen=True)
-class SoftLabels(Options):
-    """A teacher's soft labels: (1 - alpha) cross-entropy + alpha gamma^2 KL."""
-
-    kld_weight: float = option(
-        0.95, "weight of the soft labels", fraction, **between(0, 1), flag="alpha_kld"
-    )
-    temperature: float = option(
-        10.0, "temperature of the soft labels", fraction, **above(0), flag="gamma"
-    )
+from tf_robust_transfer.options import Options, at_least, option
 
 
 @dataclasses.dataclass(frozen=True)

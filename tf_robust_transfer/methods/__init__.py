@@ -12,6 +12,7 @@ from tf_robust_transfer.methods.igam import IGAM
 from tf_robust_transfer.methods.igam_mixacm import IGAMMixACM
 from tf_robust_transfer.methods.mixacm import MixACM
 from tf_robust_transfer.methods.natural import Natural
+from tf_robust_transfer.methods.trades import TRADES
 from tf_robust_transfer.plugins import find
 
 __all__ = [
@@ -40,6 +41,7 @@ METHODS = {
     "igam": IGAM,
     "igam_mixacm": IGAMMixACM,
     "mixacm": MixACM,
+    "trades": TRADES,
 }
 
 

@@ -259,6 +259,16 @@ def _cifar10():
     ]
 
 
+def _trades():
+    """TRADES beside PGD on digits, the quickstart's teacher with either loss; all 500 images."""
+    evaluation = ("--split=test", "--attacks=pgd20,autoattack")
+    rows = {"digits_pgd": (), "digits_trades": ("--method=trades", "--beta=6")}
+    return [
+        Row(name, "flags/quickstart/teacher.flags", flags, evaluation)
+        for name, flags in rows.items()
+    ]
+
+
 def _vanish():
     """Where student gradients vanish: both forms of the game, without noise (vanished_gradients in
     the logs).
@@ -294,6 +304,7 @@ GROUPS = {
     "transposed": _transposed(),
     "mixacm28": _mixacm28(),
     "cifar10": _cifar10(),
+    "trades": _trades(),
 }
 
 

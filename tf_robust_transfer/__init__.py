@@ -9,6 +9,7 @@ from tf_robust_transfer.errors import InputError
 from tf_robust_transfer.evaluation import evaluate_robustness
 from tf_robust_transfer.methods import (
     IGAM,
+    TRADES,
     AdversarialDistillation,
     AdversarialTraining,
     Distillation,
@@ -25,6 +26,7 @@ __version__ = "0.1.0"
 
 __all__ = [
     "IGAM",
+    "TRADES",
     "AdversarialDistillation",
     "AdversarialTraining",
     "Distillation",

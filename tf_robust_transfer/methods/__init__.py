@@ -18,6 +18,7 @@ from tf_robust_transfer.plugins import find
 __all__ = [
     "IGAM",
     "METHODS",
+    "TRADES",
     "AdversarialDistillation",
     "AdversarialTraining",
     "Context",

@@ -2,7 +2,7 @@
 
 from tf_robust_transfer import adapters, attacks, data, losses, models
 from tf_robust_transfer.attacks import ThreatModel
-from tf_robust_transfer.checkpoints import load_model, save_model
+from tf_robust_transfer.checkpoints import as_classifier, endpoints, load_model, save_model
 from tf_robust_transfer.errors import InputError
 from tf_robust_transfer.evaluation import evaluate_robustness, gradient_alignment
 from tf_robust_transfer.methods import (
@@ -15,7 +15,7 @@ from tf_robust_transfer.methods import (
     MixACM,
     Natural,
 )
-from tf_robust_transfer.models import build_discriminator, build_model, endpoints
+from tf_robust_transfer.models import build_discriminator, build_model
 from tf_robust_transfer.training.callbacks import StopOnNonFinite
 
 __version__ = "0.1.0"
@@ -33,6 +33,7 @@ __all__ = [
     "StopOnNonFinite",
     "ThreatModel",
     "adapters",
+    "as_classifier",
     "attacks",
     "build_discriminator",
     "build_model",

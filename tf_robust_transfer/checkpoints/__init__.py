@@ -1,6 +1,7 @@
 """Reading and writing models."""
 
+from tf_robust_transfer.checkpoints.any_model import as_classifier, as_model, endpoints
 from tf_robust_transfer.checkpoints.native import save_model
 from tf_robust_transfer.checkpoints.specs import SCHEMES, load_model
 
-__all__ = ["SCHEMES", "load_model", "save_model"]
+__all__ = ["SCHEMES", "as_classifier", "as_model", "endpoints", "load_model", "save_model"]

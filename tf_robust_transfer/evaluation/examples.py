@@ -7,6 +7,16 @@ from tf_robust_transfer.attacks.threat_model import check_batch
 from tf_robust_transfer.errors import InputError
 
 
+def image_shape(images):
+    """(height, width, channels) of an array or a dataset of images, or None where it does not say."""
+    if isinstance(images, tf.data.Dataset):
+        spec = images.element_spec
+        shape = getattr(spec[0], "shape", ()) if isinstance(spec, tuple) and spec else ()
+    else:
+        shape = np.shape(images)
+    return tuple(shape[1:]) if len(shape) == 4 else None
+
+
 def collect(model, images, labels, threat_model, batch_size):
     """All examples as arrays: images float32, labels int32, checked batch by batch."""
     if isinstance(images, tf.data.Dataset):

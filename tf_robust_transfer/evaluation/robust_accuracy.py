@@ -19,10 +19,11 @@ from tf_robust_transfer.attacks.base import Attack
 from tf_robust_transfer.attacks.faster_copy import FasterCopy
 from tf_robust_transfer.attacks.search import Search
 from tf_robust_transfer.attacks.threat_model import ThreatModel
+from tf_robust_transfer.checkpoints import as_model
 from tf_robust_transfer.errors import InputError, look_up
 from tf_robust_transfer.evaluation import batch_statistics, checks
 from tf_robust_transfer.evaluation.attack_names import parse_attack
-from tf_robust_transfer.evaluation.examples import collect
+from tf_robust_transfer.evaluation.examples import collect, image_shape
 from tf_robust_transfer.evaluation.result import (
     RobustnessResult,
     RobustnessWarning,
@@ -58,7 +59,8 @@ def evaluate_robustness(
     """Accuracy of a model, clean and under attacks.
 
     Args:
-        model: keras.Model, images in [0, 1] -> logits; called with training=False.
+        model: keras.Model, images in [0, 1] -> logits; called with training=False. Any that
+            `as_model` takes, such as a SPEC or a method, whose student it is then.
         images: float [num_examples, height, width, channels] inside threat_model.bounds, or a
             finite `tf.data.Dataset` of batches (images, labels) in place of both. All of them are
             held in memory.
@@ -112,6 +114,7 @@ def evaluate_robustness(
                 "batch_norm batch keeps no adversarial examples and is float32: leave these "
                 "options out"
             )
+    model = as_model(model, image_shape(images))
     images, labels = collect(model, images, labels, threat_model, batch_size)
     if batch_norm == "batch":
         return batch_statistics.evaluate(

@@ -46,7 +46,7 @@ class Branching(Net):
     """What it does in training is more than its layers say."""
 
     def call(self, images, training=False):
-        x = self.flatten(self.conv(images))
+        x = self.flatten(self.norm(self.conv(images)))
         return self.dense(2.0 * x if training else x)
 
 
@@ -82,9 +82,7 @@ def called(model):
 
 DIRECT = {
     "functional": functional,
-    "sequential": lambda: keras.Sequential(
-        [keras.Input(SHAPE), layers.Flatten(), layers.Dense(3)]
-    ),
+    "sequential": lambda: keras.Sequential([keras.Input(SHAPE), layers.Flatten(), layers.Dense(3)]),
     "open sequential": lambda: keras.Sequential([layers.Flatten(), layers.Dense(3)]),
     "subclassed": lambda: called(Net()),
     "subclassed, not called yet": Net,
@@ -171,7 +169,9 @@ def test_the_wrapper_is_made_once():
 
 
 REFUSED = {
-    "two outputs": lambda: of_outputs(lambda x: [logits_of(x), layers.Dense(2)(layers.Flatten()(x))]),
+    "two outputs": lambda: of_outputs(
+        lambda x: [logits_of(x), layers.Dense(2)(layers.Flatten()(x))]
+    ),
     "two named outputs": lambda: of_outputs(
         lambda x: {"a": logits_of(x), "b": layers.GlobalAveragePooling2D()(x)}
     ),
@@ -319,7 +319,9 @@ def test_output_by_name_and_number():
     model = REFUSED["two outputs"]()
     for output in (0, "logits"):
         found = rt.as_classifier(model, output=output)
-        np.testing.assert_allclose(np.asarray(found(IMAGES)), np.asarray(model(IMAGES)[0]), rtol=1e-6)
+        np.testing.assert_allclose(
+            np.asarray(found(IMAGES)), np.asarray(model(IMAGES)[0]), rtol=1e-6
+        )
     with pytest.raises(rt.InputError, match="no output 'other'"):
         rt.as_classifier(model, output="other")
 

@@ -63,9 +63,9 @@ def load_model(spec: str, *, sha256: str | None = None) -> keras.Model:
     """Loads a model from wherever robust models exist.
 
     Args:
-        spec: a `.keras` or `.h5` file, a run folder that holds a `model.keras`, or "SCHEME:LOCATION":
-            "madry_mnist:DIR_OR_PREFIX", "madry_cifar10:DIR_OR_PREFIX", "igam:DIR_OR_PREFIX" (a
-            run's student; "igam:teacher:DIR_OR_PREFIX" its teacher),
+        spec: a `.keras` or `.h5` file, a run folder that holds a `model.keras`, or
+            "SCHEME:LOCATION": "madry_mnist:DIR_OR_PREFIX", "madry_cifar10:DIR_OR_PREFIX",
+            "igam:DIR_OR_PREFIX" (a run's student; "igam:teacher:DIR_OR_PREFIX" its teacher),
             "robustbench:MODEL_ID:FILE.pt".
         sha256: the expected SHA-256, 64 hexadecimal digits, checked before the file is read: of the
             `.keras` or `.pt` file; of a TF1 checkpoint its `.data-00000-of-00001` file, which holds
@@ -82,7 +82,7 @@ def load_model(spec: str, *, sha256: str | None = None) -> keras.Model:
 
 
 def load_as_it_is(spec: str, *, sha256: str | None = None) -> keras.Model:
-    """As `load_model`, but a model of another kind is left so: subclassed, or of several outputs."""
+    """As `load_model`, but a model of another kind, such as one of several outputs, is left so."""
     scheme, location = _parse(spec)
     if sha256 is not None:
         _check_sha256(spec, scheme.files(location), sha256)

@@ -64,7 +64,8 @@ def evaluate_robustness(
         images: float [num_examples, height, width, channels] inside threat_model.bounds, or a
             finite `tf.data.Dataset` of batches (images, labels) in place of both. All of them are
             held in memory.
-        labels: int [num_examples], the true classes; None with a dataset.
+        labels: int [num_examples] or [num_examples, 1], the true classes, or one-hot rows; None
+            with a dataset.
         threat_model: what the adversary may do.
         attacks: names, see `parse_attack`, or a dict of names and attacks of your own. "clean" is
             always computed, listed or not.

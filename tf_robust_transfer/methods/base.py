@@ -11,7 +11,9 @@ import tensorflow as tf
 from tf_robust_transfer.errors import InputError
 from tf_robust_transfer.flag_types import fraction
 from tf_robust_transfer.losses import classification
+from tf_robust_transfer.methods import given, watch
 from tf_robust_transfer.methods.directions import Directions
+from tf_robust_transfer.methods.saving import SavesItsStudent
 from tf_robust_transfer.ops import replicas
 from tf_robust_transfer.options import (
     Options,
@@ -52,7 +54,7 @@ class Context:
         return 0 if self.smoke else round(epochs * self.steps_per_epoch)
 
 
-class Method(keras.Model):
+class Method(SavesItsStudent, keras.Model):
     """A Keras model that trains its student. `compile(optimizer=...)` it and `fit` it on (images,
     integer labels).
 
@@ -102,6 +104,8 @@ class Method(keras.Model):
         super().__init_subclass__(**kwargs)
         if "Flags" not in vars(cls) and "Options" in vars(cls):
             cls.Flags = cls.Options
+        if "__init__" in vars(cls):
+            cls.__init__ = given.takes_any_model(cls.__init__)
         # What help() and editors show: the roles, then every option with its default.
         roles = [
             p
@@ -110,6 +114,7 @@ class Method(keras.Model):
         ]
         cls.__signature__ = inspect.Signature([*roles, *parameters_of(cls.Options)])
 
+    @given.takes_any_model
     def __init__(self, *, student, seed=0, name=None, **options):
         super().__init__(name=name)
         self.options = options = from_keywords(self.Options, options)
@@ -120,6 +125,7 @@ class Method(keras.Model):
         further = (("weight_decay", self.weight_decay), ("gradient_norm", self.gradient_clip_norm))
         names = ("loss", *self.term_names(), *(name for name, used in further if used), "accuracy")
         self._trackers = {name: keras.metrics.Mean(name=name) for name in names}
+        self.watch = watch.Watch()
         self.built = True
 
     @classmethod
@@ -163,6 +169,23 @@ class Method(keras.Model):
         # Keras would build the optimizer for teacher and discriminator as well.
         with self.distribute_strategy.scope():
             self.optimizer.build(self.student.trainable_variables)
+
+    def fit(self, x=None, y=None, *args, **kwargs):
+        """As keras.Model.fit, of images and labels that are checked as they come.
+
+        Labels are integers [n] or [n, 1], or one-hot rows.
+
+        Raises:
+            InputError: images outside their bounds or not finite, labels that are no classes, a
+                student or teacher of probabilities, before the first step; at the end of an epoch,
+                a gradient or weight that is not finite."""
+        return given.fit(self, super().fit, x, y, *args, **kwargs)
+
+    def train_on_batch(self, x, y=None, **kwargs):
+        """As keras.Model.train_on_batch, checked as `fit`."""
+        given.check_networks(self)
+        given.batches(self).check(x, y)
+        return super().train_on_batch(x, y, **kwargs)
 
     @property
     def metrics(self):
@@ -234,6 +257,7 @@ class Method(keras.Model):
                 norm = tf.where(tf.math.is_finite(norm), norm, 0.0)
             terms["gradient_norm"] = 0.0, replicas.once(norm)
         self.optimizer.apply(gradients, self._trained)
+        self.watch.see_weights(self._trained, self.optimizer.iterations)
 
     def _total(self, terms):
         if self.weight_decay:
@@ -250,6 +274,7 @@ class Method(keras.Model):
         for name, value in shown.items():
             self._trackers[name].update_state(replicas.whole(value))
         self._trackers["accuracy"].update_state(classification.is_correct(logits, labels))
+        self.watch.see_logits(logits)
         # A term that this step does not have (IGAM's during its warm start) is not shown as 0.
         return {name: self._trackers[name].result() for name in (*shown, "accuracy")}
 
@@ -265,19 +290,16 @@ def half_squares(variables):
 
 
 def unpack(data):
-    """(images, labels) of a batch, or an InputError."""
+    """(images, class numbers [batch]) of a batch with labels as `fit` takes them, or an
+    InputError.
+    """
     images, labels, weights = keras.utils.unpack_x_y_sample_weight(data)
-    if (
-        labels is None
-        or weights is not None
-        or not labels.dtype.is_integer
-        or len(labels.shape) != 1
-    ):
+    if labels is None or weights is not None or not given.may_be_labels(labels):
         raise InputError(
-            "a method is fitted on batches (images, integer labels of shape [batch]), without "
-            "weights"
+            "a method is fitted on batches (images, integer labels of shape [batch] or [batch, 1], "
+            "or one-hot rows), without weights"
         )
-    return images, labels
+    return images, given.class_numbers(labels, tf.shape(images)[0])
 
 
 def check_pair(student, teacher):

@@ -140,7 +140,9 @@ class MixACM(Method):
             for name in matched:
                 if name not in model.output:
                     raise InputError(
-                        f"the {role} has no endpoint {name!r}; {nearest(name, model.output)}"
+                        f"the {role} has no endpoint {name!r}; {nearest(name, model.output)}; name "
+                        f"layers of yours: {role}_endpoints=rt.endpoints({role}, "
+                        f"{{{name!r}: 'a layer of shape [batch, height, width, channels]'}})"
                     )
         self.affine = {}
         for number, (theirs, ours) in enumerate(self.pairs):

@@ -250,7 +250,10 @@ def test_the_callbacks_are_kerass():
     assert found - EXCEPTED == set(CALLBACKS)
 
 
-@pytest.mark.parametrize("kind", ["natural", "igam", "mixacm"])
+@pytest.mark.parametrize(
+    "kind",
+    ["natural", *(pytest.param(name, marks=pytest.mark.slow) for name in ("igam", "mixacm"))],
+)
 def test_every_callback_of_keras(kind, tmp_path):
     """All of them together, in one fit; so also that none gets into another's way."""
     method = methods()[kind]()
@@ -276,11 +279,14 @@ def test_a_callback_list():
 MOVING = {
     "natural": {},
     "mixacm": {"acm_transform": "affine"},
-    "igam": {"discriminator_every": 2, "noise": 0.1},
+    "igam": {"discriminator_every": 2, "noise": 0.1, "discriminator_channels": (2,)},
 }
 
 
-@pytest.mark.parametrize("kind", MOVING)
+@pytest.mark.parametrize(
+    "kind",
+    ["mixacm", *(pytest.param(name, marks=pytest.mark.slow) for name in ("igam", "natural"))],
+)
 def test_saved_weights_are_all_that_a_training_resumes_from(kind, tmp_path):
     """Optimizers, discriminator and affine transformations: three epochs, and one with two more in
     another method.

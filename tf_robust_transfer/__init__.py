@@ -1,5 +1,19 @@
 """Adversarial robustness transfer in Keras: IGAM, MixACM, their teachers, baselines and attacks."""
 
+import sys as _sys
+
+try:
+    import keras as _  # noqa: F401 - before all that needs it
+except (ImportError, ValueError) as _error:  # the backend that Keras is told to use is not there
+    _message = (
+        f"Keras cannot start: {' '.join(str(_error).split())}; this package computes in "
+        "TensorFlow: set the environment variable KERAS_BACKEND=tensorflow"
+    )
+    if _sys.argv[:1] == ["-m"]:  # one of the commands
+        _sys.stderr.write(f"error: {_message}\n")
+        _sys.exit(2)
+    raise ImportError(_message) from _error
+
 from tf_robust_transfer import adapters, attacks, data, losses, models
 from tf_robust_transfer.attacks import ThreatModel
 from tf_robust_transfer.checkpoints import as_classifier, endpoints, load_model, save_model

@@ -9,6 +9,7 @@ import tensorflow as tf
 from tf_robust_transfer.config import parse
 from tf_robust_transfer.errors import InputError
 from tf_robust_transfer.evaluation import RobustnessWarning
+from tf_robust_transfer.models.settings import check_settings, require_tensorflow
 
 
 def run_command(main, config_class) -> None:
@@ -24,6 +25,8 @@ def run_command(main, config_class) -> None:
     warnings.simplefilter("always", RobustnessWarning)
     warnings.showwarning = _show_warning
     try:
+        require_tensorflow("the commands")
+        check_settings()
         main(parse(config_class, sys.argv[1:]))
     except InputError as error:
         sys.stderr.write(f"error: {error}\n")

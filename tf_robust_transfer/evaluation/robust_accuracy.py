@@ -32,6 +32,7 @@ from tf_robust_transfer.evaluation.result import (
 )
 from tf_robust_transfer.evaluation.state import State
 from tf_robust_transfer.models.batch_statistics import BATCH_NORMS
+from tf_robust_transfer.models.settings import require_tensorflow
 
 # Images that the checks of the model look at.
 CHECKED = 64
@@ -97,6 +98,7 @@ def evaluate_robustness(
         InputError: unknown attack, no examples, examples that do not fit the model or the bounds,
             or a state of another evaluation.
     """
+    require_tensorflow("attacks")
     names = tuple(
         dict.fromkeys(["clean", *(attacks.split(",") if isinstance(attacks, str) else attacks)])
     )

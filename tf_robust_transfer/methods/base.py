@@ -14,6 +14,7 @@ from tf_robust_transfer.losses import classification
 from tf_robust_transfer.methods import given, watch
 from tf_robust_transfer.methods.directions import Directions
 from tf_robust_transfer.methods.saving import SavesItsStudent
+from tf_robust_transfer.models.settings import check_settings, require_tensorflow
 from tf_robust_transfer.ops import replicas
 from tf_robust_transfer.options import (
     Options,
@@ -116,6 +117,8 @@ class Method(SavesItsStudent, keras.Model):
 
     @given.takes_any_model
     def __init__(self, *, student, seed=0, name=None, **options):
+        require_tensorflow("methods")
+        check_settings()
         super().__init__(name=name)
         self.options = options = from_keywords(self.Options, options)
         self.student = student
@@ -299,7 +302,8 @@ def unpack(data):
             "a method is fitted on batches (images, integer labels of shape [batch] or [batch, 1], "
             "or one-hot rows), without weights"
         )
-    return images, given.class_numbers(labels, tf.shape(images)[0])
+    # In half precision an attack's steps would be rounded away.
+    return tf.cast(images, tf.float32), given.class_numbers(labels, tf.shape(images)[0])
 
 
 def check_pair(student, teacher):

@@ -47,7 +47,8 @@ def takes_any_model(init):
 
 
 def check_networks(method) -> None:
-    """Raises an InputError where a method's student or teacher gives probabilities or one number.
+    """Raises an InputError where a method's student or teacher gives probabilities or one number,
+    or the teacher is random.
 
     The losses are of logits; of probabilities they are wrong without an error.
     """
@@ -60,8 +61,14 @@ def check_networks(method) -> None:
                 f"the {role} has one output, the losses are of logits of at least 2 classes; "
                 + write_line()
             )
-        last = probability_layer(model)
-        if last is not None or _gives_probabilities(model):
+        last, (logits, again) = probability_layer(model), _two_passes(model)
+        if role == "teacher" and not np.allclose(logits, again, rtol=1e-2, atol=1e-4):
+            raise InputError(
+                "the teacher is random: two passes of the same images differ; a dropout or noise "
+                "layer in it is called with training=True"
+            )
+        sums = np.abs(logits.sum(axis=1) - 1)
+        if last is not None or (logits.min() >= -1e-5 and sums.max() <= 1e-5):
             raise InputError(
                 f"the {role} returns probabilities"
                 + (f" (its last layer is {last!r}, a softmax or sigmoid)" if last else "")
@@ -74,12 +81,12 @@ def _is_model(model):
     return isinstance(model, keras.Layer)
 
 
-def _gives_probabilities(model):
-    """Whether its outputs for two images of noise are at least 0 and sum to 1."""
+def _two_passes(model):
+    """Outputs for two images of noise, float32 [2, classes], twice."""
     shape = [2, *(side or 32 for side in model.input_shape[1:])]
     noise = np.random.default_rng(0).uniform(*pixel_bounds(model), shape).astype(np.float32)
-    found = keras.ops.convert_to_numpy(keras.ops.cast(model(noise, training=False), "float32"))
-    return found.min() >= -1e-5 and np.abs(found.sum(axis=1) - 1).max() <= 1e-5
+    passes = (model(noise, training=False) for _ in range(2))
+    return [keras.ops.convert_to_numpy(keras.ops.cast(found, "float32")) for found in passes]
 
 
 def may_be_labels(labels) -> bool:
@@ -271,7 +278,9 @@ def fit(method, keras_fit, x=None, y=None, batch_size=None, epochs=1, verbose="a
     x, y = checks.checked(x, y)
     callbacks = kwargs.pop("callbacks", None)
     if isinstance(callbacks, keras.callbacks.CallbackList):
-        callbacks.append(AtEpochsEnd())
+        watching = AtEpochsEnd()
+        watching.set_model(method)
+        callbacks.callbacks.insert(0, watching)
     else:
         callbacks = callbacks if isinstance(callbacks, (list, tuple)) else [callbacks]
         callbacks = [AtEpochsEnd(), *(c for c in callbacks if c is not None)]

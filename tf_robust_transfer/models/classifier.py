@@ -12,6 +12,7 @@ import numpy as np
 from keras.src.models.functional import Functional
 
 from tf_robust_transfer.errors import InputError, nearest
+from tf_robust_transfer.models.settings import check_settings
 
 # Probabilities below it count as it: a logarithm needs one, and float32 has little below.
 PROBABILITY_FLOOR = 1e-30
@@ -164,6 +165,7 @@ def _built_outputs(model):
 
 
 def _standardisation(mean, std, channels):
+    check_settings()
     mean, std = (
         np.broadcast_to(np.asarray(default if value is None else value, np.float64), (channels,))
         for value, default in ((mean, 0.0), (std, 1.0))
@@ -254,7 +256,7 @@ def _chosen(model, outputs, output, shape, spec):
         raise InputError(f"{_named(model)} has no output {output!r}; {nearest(str(output), known)}")
     logits = outputs[output]
     if len(logits.shape) > 2 and set(logits.shape[1:-1]) == {1}:
-        logits = keras.layers.Flatten(dtype=logits.dtype)(logits)
+        logits = keras.layers.Reshape(logits.shape[-1:], dtype=logits.dtype)(logits)
     if len(logits.shape) != 2 or logits.shape[-1] is None:
         raise InputError(
             f"{_named(model)} gives {tuple(logits.shape)} and no logits [batch, classes]; put a "

@@ -2,6 +2,8 @@
 on it.
 """
 
+import inspect
+
 import keras
 import numpy as np
 import pytest
@@ -10,8 +12,7 @@ from tests.method_by_flags import method_by_flags
 from tests.methods_test import batch, fit, linear_model
 from tf_robust_transfer.methods import METHODS, Natural
 
-# Of four validation images so many are right after each epoch. (ModelCheckpoint is tested on
-# weights alone: Keras cannot save a method as a whole, for want of its get_config.)
+# Of four validation images so many are right after each epoch.
 RIGHT = [1, 2, 4, 4, 3, 1]
 EPOCHS = len(RIGHT)
 START_RATE = 1.0
@@ -119,6 +120,18 @@ class TestOnValidationAccuracy:
         method.load_weights(path)
         assert accuracy_of(method.student) == 1.0
 
+    @pytest.mark.parametrize("suffix", [".keras", ".h5"])
+    def test_model_checkpoint_holds_the_best_student_as_plain_keras_reads_it(
+        self, suffix, tmp_path
+    ):
+        path = str(tmp_path / f"best{suffix}")
+        method, _ = scripted_fit(
+            keras.callbacks.ModelCheckpoint(path, "val_accuracy", save_best_only=True)
+        )
+        assert accuracy_of(method.student) == 0.25
+        best = keras.models.load_model(path, compile=False)
+        assert type(best) is type(method.student) and accuracy_of(best) == 1.0
+
 
 class TestOnValidationLoss:
     def test_early_stopping(self):
@@ -188,3 +201,123 @@ def test_what_keras_reports_is_unchanged():
     history = fit(method, images, labels, epochs=2)
     np.testing.assert_allclose(history["loss"][0], history["loss"][1], rtol=1e-6)
     assert history["accuracy"] == [named["accuracy"]] * 2
+
+
+# Every callback of Keras, as its users make it. Orbax is another package; RemoteMonitor needs a
+# server.
+CALLBACKS = {
+    "BackupAndRestore": lambda folder: keras.callbacks.BackupAndRestore(
+        f"{folder}/backup", delete_checkpoint=False
+    ),
+    "CSVLogger": lambda folder: keras.callbacks.CSVLogger(f"{folder}/log.csv"),
+    "Callback": lambda folder: keras.callbacks.Callback(),
+    "EarlyStopping": lambda folder: keras.callbacks.EarlyStopping(
+        "loss", restore_best_weights=True
+    ),
+    "History": lambda folder: keras.callbacks.History(),
+    "LambdaCallback": lambda folder: keras.callbacks.LambdaCallback(
+        on_epoch_end=lambda epoch, logs: None
+    ),
+    "LearningRateScheduler": lambda folder: keras.callbacks.LearningRateScheduler(
+        lambda epoch, rate: rate / 2
+    ),
+    "ModelCheckpoint": lambda folder: keras.callbacks.ModelCheckpoint(f"{folder}/each.keras"),
+    "ProgbarLogger": lambda folder: keras.callbacks.ProgbarLogger(),
+    "ReduceLROnPlateau": lambda folder: keras.callbacks.ReduceLROnPlateau("loss"),
+    "SwapEMAWeights": lambda folder: keras.callbacks.SwapEMAWeights(swap_on_epoch=True),
+    "TensorBoard": lambda folder: keras.callbacks.TensorBoard(
+        f"{folder}/tensorboard", histogram_freq=1, write_images=True, update_freq=1
+    ),
+    "TerminateOnNaN": lambda folder: keras.callbacks.TerminateOnNaN(),
+}
+EXCEPTED = {"CallbackList", "MonitorCallback", "OrbaxCheckpoint", "RemoteMonitor"}
+
+
+def test_the_callbacks_are_kerass():
+    found = {
+        name
+        for name, value in vars(keras.callbacks).items()
+        if inspect.isclass(value) and not name.startswith("_")
+    }
+    assert found - EXCEPTED == set(CALLBACKS)
+
+
+@pytest.mark.parametrize(
+    "kind",
+    ["natural", *(pytest.param(name, marks=pytest.mark.slow) for name in ("igam", "mixacm"))],
+)
+def test_every_callback_of_keras(kind, tmp_path):
+    """All of them together, in one fit; so also that none gets into another's way."""
+    method = methods()[kind]()
+    method.compile(optimizer=keras.optimizers.SGD(0.01, use_ema=True))
+    used = [make(tmp_path) for make in CALLBACKS.values()]
+    images, labels = batch(4, shape=(4, 4, 1))
+    fit(method, images, labels, epochs=2, validation_data=(images, labels), callbacks=used)
+    for left in ("backup", "log.csv", "tensorboard", "each.keras"):
+        assert (tmp_path / left).exists()
+    assert used[list(CALLBACKS).index("History")].epoch == [0, 1]
+    assert len((tmp_path / "log.csv").read_text().splitlines()) == 3
+
+
+def test_a_callback_list():
+    method = Natural(student=linear_model())
+    method.compile(optimizer=keras.optimizers.SGD(0.1))
+    history = keras.callbacks.History()
+    used = keras.callbacks.CallbackList([history], model=method, epochs=2)
+    method.fit(*batch(4), epochs=2, verbose=0, callbacks=used)
+    assert history.epoch == [0, 1]
+
+
+MOVING = {
+    "natural": {},
+    "mixacm": {"acm_transform": "affine"},
+    "igam": {"discriminator_every": 2, "noise": 0.1, "discriminator_channels": (2,)},
+}
+
+
+@pytest.mark.parametrize(
+    "kind",
+    ["mixacm", *(pytest.param(name, marks=pytest.mark.slow) for name in ("igam", "natural"))],
+)
+def test_saved_weights_are_all_that_a_training_resumes_from(kind, tmp_path):
+    """Optimizers, discriminator and affine transformations: three epochs, and one with two more in
+    another method.
+    """
+    images, labels = batch(8, shape=(4, 4, 1))
+    path = str(tmp_path / "all.weights.h5")
+
+    def made():
+        keras.utils.set_random_seed(0)
+        method = methods()[kind](**MOVING[kind])
+        method.compile(optimizer=keras.optimizers.Adam(0.05))
+        return method
+
+    def trained(method, epochs):
+        options = {"epochs": epochs, "batch_size": 4, "shuffle": False, "verbose": 0}
+        method.fit(images, labels, **options)
+        return method
+
+    whole = trained(made(), 3)
+    trained(made(), 1).save_weights(path)
+    resumed = made()
+    resumed.student.set_weights([0.5 * w for w in resumed.student.get_weights()])
+    resumed.load_weights(path)
+    trained(resumed, 2)
+    assert resumed.steps_done == whole.steps_done == 6
+    for ours, theirs in zip(resumed.variables, whole.variables, strict=True):
+        np.testing.assert_allclose(ours.numpy(), theirs.numpy(), rtol=1e-5, atol=1e-7)
+
+
+def test_what_keras_models_do_goes_on_working(tmp_path):
+    method = Natural(student=linear_model())
+    method.compile(optimizer=keras.optimizers.SGD(0.1))
+    images, labels = batch(4)
+    own = np.asarray(method.student(images))
+    np.testing.assert_allclose(method.predict(images, verbose=0), own, rtol=1e-6)
+    method.save(tmp_path / "method.keras")
+    loaded = keras.models.load_model(tmp_path / "method.keras")
+    np.testing.assert_array_equal(np.asarray(loaded(images)), own)
+    before = method.evaluate(images, labels, verbose=0, return_dict=True)["loss"]
+    named = method.train_on_batch(images, labels, return_dict=True)
+    assert named["loss"] == pytest.approx(before, rel=1e-5)
+    assert method.evaluate(images, labels, verbose=0, return_dict=True)["loss"] < before

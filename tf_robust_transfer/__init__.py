@@ -1,9 +1,23 @@
 """Adversarial robustness transfer in Keras: IGAM, MixACM, their teachers, baselines and attacks."""
 
+import sys as _sys
+
+try:
+    import keras as _  # noqa: F401 - before all that needs it
+except (ImportError, ValueError) as _error:  # the backend that Keras is told to use is not there
+    _message = (
+        f"Keras cannot start: {' '.join(str(_error).split())}; this package computes in "
+        "TensorFlow: set the environment variable KERAS_BACKEND=tensorflow"
+    )
+    if _sys.argv[:1] == ["-m"]:  # one of the commands
+        _sys.stderr.write(f"error: {_message}\n")
+        _sys.exit(2)
+    raise ImportError(_message) from _error
+
 from tf_robust_transfer import adapters, attacks, data, losses, methods, models, terms
 from tf_robust_transfer.analysis.alignment import gradient_alignment
 from tf_robust_transfer.attacks import ThreatModel, list_attacks
-from tf_robust_transfer.checkpoints import load_model, save_model
+from tf_robust_transfer.checkpoints import as_classifier, endpoints, load_model, save_model
 from tf_robust_transfer.data import list_datasets
 from tf_robust_transfer.errors import InputError
 from tf_robust_transfer.evaluation import evaluate_robustness
@@ -19,7 +33,7 @@ from tf_robust_transfer.methods import (
     Natural,
     list_methods,
 )
-from tf_robust_transfer.models import build_discriminator, build_model, endpoints, list_models
+from tf_robust_transfer.models import build_discriminator, build_model, list_models
 from tf_robust_transfer.runs.callbacks import StopOnNonFinite
 
 __version__ = "0.1.0"
@@ -38,6 +52,7 @@ __all__ = [
     "StopOnNonFinite",
     "ThreatModel",
     "adapters",
+    "as_classifier",
     "attacks",
     "build_discriminator",
     "build_model",

@@ -9,6 +9,7 @@ import tensorflow as tf
 from tf_robust_transfer.command_line import parse
 from tf_robust_transfer.errors import InputError
 from tf_robust_transfer.evaluation import RobustnessWarning
+from tf_robust_transfer.models.settings import check_settings, require_tensorflow
 
 
 def run_command(run, config_class, arguments=None) -> None:
@@ -24,6 +25,8 @@ def run_command(run, config_class, arguments=None) -> None:
     warnings.simplefilter("always", RobustnessWarning)
     warnings.showwarning = _show_warning
     try:
+        require_tensorflow("the commands")
+        check_settings()
         run(parse(config_class, sys.argv[1:] if arguments is None else arguments))
     except InputError as error:
         sys.stderr.write(f"error: {error}\n")

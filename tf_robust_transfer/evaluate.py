@@ -101,7 +101,9 @@ def run(config: EvaluateConfig) -> None:
             "--dataset, or fine-tune the model on it (train --method=finetune)"
         )
     if config.adversarial_examples:
-        examples = challenge_files.read(config.adversarial_examples, images, config.threat_model)
+        examples = challenge_files.read(
+            config.adversarial_examples, images, config.threat_model, order=test.order
+        )
         # The examples are judged as they are: every one of them, right or wrong on its clean image.
         right = evaluate_robustness(
             model, examples, test.labels, threat_model=config.threat_model, attacks=()
@@ -148,7 +150,7 @@ def run(config: EvaluateConfig) -> None:
         challenge_files.write(config.save_adversarial, result.adversarial[config.attacks[-1]])
     if config.output:
         written = result.to_json_dict(
-            model=config.model, dataset=config.dataset, split=config.split
+            model=config.model, dataset=config.dataset, split=config.split, order=test.order
         )
         write_json(config.output, written | ({"diagnostics": diagnostics} if diagnostics else {}))
     if state:

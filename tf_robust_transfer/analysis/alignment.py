@@ -20,8 +20,9 @@ import tensorflow as tf
 from scipy import stats
 
 from tf_robust_transfer.attacks.threat_model import ThreatModel
+from tf_robust_transfer.checkpoints import as_model
 from tf_robust_transfer.errors import InputError
-from tf_robust_transfer.evaluation.examples import collect
+from tf_robust_transfer.evaluation.examples import collect, image_shape
 from tf_robust_transfer.losses import classification
 from tf_robust_transfer.methods.base import check_pair
 from tf_robust_transfer.ops.gradients import input_gradient
@@ -105,6 +106,8 @@ def gradient_alignment(
         InputError: no examples, examples that do not fit the model, or a teacher of other images or
             classes.
     """
+    shape = image_shape(images)
+    model, teacher = as_model(model, shape), None if teacher is None else as_model(teacher, shape)
     return Alignment(model, teacher, batch_size)(images, labels)
 
 

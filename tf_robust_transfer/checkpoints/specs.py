@@ -17,6 +17,7 @@ from tf_robust_transfer.checkpoints.igam_reference import load_igam, role_and_pa
 from tf_robust_transfer.checkpoints.madry import load_madry_cifar10, load_madry_mnist
 from tf_robust_transfer.checkpoints.native import load_native, native_file
 from tf_robust_transfer.errors import InputError, look_up
+from tf_robust_transfer.models.classifier import as_model
 
 
 def _id_and_file(location):
@@ -62,9 +63,9 @@ def load_model(spec: str, *, sha256: str | None = None) -> keras.Model:
     """Loads a model from wherever robust models exist.
 
     Args:
-        spec: a `.keras` file, a run folder that holds a `model.keras`, or "SCHEME:LOCATION":
-            "madry_mnist:DIR_OR_PREFIX", "madry_cifar10:DIR_OR_PREFIX", "igam:DIR_OR_PREFIX" (a
-            run's student; "igam:teacher:DIR_OR_PREFIX" its teacher),
+        spec: a `.keras` or `.h5` file, a run folder that holds a `model.keras`, or
+            "SCHEME:LOCATION": "madry_mnist:DIR_OR_PREFIX", "madry_cifar10:DIR_OR_PREFIX",
+            "igam:DIR_OR_PREFIX" (a run's student; "igam:teacher:DIR_OR_PREFIX" its teacher),
             "robustbench:MODEL_ID:FILE.pt".
         sha256: the expected SHA-256, 64 hexadecimal digits, checked before the file is read: of the
             `.keras` or `.pt` file; of a TF1 checkpoint its `.data-00000-of-00001` file, which holds
@@ -77,6 +78,11 @@ def load_model(spec: str, *, sha256: str | None = None) -> keras.Model:
         InputError: unknown scheme, nothing there, another SHA-256, or a file that is not what the
             scheme says.
     """
+    return as_model(load_as_it_is(spec, sha256=sha256), spec=str(spec))
+
+
+def load_as_it_is(spec: str, *, sha256: str | None = None) -> keras.Model:
+    """As `load_model`, but a model of another kind, such as one of several outputs, is left so."""
     scheme, location = _parse(spec)
     if sha256 is not None:
         _check_sha256(spec, scheme.files(location), sha256)

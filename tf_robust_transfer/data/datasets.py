@@ -5,6 +5,7 @@ Everything is brought into memory as uint8 (`ImageData`): reading is then no par
 step, and a run can be resumed at any step without reading what lies before it. What is too large to
 be trained on so, `streaming` reads."""
 
+import dataclasses
 import fnmatch
 import logging
 import os
@@ -16,6 +17,7 @@ import numpy as np
 import tensorflow as tf
 
 from tf_robust_transfer.data import folders
+from tf_robust_transfer.data import original_order as order
 from tf_robust_transfer.data.images import (
     ImageData,
     centre_crop,
@@ -61,6 +63,7 @@ def load_data(
     max_examples: int | None = None,
     seed: int = 0,
     download: bool = True,
+    original_order: bool | None = None,
 ) -> ImageData:
     """Loads one split of a data set into memory.
 
@@ -86,11 +89,14 @@ def load_data(
         train_fraction: in (0, 1]: the stratified random part that is kept of the train split. Other
             splits stay whole, so that every fraction is tested on the same images. A smaller
             fraction is a subset of a larger one.
-        max_examples: keep the first so many, in stored order (shuffled once when the data was
-            prepared); None is all.
+        max_examples: keep the first so many, in the order of the result; None is all.
         seed: int in [0, 2**31), of `train_fraction`'s choice alone.
         download: whether TFDS may use the network where the data is not prepared; False fails at
             once where it would be needed (Tiny-ImageNet's local archive needs none).
+        original_order: of MNIST, Fashion-MNIST and CIFAR, where TFDS's own builder wrote them (a
+            hash has shuffled them then): give them in the order of the original files, which the
+            result's `order` then says. None: for every split but train, whose order is part of what
+            a seed trains.
 
     Returns:
         The split, images uint8 [n, height, width, channels].
@@ -115,7 +121,10 @@ def load_data(
     elif kind == "folder":
         data = folders.load_folder(name, path, split, image_size, limit)
     else:
-        data = _load_tfds(name, split, checked_dir(data_dir), image_size, limit, download)
+        if original_order is None:
+            original_order = split != "train"
+        directory = checked_dir(data_dir)
+        data = _load_tfds(name, split, directory, image_size, limit, download, original_order)
     images, labels = data.images, data.labels
     if fraction < 1.0:
         kept = stratified_indices(labels, fraction, seed)
@@ -124,7 +133,7 @@ def load_data(
         images, labels = images[:max_examples], labels[:max_examples]
     if image_size is not None:
         images = resize(images, tuple(image_size))
-    return ImageData(images, labels, data.num_classes, data.class_names, name, data.split)
+    return dataclasses.replace(data, images=images, labels=labels, name=name)
 
 
 def known_splits(name: str, data_dir: str | None = None) -> tuple[str, ...] | None:
@@ -271,7 +280,13 @@ def _load_digits(split: str) -> ImageData:
 
 
 def _load_tfds(
-    name: str, split: str, data_dir: str | None, image_size, limit: int | None, download: bool
+    name: str,
+    split: str,
+    data_dir: str | None,
+    image_size,
+    limit: int | None,
+    download: bool,
+    original_order: bool,
 ) -> ImageData:
     import tensorflow_datasets as tfds
 
@@ -292,8 +307,12 @@ def _load_tfds(
     read_config = tfds.ReadConfig(interleave_cycle_length=1, try_autocache=False)
     try:
         count = info.splits[split].num_examples
-        count = count if limit is None else min(count, limit)
+        restore = original_order and order.may_be_restored(info, split)
+        count = count if limit is None or restore else min(count, limit)
         dataset = builder.as_dataset(split=split, read_config=read_config).take(count)
+        ids = None
+        if restore and "id" in info.features:
+            ids = [name.numpy() for name in dataset.map(lambda example: example["id"])]
         dataset = dataset.map(lambda example: (example[image_key], example[label_key]))
         size = shape
         if None in shape:
@@ -314,8 +333,14 @@ def _load_tfds(
             f"{_one_line(error)}; "
             "check the split, or prepare the data anew"
         ) from error
+    places = order.original_order(info, split, labels, ids) if restore else None
+    if places is not None:
+        images, labels = images[places[:limit]], labels[places[:limit]]
+    else:
+        images, labels = images[:limit], labels[:limit]
     names = tuple(classes.names or map(str, range(classes.num_classes)))
-    return ImageData(images, labels, classes.num_classes, names, name, split)
+    told = order.STORED if places is None else order.ORIGINAL
+    return ImageData(images, labels, classes.num_classes, names, name, split, told)
 
 
 def prepared_builder(tfds: types.ModuleType, name: str, data_dir: str | None, download: bool):

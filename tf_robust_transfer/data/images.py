@@ -21,6 +21,7 @@ class ImageData:
         class_names: one name for each class.
         name: the data set's name, as `load_data` takes it.
         split: the split's name.
+        order: of the examples: "original", that of the original files, or "as stored".
 
     Raises:
         InputError: the arrays do not have these types and shapes, or a label is out of range.
@@ -32,6 +33,7 @@ class ImageData:
     class_names: tuple[str, ...]
     name: str
     split: str
+    order: str = "as stored"
 
     def __post_init__(self):
         where = f"split {self.split!r} of {self.name!r}"

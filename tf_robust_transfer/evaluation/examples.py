@@ -4,11 +4,24 @@ import numpy as np
 import tensorflow as tf
 
 from tf_robust_transfer.attacks.threat_model import check_batch
+from tf_robust_transfer.data.labels import class_labels
 from tf_robust_transfer.errors import InputError
 
 
+def image_shape(images):
+    """(height, width, channels) of an array or a dataset of images, None where it does not say."""
+    if isinstance(images, tf.data.Dataset):
+        spec = images.element_spec
+        shape = getattr(spec[0], "shape", ()) if isinstance(spec, tuple) and spec else ()
+    else:
+        shape = np.shape(images)
+    return tuple(shape[1:]) if len(shape) == 4 else None
+
+
 def collect(model, images, labels, threat_model, batch_size):
-    """All examples as arrays: images float32, labels int32, checked batch by batch."""
+    """All examples as arrays: images float32, labels int32, checked batch by batch.
+
+    labels: as `data.labels.class_labels` takes them."""
     if isinstance(images, tf.data.Dataset):
         spec = images.element_spec
         if labels is not None or not isinstance(spec, tuple) or len(spec) != 2:
@@ -28,7 +41,7 @@ def collect(model, images, labels, threat_model, batch_size):
                 "labels)"
             )
         images, labels = np.asarray(images), np.asarray(labels)
-        if images.ndim != 4 or labels.shape != images.shape[:1]:
+        if images.ndim != 4 or labels.shape[:1] != images.shape[:1]:
             raise InputError(
                 "images must have shape [num_examples, height, width, channels] and labels "
                 "[num_examples], "
@@ -36,7 +49,10 @@ def collect(model, images, labels, threat_model, batch_size):
             )
         starts = range(0, len(labels), batch_size)
         batches = ((images[i : i + batch_size], labels[i : i + batch_size]) for i in starts)
-    checked = [check_batch(model, *batch, threat_model) for batch in batches]
+    classes = model.output_shape[-1]
+    checked = [
+        check_batch(model, x, class_labels(y, max(classes, 2)), threat_model) for x, y in batches
+    ]
     if not sum(len(labels) for _, labels in checked):
         raise InputError("there are no examples to evaluate")
     return tuple(

@@ -68,10 +68,13 @@ class RobustnessResult:
     adversarial: dict[str, np.ndarray] = dataclasses.field(default_factory=dict)
     batch_norm: str = "moving"
 
-    def to_json_dict(self, *, model: str, dataset: str, split: str) -> dict:
+    def to_json_dict(
+        self, *, model: str, dataset: str, split: str, order: str | None = None
+    ) -> dict:
         """What stands in results.json: plain strings, numbers, lists and dicts.
 
-        model, dataset, split: where model and examples came from. Returns a dict that `json.dump`
+        model, dataset, split: where model and examples came from; order: of the examples, see
+        `data.ImageData`. Returns a dict that `json.dump`
         takes."""
         result = {
             "model": model,
@@ -94,6 +97,8 @@ class RobustnessResult:
                 "tf_robust_transfer": sys.modules["tf_robust_transfer"].__version__,
             },
         }
+        if order is not None:
+            result["order"] = order
         if self.batch_norm != "moving":
             result["batch_norm"] = self.batch_norm
         if self.worst_case is not None:

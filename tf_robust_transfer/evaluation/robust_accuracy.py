@@ -19,9 +19,10 @@ from tf_robust_transfer.attacks.base import Attack
 from tf_robust_transfer.attacks.names import parse_attack
 from tf_robust_transfer.attacks.search import Search
 from tf_robust_transfer.attacks.threat_model import ThreatModel
+from tf_robust_transfer.checkpoints import as_model
 from tf_robust_transfer.errors import InputError, look_up
 from tf_robust_transfer.evaluation import batch_statistics, checks
-from tf_robust_transfer.evaluation.examples import collect
+from tf_robust_transfer.evaluation.examples import collect, image_shape
 from tf_robust_transfer.evaluation.result import (
     RobustnessResult,
     RobustnessWarning,
@@ -32,6 +33,7 @@ from tf_robust_transfer.evaluation.state import State
 from tf_robust_transfer.inference.faster_copy import FasterCopy
 from tf_robust_transfer.inference.kept import kept
 from tf_robust_transfer.models.batch_statistics import BATCH_NORMS
+from tf_robust_transfer.models.settings import require_tensorflow
 
 # Images that the checks of the model look at.
 CHECKED = 64
@@ -60,10 +62,12 @@ def evaluate_robustness(
 
     Args:
         model: keras.Model, images in threat_model.bounds -> logits; called with training=False.
+            Any that `as_model` takes, such as a SPEC or a method, whose student it is then.
         images: float [num_examples, height, width, channels] inside threat_model.bounds, or a
             finite `tf.data.Dataset` of batches (images, labels) in place of both. All of them are
             held in memory.
-        labels: int [num_examples], the true classes; None with a dataset.
+        labels: int [num_examples] or [num_examples, 1], the true classes, or one-hot rows; None
+            with a dataset.
         threat_model: what the adversary may do.
         attacks: names, see `parse_attack`, or a dict of names and attacks of your own. "clean" is
             always computed, listed or not.
@@ -95,6 +99,7 @@ def evaluate_robustness(
         InputError: unknown attack, no examples, examples that do not fit the model or the bounds,
             or a state of another evaluation.
     """
+    require_tensorflow("attacks")
     names = tuple(
         dict.fromkeys(["clean", *(attacks.split(",") if isinstance(attacks, str) else attacks)])
     )
@@ -113,6 +118,7 @@ def evaluate_robustness(
                 "batch_norm batch keeps no adversarial examples and is float32: leave these "
                 "options out"
             )
+    model = as_model(model, image_shape(images))
     images, labels = collect(model, images, labels, threat_model, batch_size)
     if batch_norm == "batch":
         return batch_statistics.evaluate(

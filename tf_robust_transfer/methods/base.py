@@ -11,7 +11,10 @@ import tensorflow as tf
 from tf_robust_transfer.errors import InputError
 from tf_robust_transfer.flag_types import fraction
 from tf_robust_transfer.losses import classification
+from tf_robust_transfer.methods import given, watch
 from tf_robust_transfer.methods.directions import Directions
+from tf_robust_transfer.methods.saving import SavesItsStudent
+from tf_robust_transfer.models.settings import check_settings, require_tensorflow
 from tf_robust_transfer.ops import replicas
 from tf_robust_transfer.options import (
     Options,
@@ -54,7 +57,7 @@ class Context:
         return 0 if self.smoke else round(epochs * self.steps_per_epoch)
 
 
-class Method(keras.Model):
+class Method(SavesItsStudent, keras.Model):
     """A Keras model that trains its student. `compile(optimizer=...)` it and `fit` it on (images,
     integer labels).
 
@@ -108,6 +111,8 @@ class Method(keras.Model):
         super().__init_subclass__(**kwargs)
         if "Flags" not in vars(cls) and "Options" in vars(cls):
             cls.Flags = cls.Options
+        if "__init__" in vars(cls):
+            cls.__init__ = given.takes_any_model(cls.__init__)
         # What help() and editors show: the roles, then every option with its default.
         roles = [
             p
@@ -116,7 +121,10 @@ class Method(keras.Model):
         ]
         cls.__signature__ = inspect.Signature([*roles, *parameters_of(cls.Options)])
 
+    @given.takes_any_model
     def __init__(self, *, student, seed=0, name=None, **options):
+        require_tensorflow("methods")
+        check_settings()
         super().__init__(name=name)
         self.options = options = from_keywords(self.Options, options)
         self.student = student
@@ -125,6 +133,7 @@ class Method(keras.Model):
         self.seed = seed
         self.terms = [CrossEntropy(of=Logits(student))]
         self._trackers = {}
+        self.watch = watch.Watch()
         self.built = True
 
     @classmethod
@@ -171,6 +180,23 @@ class Method(keras.Model):
             # Keras would build the optimizer for teacher and discriminator as well.
             self.optimizer.build(self._trained)
             self._trackers = self._trackers or {n: keras.metrics.Mean(name=n) for n in names}
+
+    def fit(self, x=None, y=None, *args, **kwargs):
+        """As keras.Model.fit, of images and labels that are checked as they come.
+
+        Labels are integers [n] or [n, 1], or one-hot rows.
+
+        Raises:
+            InputError: images outside their bounds or not finite, labels that are no classes, a
+                student or teacher of probabilities, before the first step; at the end of an epoch,
+                a gradient or weight that is not finite."""
+        return given.fit(self, super().fit, x, y, *args, **kwargs)
+
+    def train_on_batch(self, x, y=None, **kwargs):
+        """As keras.Model.train_on_batch, checked as `fit`."""
+        given.check_networks(self)
+        given.batches(self).check(x, y)
+        return super().train_on_batch(x, y, **kwargs)
 
     @property
     def metrics(self):
@@ -267,6 +293,7 @@ class Method(keras.Model):
                 norm = tf.where(tf.math.is_finite(norm), norm, 0.0)
             terms["gradient_norm"] = 0.0, replicas.once(norm)
         self.optimizer.apply(gradients, self._trained)
+        self.watch.see_weights(self._trained, self.optimizer.iterations)
 
     def _total(self, terms):
         if self.weight_decay:
@@ -283,24 +310,23 @@ class Method(keras.Model):
         for name, value in shown.items():
             self._trackers[name].update_state(replicas.whole(value))
         self._trackers["accuracy"].update_state(classification.is_correct(logits, labels))
+        self.watch.see_logits(logits)
         # A term that this step does not have (IGAM's during its warm start) is not shown as 0.
         return {name: self._trackers[name].result() for name in (*shown, "accuracy")}
 
 
 def unpack(data):
-    """(images, labels) of a batch, or an InputError."""
+    """(images, class numbers [batch]) of a batch with labels as `fit` takes them, or an
+    InputError.
+    """
     images, labels, weights = keras.utils.unpack_x_y_sample_weight(data)
-    if (
-        labels is None
-        or weights is not None
-        or not labels.dtype.is_integer
-        or len(labels.shape) != 1
-    ):
+    if labels is None or weights is not None or not given.may_be_labels(labels):
         raise InputError(
-            "a method is fitted on batches (images, integer labels of shape [batch]), without "
-            "weights"
+            "a method is fitted on batches (images, integer labels of shape [batch] or [batch, 1], "
+            "or one-hot rows), without weights"
         )
-    return images, labels
+    # In half precision an attack's steps would be rounded away.
+    return tf.cast(images, tf.float32), given.class_numbers(labels, tf.shape(images)[0])
 
 
 def check_pair(student, teacher):

@@ -15,6 +15,7 @@ from tf_robust_transfer.models.igam_student import igam_student
 from tf_robust_transfer.models.madry import madry_mnist, madry_wide_resnet
 from tf_robust_transfer.models.preact_resnet import preact_resnet_18
 from tf_robust_transfer.models.resnet import cifar_resnet_50, resnet_18, resnet_50
+from tf_robust_transfer.models.settings import check_settings
 from tf_robust_transfer.models.small_cnn import small_cnn
 from tf_robust_transfer.models.wide_resnet import wide_resnet
 from tf_robust_transfer.plugins import is_plugin, load
@@ -50,7 +51,8 @@ def build_model(name: str, input_shape, num_classes: int, **options) -> keras.Mo
         [batch, num_classes].
 
     Raises:
-        InputError: unknown name or option, or a shape that the network cannot take.
+        InputError: unknown name or option, a shape that the network cannot take, or a global
+            setting of Keras that would change it (`settings.check_settings`).
     """
     if len(input_shape) != 3 or num_classes < 2:
         raise InputError(
@@ -58,6 +60,7 @@ def build_model(name: str, input_shape, num_classes: int, **options) -> keras.Mo
             "input_shape "
             f"{tuple(input_shape)} and num_classes {num_classes}"
         )
+    check_settings()
     build, options = find_model(name, options)
     return build(tuple(input_shape), num_classes, **options)
 

@@ -4,6 +4,7 @@ import keras
 from keras import layers
 
 from tf_robust_transfer.errors import look_up
+from tf_robust_transfer.models.settings import check_settings
 
 # Appendix A of the IGAM paper, output channels of each layer. The paper's "5 CNN layers
 # (16-32-64-128-256)" and "4 CNN layers (8-16-32-64)" agree with themselves. Its "5 CNN layers
@@ -61,6 +62,7 @@ def build_discriminator(
     Returns:
         keras.Model: float [batch, height, width, channels] -> float [batch], the logit of f_disc.
     """
+    check_settings()
     of_convolution, of_dense = look_up("initializer", initializer, INITIALIZERS)
     gradients = keras.Input(input_shape, name="input_gradients")
     x = gradients

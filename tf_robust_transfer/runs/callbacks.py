@@ -219,6 +219,8 @@ class Checkpoint(keras.callbacks.Callback):
         self._manager, self._seconds, self._last = manager, 60 * minutes, time.monotonic()
 
     def _save(self):
+        # A ReLU may hide from the losses what is wrong with the weights.
+        self.model.watch.check(self.model)
         self._manager.save(checkpoint_number=self.model.steps_done)
         self._last = time.monotonic()
 

@@ -25,6 +25,8 @@ def load_split(config, split: str) -> data.ImageData:
             seed=config.seed,
             # A smoke run is to end in seconds, with or without a network.
             download=not getattr(config, "smoke", False),
+            # A command that names its split evaluates on it.
+            original_order=hasattr(config, "split") or None,
         )
     except InputError:
         if not getattr(config, "smoke", False) or config.dataset not in data.SHAPES:

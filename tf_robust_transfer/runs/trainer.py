@@ -190,6 +190,8 @@ def _evaluate(config, folder, student, teacher, test):
     plot_input_gradients(models, images[:8], test.labels[:8], folder.figure)
     write_json(
         folder.results,
-        result.to_json_dict(model=str(folder.model), dataset=config.dataset, split="test"),
+        result.to_json_dict(
+            model=str(folder.model), dataset=config.dataset, split="test", order=test.order
+        ),
     )
     folder.evaluation_state.unlink(missing_ok=True)

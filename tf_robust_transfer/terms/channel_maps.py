@@ -112,7 +112,9 @@ class ChannelMaps(Term):
             for name in matched:
                 if name not in outputs:
                     raise InputError(
-                        f"the {role} has no endpoint {name!r}; {nearest(name, outputs)}"
+                        f"blocks: the {role} has no endpoint {name!r}; {nearest(name, outputs)}; "
+                        f"name layers of yours: {role}_endpoints=rt.endpoints({role}, "
+                        f"{{{name!r}: 'a layer of shape [batch, height, width, channels]'}})"
                     )
 
     def _shapes(self, theirs, ours):

@@ -1,0 +1,293 @@
+"""What a method is given, held against what it is documented for, before a step spends time on it:
+its networks and the batches of its `fit`.
+"""
+
+import functools
+import inspect
+import re
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from tf_robust_transfer.checkpoints import as_model
+from tf_robust_transfer.data.labels import class_labels, out_of_range
+from tf_robust_transfer.errors import InputError
+from tf_robust_transfer.methods.watch import AtEpochsEnd
+from tf_robust_transfer.models.classifier import (
+    known_input_shape,
+    pixel_bounds,
+    probability_layer,
+    write_line,
+)
+
+ROLES = ("student", "teacher")
+# Images that are this far outside their bounds are of another range: augmentation may overshoot.
+TOLERANCE = 0.01
+_ROWS = 4096
+# Before a refusal that passes through TensorFlow's data pipeline.
+_MARK = "refused batch: "
+
+
+def takes_any_model(init):
+    """Decorates a method's `__init__`: student and teacher may be any that `as_model` takes, such
+    as SPECs. One that does not know its input shape takes the other's.
+    """
+
+    @functools.wraps(init)
+    def with_models(self, **kwargs):
+        given = {role: kwargs[role] for role in ROLES if kwargs.get(role) is not None}
+        for role, model in given.items():
+            kwargs[role] = given[role] = as_model(model) if isinstance(model, str) else model
+        shapes = [known_input_shape(model) for model in given.values() if _is_model(model)]
+        shape = next((shape for shape in shapes if shape), None)
+        init(self, **kwargs | {role: as_model(model, shape) for role, model in given.items()})
+
+    return with_models
+
+
+def check_networks(method) -> None:
+    """Raises an InputError where a method's student or teacher gives probabilities or one number,
+    or the teacher is random.
+
+    The losses are of logits; of probabilities they are wrong without an error.
+    """
+    for role in ROLES:
+        model = getattr(method, role, None)
+        if not isinstance(model, keras.Model):
+            continue
+        if model.output_shape[-1] < 2:
+            raise InputError(
+                f"the {role} has one output, the losses are of logits of at least 2 classes; "
+                + write_line()
+            )
+        last, (logits, again) = probability_layer(model), _two_passes(model)
+        if role == "teacher" and not np.allclose(logits, again, rtol=1e-2, atol=1e-4):
+            raise InputError(
+                "the teacher is random: two passes of the same images differ; a dropout or noise "
+                "layer in it is called with training=True"
+            )
+        sums = np.abs(logits.sum(axis=1) - 1)
+        if last is not None or (logits.min() >= -1e-5 and sums.max() <= 1e-5):
+            raise InputError(
+                f"the {role} returns probabilities"
+                + (f" (its last layer is {last!r}, a softmax or sigmoid)" if last else "")
+                + ", the losses are of logits; "
+                + write_line(probabilities=True)
+            )
+
+
+def _is_model(model):
+    return isinstance(model, keras.Layer)
+
+
+def _two_passes(model):
+    """Outputs for two images of noise, float32 [2, classes], twice."""
+    shape = [2, *(side or 32 for side in model.input_shape[1:])]
+    noise = np.random.default_rng(0).uniform(*pixel_bounds(model), shape).astype(np.float32)
+    passes = (model(noise, training=False) for _ in range(2))
+    return [keras.ops.convert_to_numpy(keras.ops.cast(found, "float32")) for found in passes]
+
+
+def may_be_labels(labels) -> bool:
+    """Whether a tensor's type and shape are those of labels: integers [batch] or [batch, 1], or
+    rows of several columns.
+    """
+    rank = labels.shape.rank
+    if rank == 2 and labels.shape[1] != 1:
+        return labels.dtype.is_integer or labels.dtype.is_floating
+    return rank in (None, 1, 2) and (labels.dtype.is_integer or rank is None)
+
+
+def class_numbers(labels, batch):
+    """Integers [batch] from labels of these shapes, inside a step. batch: number of images."""
+    if labels.shape.rank == 1:
+        small = labels.dtype not in (tf.int32, tf.int64)
+        return tf.cast(labels, tf.int32) if small else labels
+    rows = tf.reshape(labels, [batch, -1])
+    columns = labels.shape[1] if labels.shape.rank == 2 else None
+    if columns == 1:
+        return tf.cast(rows[:, 0], tf.int32)
+    numbers = tf.argmax(rows, axis=1, output_type=tf.int32)
+    if columns is not None:
+        return numbers
+    # What was traced for both shapes, [batch] and [batch, 1] or one-hot, sees the shape here.
+    return tf.where(tf.shape(rows)[1] > 1, numbers, tf.cast(rows[:, 0], tf.int32))
+
+
+class Batches:
+    """The batches of a `fit`, checked on their way into it.
+
+    Arrays are looked through once, at the start. Of a tf.data.Dataset, generator or PyDataset every
+    batch is looked at where it is read: that the images are finite, the first time also their
+    range, and that the labels are classes of the model.
+
+    Args:
+        bounds: (lowest, highest) pixel value that the images have to lie in.
+        num_classes: of the student.
+        first_step: number of the step of the first batch, for the messages.
+    """
+
+    def __init__(self, bounds, num_classes: int, first_step: int):
+        self.bounds, self.num_classes, self.first_step = bounds, num_classes, first_step
+        # What a generator raises comes out of TensorFlow as an error of its own.
+        self.refused = None
+
+    def checked(self, x, y):
+        """(x, y) for Keras's `fit`. Raises an InputError for arrays that do not fit."""
+        if isinstance(x, tf.data.Dataset):
+            return self._dataset(x), y
+        if isinstance(x, keras.utils.PyDataset):
+            return _CheckedPyDataset(x, self), y
+        if inspect.isgenerator(x):
+            return self._generator(x), y
+        if hasattr(x, "shape") and hasattr(x, "__getitem__") and hasattr(y, "shape"):
+            self.check(x, y)
+        return x, y
+
+    def check(self, images, labels, step=None, in_range=True):
+        """Raises an InputError unless a batch, or a whole data set, fits. step: of the batch."""
+        where = "" if step is None else f" at step {step}"
+        kind = np.dtype(getattr(images.dtype, "name", str(images.dtype)).split(".")[-1]).kind
+        if kind in "biu":
+            raise InputError(
+                f"images must be float in {self.bounds}, got {images.dtype}; divide by 255 first"
+            )
+        for start in range(0, len(images), _ROWS):
+            part = np.asarray(images[start : start + _ROWS])
+            finite = np.isfinite(part)
+            if not finite.all():
+                row = start + int(np.argmin(finite.reshape(len(part), -1).all(axis=1)))
+                raise InputError(f"image {row}{where} holds NaN or infinite pixels")
+            if in_range and len(part):
+                self._check_range(float(part.min()), float(part.max()))
+        class_labels(np.asarray(labels), self.num_classes)
+
+    def _check_range(self, low, high):
+        slack = TOLERANCE * (self.bounds[1] - self.bounds[0])
+        if low < self.bounds[0] - slack or high > self.bounds[1] + slack:
+            raise InputError(self._of_range(f"{low:g}", f"{high:g}"))
+
+    def _of_range(self, low, high):
+        return (
+            f"images must lie in {self.bounds}, got values from {low} to {high}; divide by 255, or "
+            "put the normalisation into the network: rt.as_classifier(model, mean=, std=), or its "
+            "bounds= where it takes others"
+        )
+
+    def _dataset(self, dataset):
+        spec = dataset.element_spec
+        if not isinstance(spec, tuple) or len(spec) != 2 or not _are_tensors(spec):
+            return dataset
+        if spec[0].dtype.is_integer:
+            raise InputError(
+                f"images must be float in {self.bounds}, got {spec[0].dtype.name}; divide by 255 "
+                "first"
+            )
+        slack = TOLERANCE * (self.bounds[1] - self.bounds[0])
+
+        def refuse(condition, template, *values):
+            text = tf.strings.format(_MARK + template, values) if values else _MARK + template
+            return tf.debugging.Assert(condition, [text], summarize=1)
+
+        def first(images):
+            low, high = tf.reduce_min(images), tf.reduce_max(images)
+            fits = (low >= self.bounds[0] - slack) & (high <= self.bounds[1] + slack)
+            with tf.control_dependencies([refuse(fits, self._of_range("{}", "{}"), low, high)]):
+                return tf.constant(True)
+
+        def check(number, batch):
+            images, labels = batch
+            # A sum is NaN or infinite where a pixel is.
+            finite = tf.math.is_finite(tf.reduce_sum(tf.cast(images, tf.float32)))
+            step = number + self.first_step + 1
+            checks = [refuse(finite, "an image at step {} holds NaN or infinite pixels", step)]
+            with tf.control_dependencies(checks):
+                checks.append(tf.cond(number == 0, lambda: first(images), lambda: True))
+            if labels.dtype.is_integer and len(labels.shape) < 2 or labels.shape[-1] == 1:
+                low, high = tf.reduce_min(labels), tf.reduce_max(labels)
+                fits = (low >= 0) & (high < self.num_classes)
+                checks.append(refuse(fits, out_of_range("{}", "{}", self.num_classes), low, high))
+            with tf.control_dependencies(checks):
+                return tf.identity(images), tf.identity(labels)
+
+        return dataset.enumerate().map(check)
+
+    def _generator(self, batches):
+        for number, batch in enumerate(batches):
+            self.check_batch(number, batch)
+            yield batch
+
+    def check_batch(self, number, batch):
+        if isinstance(batch, (tuple, list)) and len(batch) == 2 and hasattr(batch[0], "dtype"):
+            try:
+                self.check(*batch, step=self.first_step + number + 1, in_range=number == 0)
+            except InputError as error:
+                self.refused = error
+                raise
+
+
+class _CheckedPyDataset(keras.utils.PyDataset):
+    def __init__(self, dataset, batches):
+        super().__init__(
+            workers=dataset.workers,
+            use_multiprocessing=dataset.use_multiprocessing,
+            max_queue_size=dataset.max_queue_size,
+        )
+        self.dataset, self.batches = dataset, batches
+
+    @property
+    def num_batches(self):
+        return self.dataset.num_batches
+
+    def __getitem__(self, index):
+        batch = self.dataset[index]
+        self.batches.check_batch(index, batch)
+        return batch
+
+    def on_epoch_begin(self):
+        self.dataset.on_epoch_begin()
+
+    def on_epoch_end(self):
+        self.dataset.on_epoch_end()
+
+
+def _are_tensors(spec):
+    return all(isinstance(part, tf.TensorSpec) and part.shape.rank is not None for part in spec)
+
+
+def _refusal(error: tf.errors.OpError) -> InputError | None:
+    """The InputError that a check inside a dataset meant, or None."""
+    found = re.search(_MARK + r"([^\]\n]*)", error.message)
+    return InputError(found[1].rstrip("'\" ")) if found else None
+
+
+def batches(method) -> Batches:
+    """`Batches` for a method: its student's bounds, else those of its threat model."""
+    bounds = pixel_bounds(method.student)
+    threat_model = getattr(method, "threat_model", None)
+    if bounds == (0.0, 1.0) and threat_model is not None:
+        bounds = tuple(threat_model.bounds)
+    return Batches(bounds, method.student.output_shape[-1], method.steps_done)
+
+
+def fit(method, keras_fit, x=None, y=None, batch_size=None, epochs=1, verbose="auto", **kwargs):
+    """keras_fit, the method's own from Keras, on what is checked before and while it runs."""
+    check_networks(method)
+    checks = batches(method)
+    x, y = checks.checked(x, y)
+    callbacks = kwargs.pop("callbacks", None)
+    if isinstance(callbacks, keras.callbacks.CallbackList):
+        watching = AtEpochsEnd()
+        watching.set_model(method)
+        callbacks.callbacks.insert(0, watching)
+    else:
+        callbacks = callbacks if isinstance(callbacks, (list, tuple)) else [callbacks]
+        callbacks = [AtEpochsEnd(), *(c for c in callbacks if c is not None)]
+    try:
+        return keras_fit(x, y, batch_size, epochs, verbose, callbacks, **kwargs)
+    except tf.errors.OpError as error:
+        meant = checks.refused or _refusal(error)
+        if meant is None:
+            raise
+        raise meant from error

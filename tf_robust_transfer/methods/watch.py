@@ -1,0 +1,107 @@
+"""What goes wrong in a training without a word: gradients that are not finite, constant logits.
+
+A ReLU on the CPU turns NaN into 0, so that a loss may stay finite while weights are NaN. Each step
+leaves what it found in variables on its device; nothing is read from there before an epoch ends or
+something is saved."""
+
+import logging
+
+import keras
+import tensorflow as tf
+
+from tf_robust_transfer.checkpoints.native import non_finite
+from tf_robust_transfer.errors import InputError
+
+_LOG = logging.getLogger("tf_robust_transfer")
+# Logits that differ by less than this share of the largest, over a batch, are the same.
+SAME = 1e-6
+
+
+class Watch:
+    """Made in the scope of the method's strategy."""
+
+    def __init__(self):
+        def variable(value, dtype):
+            # Each replica writes its own.
+            return tf.Variable(
+                value,
+                trainable=False,
+                dtype=dtype,
+                synchronization=tf.VariableSynchronization.ON_READ,
+                aggregation=tf.VariableAggregation.SUM,
+            )
+
+        self._bad_step = variable(0, tf.int64)  # counted from 1; 0: none
+        self._spread = variable(1.0, tf.float32)
+
+    def see_weights(self, weights, iterations) -> None:
+        """Inside a step, after the optimizer's: remembers the first step that left a weight that is
+        not finite, as every gradient that is not finite does.
+
+        The gradients themselves are not looked at: a second use of them changes what TensorFlow
+        fuses, and so the last bits of every training.
+
+        weights: the trained variables; iterations: of the optimizer, after the step."""
+        # A sum is NaN or infinite where a weight is.
+        total = tf.add_n([tf.cast(tf.reduce_sum(w), tf.float32) for w in weights])
+        first = tf.logical_and(self._bad_step == 0, ~tf.math.is_finite(total))
+        self._bad_step.assign(tf.where(first, tf.cast(iterations, tf.int64), self._bad_step))
+
+    def see_logits(self, logits) -> None:
+        """Inside a step: remembers how far its logits differ between images, of their size.
+
+        logits: float [batch, classes]."""
+        logits = tf.stop_gradient(tf.cast(logits, tf.float32))
+        spread = tf.reduce_max(tf.reduce_max(logits, axis=0) - tf.reduce_min(logits, axis=0))
+        size = tf.reduce_max(tf.abs(logits))
+        # Of one image nothing can be said.
+        self._spread.assign(
+            tf.where(tf.shape(logits)[0] > 1, tf.math.divide_no_nan(spread, size), 1.0)
+        )
+
+    def check(self, method) -> None:
+        """Raises an InputError where a step of this `fit` left a weight that is not finite."""
+        steps = [int(step) for step in _of_replicas(method, self._bad_step) if int(step)]
+        if steps:
+            _refuse(f"the gradient or the weights are not finite at step {min(steps)}", method)
+
+    def check_saved(self, method) -> None:
+        """Raises an InputError where the student has a weight that is not finite."""
+        if non_finite(method.student):
+            self.check(method)
+            _refuse("the weights are not finite", method)
+
+    def reset(self) -> None:
+        """Forgets, for a new `fit`."""
+        self._bad_step.assign(0)
+
+    def tell_collapse(self, method) -> None:
+        """A line where the logits of the last step were the same for all images."""
+        if all(float(spread) <= SAME for spread in _of_replicas(method, self._spread)):
+            _LOG.warning(
+                "the network has collapsed: its logits were the same for all images of step %d; "
+                "lower the learning rate, let it warm up, or clip the gradient",
+                method.steps_done,
+            )
+
+
+class AtEpochsEnd(keras.callbacks.Callback):
+    """Looks at a method's `Watch`; before the callbacks that save."""
+
+    def on_train_begin(self, logs=None):
+        self.model.watch.reset()
+
+    def on_epoch_end(self, epoch, logs=None):
+        self.model.watch.check(self.model)
+        self.model.watch.tell_collapse(self.model)
+
+
+def _of_replicas(method, variable):
+    return method.distribute_strategy.experimental_local_results(variable)
+
+
+def _refuse(what, method):
+    raise InputError(
+        f"{what} (now: {non_finite(method.student) or 'none of the student'}); nothing is saved; "
+        "try a smaller learning rate or weight of the largest term, and look at the images"
+    )

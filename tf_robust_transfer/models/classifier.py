@@ -1,0 +1,354 @@
+"""Any classifier as a functional model from images to logits, which every part of the package
+takes.
+
+Keras only: what is made here loads under any Keras backend.
+"""
+
+import inspect
+import warnings
+
+import keras
+import numpy as np
+from keras.src.models.functional import Functional
+
+from tf_robust_transfer.errors import InputError, nearest
+from tf_robust_transfer.models.settings import check_settings
+
+# Probabilities below it count as it: a logarithm needs one, and float32 has little below.
+PROBABILITY_FLOOR = 1e-30
+# Under `vars(model)`, where Keras tracks nothing: whatever begins so is no part of a saved model.
+_MADE = "__tf_robust_transfer_classifiers"
+
+
+@keras.saving.register_keras_serializable(package="tf_robust_transfer")
+class PixelBounds(keras.layers.Layer):
+    """Returns its images as they are, and says in which bounds the network takes them.
+
+    images: float [batch, height, width, channels].
+
+    Args:
+        bounds: (lowest, highest) pixel value.
+    """
+
+    def __init__(self, bounds=(0.0, 1.0), **kwargs):
+        super().__init__(**kwargs)
+        self.bounds = tuple(float(bound) for bound in bounds)
+
+    def call(self, images):
+        return images
+
+    def get_config(self):
+        return {**super().get_config(), "bounds": self.bounds}
+
+
+def pixel_bounds(model) -> tuple[float, float]:
+    """(lowest, highest) pixel value of the images that a network takes: (0, 1), unless
+    `as_classifier` was told other bounds.
+    """
+    found = [layer for layer in getattr(model, "layers", ()) if isinstance(layer, PixelBounds)]
+    return found[0].bounds if found else (0.0, 1.0)
+
+
+def classifier(
+    model,
+    *,
+    bounds=(0.0, 1.0),
+    mean=None,
+    std=None,
+    output=None,
+    probabilities=False,
+    classes=None,
+    input_shape=None,
+    spec=None,
+) -> keras.Model:
+    """`as_classifier` of a model in memory; see `checkpoints.as_classifier`.
+
+    spec: what the model was loaded from, if it was.
+    """
+    shape = tuple(input_shape) if input_shape is not None else known_input_shape(model)
+    if shape is None or len(shape) != 3:
+        raise InputError(
+            f"the input shape of {_named(model)} is not known, or not (height, width, channels); "
+            + write_line(spec, input_shape=(32, 32, 3))
+            + " with the shape of your images"
+        )
+    low, high = bounds
+    if not low < high:
+        raise InputError(f"bounds must be (lowest, highest), got {tuple(bounds)}")
+    inputs = keras.Input(shape, dtype="float32")
+    images = inputs
+    if (low, high) != (0.0, 1.0):
+        images = PixelBounds(bounds, dtype="float32", name="pixel_bounds")(images)
+    if mean is not None or std is not None:
+        images = _standardisation(mean, std, shape[-1])(images)
+    logits = _chosen(model, _outputs(model, images), output, shape, spec)
+    if probabilities:
+        logits = _without_probabilities(inputs, logits, bounds)
+    if logits.shape[-1] == 1:
+        logits = keras.ops.concatenate([keras.ops.zeros_like(logits), logits], axis=-1)
+    if classes is not None:
+        logits = _of_classes(logits, classes)
+    if logits.dtype != "float32":
+        logits = keras.layers.Activation("linear", dtype="float32", name="float32_logits")(logits)
+    name = getattr(model, "name", None)
+    return keras.Model(inputs, logits, name=name if isinstance(name, str) else None)
+
+
+def as_model(model, input_shape=None, spec=None) -> keras.Model:
+    """What a part of the package calls for the model that it is given.
+
+    Args:
+        model: a functional or sequential keras.Model of one input and one output [batch, logits],
+            which is returned itself; a subclassed model, a Sequential of open input shape, a
+            layer, or a model of a dict with the one entry "logits", around which a functional model
+            of the same layers is put, once; a method, which stands for its student.
+        input_shape: (height, width, channels) where the model does not know it.
+        spec: what the model was loaded from, if it was.
+
+    Raises:
+        InputError: anything else, with the line of `as_classifier` that takes it.
+    """
+    if isinstance(getattr(model, "student", None), keras.Model):
+        model = model.student
+    if not isinstance(model, keras.Layer):
+        what = "a function" if callable(model) else type(model).__name__
+        advice = write_line(input_shape=tuple(input_shape or (32, 32, 3)))
+        raise InputError(f"expected a keras.Model or a SPEC, got {what}; {advice}")
+    found, outputs = known_input_shape(model), _built_outputs(model)
+    if outputs is not None and len(model.inputs) != 1:
+        raise InputError(
+            f"{_named(model)} takes {len(model.inputs)} inputs; put a model of the images alone "
+            "around it: keras.Model(images, model([images, ...]))"
+        )
+    if outputs is not None and hasattr(outputs, "shape") and len(outputs.shape) == 2:
+        return model
+    shape = found or (tuple(input_shape) if input_shape is not None else None)
+    # What is added to an open Sequential later makes another model of it.
+    key = shape, tuple(map(id, getattr(model, "layers", ())))
+    made = vars(model).setdefault(_MADE, {})
+    if key not in made:
+        made[key] = classifier(model, input_shape=shape, spec=spec)
+    return made[key]
+
+
+def known_input_shape(model):
+    """(height, width, channels) of the images that a model takes, as far as it says so, or None."""
+    try:
+        shape = model.input_shape
+    except (AttributeError, ValueError):
+        config = model.get_build_config() if isinstance(model, keras.Layer) else None
+        config = config or {}
+        shapes = list((config.get("shapes_dict") or {}).values())
+        shape = config.get("input_shape") or (shapes[0] if len(shapes) == 1 else None)
+    if not isinstance(shape, (tuple, list)) or len(shape) != 4:
+        return None
+    return tuple(shape[1:])
+
+
+def write_line(of: str | None = None, **options) -> str:
+    """The advice to wrap a model: "write model = rt.as_classifier(model, input_shape=(8, 8, 1))".
+
+    of: the SPEC that is to stand there in place of the model."""
+    given = "".join(f", {name}={value!r}" for name, value in options.items())
+    return f"write model = rt.as_classifier({'model' if of is None else repr(of)}{given})"
+
+
+def _named(model):
+    name = getattr(model, "name", None)
+    return f"the {type(model).__name__} {name!r}" if isinstance(name, str) else "the function"
+
+
+def _built_outputs(model):
+    """The structure of symbolic outputs of a functional or built sequential model, or None."""
+    graph = getattr(model, "_functional", None) if isinstance(model, keras.Sequential) else model
+    return graph.output if isinstance(graph, Functional) else None
+
+
+def _standardisation(mean, std, channels):
+    check_settings()
+    mean, std = (
+        np.broadcast_to(np.asarray(default if value is None else value, np.float64), (channels,))
+        for value, default in ((mean, 0.0), (std, 1.0))
+    )
+    if not (std > 0).all():
+        raise InputError(f"std must be above 0, got {std.tolist()}")
+    # Not Normalization, which keeps the variance: its square root is another float32.
+    return keras.layers.Rescaling(
+        (1.0 / std).tolist(), (-mean / std).tolist(), dtype="float32", name="standardisation"
+    )
+
+
+def _outputs(model, images):
+    """The model's outputs for symbolic images.
+
+    The model's own layers become layers of the graph where its call says no more than that:
+    endpoints can name them, and a saved file needs no class of its own."""
+    try:
+        if not isinstance(model, keras.Model):
+            return model(images)
+        if isinstance(model, (Functional, keras.Sequential)) and type(model).call in (
+            Functional.call,
+            keras.Sequential.call,
+        ):
+            return model.call(images)
+        whole = model(images)
+        inlined = _inlined(model, images)
+        return whole if inlined is None else inlined
+    except InputError:
+        raise
+    except Exception as error:  # whatever a model of another's making raises
+        reason = " ".join(str(error).split())[:200]
+        raise InputError(
+            f"{_named(model)} cannot be called on images of shape {images.shape}: {reason}"
+        ) from error
+
+
+def _inlined(model, images):
+    """The outputs of a subclassed model's `call`, or None where its graph is not all that it is."""
+    takes_training = "training" in inspect.signature(model.call).parameters
+    graphs = []
+    try:
+        for training in (None, True):
+            outputs = model.call(images, **({"training": training} if takes_training else {}))
+            graphs.append((outputs, keras.Model(images, outputs)))
+    except Exception:  # TensorFlow's operations take no symbolic tensors
+        return None
+    (outputs, graph), (_, in_training) = graphs
+    names = [[operation.name for operation in g.operations] for _, g in graphs]
+    # Keras numbers its operations anew in each graph; layers keep their names.
+    kinds = [[type(operation).__name__ for operation in g.operations] for _, g in graphs]
+    if kinds[0] != kinds[1] or len(names[0]) != len(names[1]):
+        return None
+    if {id(v) for v in graph.weights} != {id(v) for v in model.weights}:
+        return None
+    probe = np.random.default_rng(0).uniform(size=(2, *(s or 32 for s in images.shape[1:])))
+    same = [
+        keras.tree.map_structure(keras.ops.convert_to_numpy, m(probe, training=False))
+        for m in (graph, model)
+    ]
+    flat = zip(*map(keras.tree.flatten, same), strict=True)
+    return outputs if all(np.allclose(a, b, rtol=1e-5, atol=1e-6) for a, b in flat) else None
+
+
+def _chosen(model, outputs, output, shape, spec):
+    """One tensor [batch, logits] of a model's outputs."""
+    if hasattr(outputs, "shape"):
+        outputs = {"output": outputs}
+    elif not isinstance(outputs, dict):
+        outputs = dict(enumerate(keras.tree.flatten(outputs)))
+        names = getattr(model, "output_names", None) or ()
+        if isinstance(output, str) and output in names:
+            output = names.index(output)
+    if output is None and len(outputs) > 1 and "logits" in outputs:
+        output = "logits"
+    if output is None:
+        if len(outputs) > 1:
+            widths = ", ".join(f"{key!r}: {tuple(t.shape)}" for key, t in outputs.items())
+            known = known_input_shape(model)
+            options = {"output": next(iter(outputs))} | ({} if known else {"input_shape": shape})
+            raise InputError(
+                f"{_named(model)} has {len(outputs)} outputs ({widths}); choose the logits: "
+                + write_line(spec, **options)
+            )
+        output = next(iter(outputs))
+    if output not in outputs:
+        known = map(str, outputs)
+        raise InputError(f"{_named(model)} has no output {output!r}; {nearest(str(output), known)}")
+    logits = outputs[output]
+    if len(logits.shape) > 2 and set(logits.shape[1:-1]) == {1}:
+        logits = keras.layers.Reshape(logits.shape[-1:], dtype=logits.dtype)(logits)
+    if len(logits.shape) != 2 or logits.shape[-1] is None:
+        raise InputError(
+            f"{_named(model)} gives {tuple(logits.shape)} and no logits [batch, classes]; put a "
+            "layer behind it that does"
+        )
+    return logits
+
+
+def _of_classes(logits, classes):
+    if isinstance(classes, (int, np.integer)):
+        if logits.shape[-1] != classes:
+            raise InputError(f"expected {classes} logits, the model gives {logits.shape[-1]}")
+        return logits
+    classes = [int(index) for index in classes]
+    if not classes or min(classes) < 0 or max(classes) >= logits.shape[-1]:
+        raise InputError(
+            f"classes must be of the model's {logits.shape[-1]} outputs, counted from 0, got "
+            f"{classes[:5]}..."
+        )
+    return keras.ops.take(logits, classes, axis=-1)
+
+
+def _without_probabilities(inputs, outputs, bounds):
+    """Logits for probabilities: what the last softmax or sigmoid takes, else their logarithms."""
+    before = _before_probabilities(outputs)
+    if before is not None:
+        return before
+    probe = np.random.default_rng(0).uniform(*bounds, (2, *(s or 32 for s in inputs.shape[1:])))
+    found = keras.ops.convert_to_numpy(keras.Model(inputs, outputs)(probe, training=False))
+    if found.min() < -1e-5 or found.max() > 1 + 1e-5:
+        raise InputError(
+            f"the model gives no probabilities but values from {found.min():.3g} to "
+            f"{found.max():.3g}; leave probabilities=True out"
+        )
+    warnings.warn(
+        "the model ends in no softmax or sigmoid layer that can be taken off: its logits are "
+        f"logarithms of its probabilities, at least {PROBABILITY_FLOOR:g}; where these are rounded "
+        "to 0 or 1 gradients vanish",
+        stacklevel=4,
+    )
+    if outputs.shape[-1] == 1:
+        outputs = keras.ops.concatenate([1.0 - outputs, outputs], axis=-1)
+    return keras.ops.log(keras.ops.maximum(outputs, PROBABILITY_FLOOR))
+
+
+def _before_probabilities(outputs):
+    """The tensor that the last softmax or sigmoid takes, or None where none is last."""
+    operation, index, _ = outputs._keras_history
+    node = operation._inbound_nodes[index]
+    given = node.input_tensors[0]
+    if isinstance(operation, (Functional, keras.Sequential)):
+        return _before_probabilities(operation.call(given))
+    if type(operation).__name__ in ("Softmax", "Sigmoid") or (
+        isinstance(operation, keras.layers.Activation) and _squashes(operation)
+    ):
+        return given
+    if isinstance(operation, keras.Layer) and _squashes(operation):
+        linear = _without_activation(operation)
+        return None if linear is None else linear(given)
+    return None
+
+
+def _squashes(layer):
+    return getattr(layer, "activation", None) in (
+        keras.activations.softmax,
+        keras.activations.sigmoid,
+    )
+
+
+def _without_activation(layer):
+    """A layer of the same variables without an activation, or None where they cannot be shared."""
+    linear = type(layer).from_config(layer.get_config() | {"activation": "linear"})
+    linear.build_from_config(layer.get_build_config())
+    linear._tracker.unlock()
+    for name, variable in list(vars(layer).items()):
+        if isinstance(variable, keras.Variable):
+            linear._untrack_variable(getattr(linear, name))
+            linear._tracker.unlock()
+            setattr(linear, name, variable)
+    linear._tracker.lock()
+    same = list(map(id, linear.variables)) == list(map(id, layer.variables))
+    return linear if same else None
+
+
+def probability_layer(model) -> str | None:
+    """The name of the softmax or sigmoid that a functional model ends in, or None."""
+    outputs = _built_outputs(model)
+    while hasattr(outputs, "_keras_history"):
+        operation = outputs._keras_history[0]
+        if isinstance(operation, (Functional, keras.Sequential)):
+            outputs = _built_outputs(operation)
+            continue
+        ends = type(operation).__name__ in ("Softmax", "Sigmoid") or _squashes(operation)
+        return operation.name if ends else None
+    return None

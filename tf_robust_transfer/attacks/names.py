@@ -98,6 +98,22 @@ def parse_attack(name: str, step_size: float | None = None) -> Attack | None:
     return PGD(steps, step_size, restarts=restarts, loss=loss, stop_when_fooled=True)
 
 
+def training_attack(name: str) -> Attack:
+    """The attack of a name as a training step runs it: one round, to its last step, past the
+    decision boundary.
+
+    Raises:
+        InputError: as `parse_attack`; and "clean", ensembles, restarts and several targets.
+    """
+    attack = parse_attack(name)
+    if attack is None or isinstance(attack, AutoAttack) or attack.rounds(3) > 1:
+        raise InputError(
+            f"attack {name!r}: training takes an attack of one round, such as pgd7, fgsm or apgd-ce"
+        )
+    attack.stop_when_fooled = False
+    return attack
+
+
 def list_attacks(pattern: str = "*") -> list[str]:
     """The names of attacks that a pattern such as "apgd*" matches; of families with numbers in
     their names an example each.

@@ -15,7 +15,7 @@ import tensorflow as tf
 from tf_robust_transfer.attacks.noise import ExampleNoise
 from tf_robust_transfer.attacks.threat_model import Problem
 from tf_robust_transfer.inference.faster_copy import on_gpu
-from tf_robust_transfer.inference.kept import kept
+from tf_robust_transfer.inference.kept import compiled, kept
 from tf_robust_transfer.losses import classification
 from tf_robust_transfer.ops.loops import out_of_line
 from tf_robust_transfer.ops.precision import full_float32
@@ -235,13 +235,7 @@ class Search:
         """method(*arguments), compiled once for any number of lanes."""
         functions = self._functions if functions is None else functions
         if method.__name__ not in functions:
-            specs = tf.nest.map_structure(
-                lambda part: tf.TensorSpec([None, *part.shape[1:]][: part.shape.rank], part.dtype),
-                arguments,
-            )
-            # Concrete, since TensorFlow warns of a function that is traced again for another shape.
-            function = tf.function(method, autograph=False).get_concrete_function(*specs)
-            functions[method.__name__] = function
+            functions[method.__name__] = compiled(method, *arguments)
         return functions[method.__name__](*arguments)
 
     # What follows runs compiled.

@@ -12,7 +12,6 @@ import pytest
 import tensorflow as tf
 
 from tf_robust_transfer.attacks import (
-    BIM,
     FGSM,
     MIM,
     PGD,

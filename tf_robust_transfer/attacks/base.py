@@ -220,10 +220,10 @@ class Attack:
 
     def _search(self, model, images, labels, threat_model, seed):
         found, images, labels = images.numpy(), images.numpy(), labels.numpy()
-        resists, margins = None, np.full(len(images), -np.inf, np.float32)
+        margins = np.full(len(images), -np.inf, np.float32)
+        judge = Search(Attack(), model, threat_model, batch_size=len(images)).judge
+        resists = judge(images, labels)[0]
         for search, seeds in self._searches(model, threat_model, len(images), seed):
-            if resists is None:
-                resists = search.judge(images, labels)[0]
             for decided in search.run(
                 images, labels, resists.nonzero()[0], eps=threat_model.eps, seed=seeds
             ):

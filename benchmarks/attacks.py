@@ -28,6 +28,7 @@ from cleverhans.tf2.attacks.projected_gradient_descent import projected_gradient
 
 import tf_robust_transfer as rt
 from tf_robust_transfer.attacks import FGSM, PGD, ThreatModel
+from tf_robust_transfer.attacks.search import Search
 from tf_robust_transfer.data.datasets import load_data
 from tf_robust_transfer.inference.faster_copy import FasterCopy
 from tf_robust_transfer.models import build_model
@@ -170,6 +171,39 @@ def measure(functions, repeats):
     }
 
 
+class Lanes:
+    """The searches of everything inside `with`, and what share of the steps that they computed
+    belonged to an example.
+    """
+
+    def __enter__(self):
+        self.searches, self._run = [], Search.run
+
+        def run(search, *arguments, **options):
+            self.searches.append(search)
+            return self._run(search, *arguments, **options)
+
+        Search.run = run
+        return self
+
+    def __exit__(self, *_):
+        Search.run = self._run
+
+    @staticmethod
+    def share(searches):
+        return sum(s.used for s in searches) / max(sum(s.computed for s in searches), 1)
+
+    def print(self):
+        each = (
+            f"{type(search.attack).__name__} {self.share([search]):.1%}" for search in self.searches
+        )
+        print(
+            f"steps that belonged to an example: {self.share(self.searches):.1%} of those computed "
+            f"({', '.join(each)})",
+            flush=True,
+        )
+
+
 def profile(prefix, functions):
     """Prints where each function's time goes, all but that of its first run, which compiles."""
     for name, function in functions.items():
@@ -250,16 +284,14 @@ def table_of_evaluations(model, images, labels, options):
     threat_model = ThreatModel("linf", options.eps)
 
     def native(precision):
-        attacks = {"pgd20": PGD(STEPS, stop_when_fooled=True)}
         return lambda: rt.evaluate_robustness(
             model,
             images,
             labels,
             threat_model=threat_model,
-            attacks=attacks,
+            attacks=("pgd20",),
             batch_size=options.batch_size,
             precision=precision,
-            check_model=False,
         ).accuracy["pgd20"]
 
     functions = {
@@ -295,6 +327,9 @@ def table_of_evaluations(model, images, labels, options):
             f"{name:<24} {first:8.1f} s {seconds:7.1f} s {base[0] / seconds:12.2f}x "
             f"{processor:7.1f} s {base[1] / processor:12.2f}x {accuracy:8.2%}"
         )
+    with Lanes() as lanes:
+        functions["native float32"]()
+    lanes.print()
     print(flush=True)
 
 
@@ -357,7 +392,8 @@ def table_of_autoattack(model, images, labels, options):
         "native float32": lambda: native("float32"),
         "native mixed": lambda: native("mixed"),
     }.items():
-        seconds, processor, accuracy = timed(function)
+        with Lanes() as lanes:
+            seconds, processor, accuracy = timed(function)
         base = base or (seconds, processor)
         print(
             f"{name:<24} {seconds:8.1f} s {base[0] / seconds:10.2f}x {processor:7.1f} s "
@@ -365,6 +401,8 @@ def table_of_autoattack(model, images, labels, options):
             f"{accuracy:8.2%}",
             flush=True,
         )
+        if lanes.searches:
+            lanes.print()
 
 
 def parse_arguments():

@@ -7,7 +7,7 @@ import pytest
 from tf_robust_transfer import attacks
 from tf_robust_transfer.attacks import FGSM, PGD
 from tf_robust_transfer.attacks.cleverhans import ATTACKS, CleverHans
-from tf_robust_transfer.attacks.names import EXAMPLES, full_name, parse_attack
+from tf_robust_transfer.attacks.names import EXAMPLES, full_name, parse_attack, training_attack
 from tf_robust_transfer.errors import InputError
 from tf_robust_transfer.losses import classification
 
@@ -197,3 +197,25 @@ def test_options_in_brackets():
 def test_options_that_are_refused(name, words):
     with pytest.raises(InputError, match=re.escape(words)):
         parse_attack(name)
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [
+        ("pgd7", PGD),
+        ("cw-pgd7", PGD),
+        ("fgsm", FGSM),
+        ("mim3", attacks.MIM),
+        ("apgd-ce", attacks.APGD),
+        ("spsa", attacks.SPSA),
+    ],
+)
+def test_in_training_an_attack_goes_on_to_its_last_step(name, kind):
+    attack = training_attack(name)
+    assert type(attack) is kind and not attack.stop_when_fooled and attack.restarts == 1
+
+
+@pytest.mark.parametrize("name", ["clean", "autoattack", "pgd7x2", "apgd-t", "fab-t"])
+def test_training_takes_one_round(name):
+    with pytest.raises(InputError, match="takes an attack of one round, such as pgd7"):
+        training_attack(name)

@@ -6,6 +6,7 @@ import pytest
 import tensorflow as tf
 
 from tf_robust_transfer.attacks import PGD, ThreatModel
+from tf_robust_transfer.errors import InputError
 from tf_robust_transfer.evaluation import RobustnessWarning, checks, evaluate_robustness
 
 SHAPE = (6, 5, 1)
@@ -132,3 +133,36 @@ def test_autoattack_below_pgd():
 def test_an_honest_evaluation_is_silent():
     model = network()
     evaluate_robustness(model, *examples(model, 8), threat_model=THREAT, attacks=["pgd3"])
+
+
+def linear(outputs):
+    images = keras.Input(SHAPE)
+    return keras.Model(images, keras.layers.Dense(outputs)(keras.layers.Flatten()(images)))
+
+
+@pytest.mark.parametrize("label", [0, 1])
+def test_one_output_is_refused_and_the_line_that_helps_works(label):
+    """Taken as logits of one class, every image of class 0 would count as robust."""
+    model = linear(1)
+    images = np.random.default_rng(0).uniform(size=(40, *SHAPE)).astype(np.float32)
+    labels = np.full(40, label)
+    arguments = {"threat_model": THREAT, "attacks": ("pgd3",), "check_model": False}
+    with pytest.raises(InputError, match="the model has one output") as refused:
+        evaluate_robustness(model, images, labels, **arguments)
+    with pytest.raises(InputError, match="the model has one output"):
+        PGD(3)(model, images, labels, threat_model=THREAT)
+    told = str(refused.value)[str(refused.value).index("keras.Model") :]
+    two = eval(told, {"keras": keras, "model": model})
+    logit = model(images).numpy()[:, 0]
+    kernel = model.layers[-1].get_weights()[0]
+    result = evaluate_robustness(two, images, labels, **arguments)
+    np.testing.assert_array_equal(result.correct["clean"], (logit > 0) == label)
+    # A linear model: the images lie far enough from the bounds, or the attack is a bit weaker.
+    away = (2 * label - 1) * logit - THREAT.eps * np.abs(kernel).sum()
+    assert result.correct["pgd3"][away > 0].all() and result.accuracy["pgd3"] < 1
+
+
+def test_standardised_images_are_told_where_to_go():
+    images = np.random.default_rng(0).normal(size=(4, *SHAPE)).astype(np.float32)
+    with pytest.raises(InputError, match="put the normalisation inside the model"):
+        evaluate_robustness(linear(2), images, np.zeros(4, int), threat_model=THREAT)

@@ -310,6 +310,20 @@ def test_results_of_an_evaluation_are_plain_numbers(model, images, labels):
     assert "worst_case" not in written and list(written["accuracy"]) == ["clean", "fgsm"]
 
 
+def test_the_result_has_the_full_name_of_each_attack(model, images, labels):
+    threat = ThreatModel(eps=0.1)
+    result = evaluate_robustness(
+        model, images, labels, threat_model=threat, attacks=("fgsm", "pgd2"), check_model=False
+    )
+    written = result.to_json_dict(model="m", dataset="d", split="test")["settings"]
+    assert written["fgsm"] == "fgsm[step_size=;random_start=false]"
+    assert written["pgd2"].startswith("pgd[steps=2;") and "stop_when_fooled=true" in written["pgd2"]
+    again = evaluate_robustness(
+        model, images, labels, threat_model=threat, attacks=(written["pgd2"],), check_model=False
+    )
+    assert again.accuracy[written["pgd2"]] == result.accuracy["pgd2"]
+
+
 def test_progress_goes_to_stderr(scripted, capsys):
     model, images, labels, _ = scripted([0, 1, -1, -1], restarts=2)
     for progress in (False, True):

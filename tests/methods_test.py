@@ -846,6 +846,21 @@ class TestAdversarialTraining:
         correct = (adversarial @ w + b).argmax(axis=1) == y
         np.testing.assert_allclose(history["accuracy"], correct.mean(), rtol=1e-6)
 
+    def test_the_names_of_evaluations_are_taken(self):
+        (x, y), after = batch(), []
+        for attack in ("fgsm", FGSM(), "pgd7", PGD(7)):
+            student = linear_model()
+            threat_model = ThreatModel("linf", 0.2)
+            method = AdversarialTraining(student=student, threat_model=threat_model, attack=attack)
+            fit(compiled(method), x, y)
+            after.append(student.get_weights())
+        for name, object_ in ((0, 1), (2, 3)):
+            for one, other in zip(after[name], after[object_], strict=True):
+                np.testing.assert_array_equal(one, other)
+        assert (after[1][0] != after[3][0]).any()
+        with pytest.raises(InputError, match="unknown attack 'pdg7'"):
+            AdversarialTraining(student=student, threat_model=threat_model, attack="pdg7")
+
     def test_warm_up_raises_eps_linearly(self):
         """Four steps with warm_up_steps 2: eps 0, half, whole, whole."""
         student, (x, y) = linear_model(), batch()

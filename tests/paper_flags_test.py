@@ -327,7 +327,7 @@ def test_pgd_of_mixacm_has_steps_of_2_255_but_where_the_row_is_anothers():
             r"evaluate (.+?results_eps2.json)", header(f"flags/mixacm/{name}.flags")
         )[1]
         config = parse(EvaluateConfig, command.split())
-        assert (config.eps, config.attack_step_size) == (2 / 255, 2 / 255)
+        assert (config.threat_model.eps, config.attack_step_size) == (2 / 255, 2 / 255)
         assert config.attacks == ("pgd10", "pgd50", "pgd100") and "whole radius" in header(
             f"flags/mixacm/{name}.flags"
         )

@@ -221,3 +221,17 @@ def test_an_attack_under_xla_is_the_attack_without(name, norm):
     ]
     assert (np.abs(runs[0] - images).max(axis=(1, 2, 3)) > 1e-3).sum() >= 4
     assert (np.abs(runs[1] - runs[0]).max(axis=(1, 2, 3)) > 1e-4).sum() <= 2
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 4, 5, 9])
+def test_seeds_of_many_are_those_of_numpy(count):
+    """Bit for bit, as an array and inside a graph."""
+    words = list(np.random.default_rng(count).integers(0, 2**32, (count, 7), np.uint32))
+    words[0] = 3
+    expected = [
+        np.random.SeedSequence([3, *(int(word[i]) for word in words[1:])]).generate_state(5)
+        for i in range(7 if count > 1 else 1)
+    ]
+    np.testing.assert_array_equal(random.seed_sequence(words, 5), expected)
+    tensors = [tf.constant(word.view(np.int32)) for word in words[1:]]
+    np.testing.assert_array_equal(random.seed_sequence([tf.constant([3]), *tensors], 5), expected)

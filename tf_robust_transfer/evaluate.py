@@ -7,6 +7,7 @@ import pathlib
 import sys
 
 from tf_robust_transfer.analysis.alignment import gradient_alignment
+from tf_robust_transfer.attacks.threat_model import ThreatModel
 from tf_robust_transfer.checkpoints import load_model
 from tf_robust_transfer.command import run_command
 from tf_robust_transfer.config import (
@@ -20,11 +21,11 @@ from tf_robust_transfer.config import (
 from tf_robust_transfer.errors import InputError
 from tf_robust_transfer.evaluation import challenge_files, evaluate_robustness
 from tf_robust_transfer.files import write_json
-from tf_robust_transfer.flag_types import boolean
+from tf_robust_transfer.flag_types import boolean, fractions
 from tf_robust_transfer.inference.faster_copy import PRECISIONS
 from tf_robust_transfer.models.batch_statistics import BATCH_NORMS
 from tf_robust_transfer.options import one_of, option
-from tf_robust_transfer.reports.lines import accuracy_line, diagnostics_text, row
+from tf_robust_transfer.reports.lines import accuracy_line, accuracy_lines, diagnostics_text
 from tf_robust_transfer.runs.images import load_split, pixels
 
 
@@ -32,6 +33,12 @@ from tf_robust_transfer.runs.images import load_split, pixels
 class EvaluateConfig(AttackConfig, SharedConfig):
     """Flags of `evaluate`."""
 
+    eps: tuple = option(
+        "8/255",
+        "radius of the threat model, a fraction of the pixel range; several of them, "
+        "comma-separated, are evaluated as one",
+        fractions,
+    )
     model: str = option("", f"the model to attack: {SPEC}")
     split: str = option("test", "split of the data set")
     output: str = option("", "results as JSON; empty: only printed")
@@ -61,6 +68,11 @@ class EvaluateConfig(AttackConfig, SharedConfig):
     teacher: str = option(
         "", "with --diagnostics: compare input gradients with this model's; a SPEC as --model's"
     )
+
+    @property
+    def threat_model(self):
+        """That of the largest radius."""
+        return ThreatModel(norm=self.norm, eps=max(self.eps))
 
     def verify(self) -> None:
         super().verify()
@@ -123,6 +135,7 @@ def run(config: EvaluateConfig) -> None:
         test.labels,
         threat_model=config.threat_model,
         attacks=config.attacks,
+        eps=config.eps,
         seed=config.seed,
         batch_size=config.batch_size,
         step_size=config.attack_step_size or None,
@@ -132,18 +145,7 @@ def run(config: EvaluateConfig) -> None:
         precision=config.precision,
         batch_norm=config.batch_norm,
     )
-    for attack in result.accuracy:
-        sys.stdout.write(accuracy_line(attack, result, attack))
-        for component, accuracy in result.components.get(attack, {}).items():
-            sys.stdout.write(f"  after {component:12s} {100 * accuracy:6.2f}%\n")
-    if result.worst_case is not None:
-        sys.stdout.write(
-            row(
-                "worst case of these",
-                result.worst_case.accuracy,
-                result.worst_case.confidence_interval_95,
-            )
-        )
+    sys.stdout.write(accuracy_lines(result))
     for name, summary in diagnostics.items():
         sys.stdout.write(diagnostics_text(name, summary))
     if config.save_adversarial:

@@ -17,6 +17,14 @@ def fraction(text) -> float:
         raise InputError(f"expected a number or a fraction such as 8/255, got {text!r}") from None
 
 
+def fractions(text) -> tuple[float, ...]:
+    """A comma-separated list of one or more numbers, see `fraction`."""
+    found = tuple(map(fraction, names(text)))
+    if not found:
+        raise InputError(f"expected numbers or fractions such as 2/255,8/255, got {text!r}")
+    return found
+
+
 def or_none(parse: Callable) -> Callable:
     """Reads what `parse` reads, and "" as None."""
 

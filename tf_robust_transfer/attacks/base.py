@@ -13,7 +13,7 @@ import tensorflow as tf
 from tf_robust_transfer.attacks.noise import BatchNoise
 from tf_robust_transfer.attacks.search import Search
 from tf_robust_transfer.attacks.threat_model import Problem, ThreatModel, check_batch
-from tf_robust_transfer.inference.kept import kept
+from tf_robust_transfer.inference.kept import compiled, kept
 from tf_robust_transfer.losses import classification
 from tf_robust_transfer.ops.loops import out_of_line
 from tf_robust_transfer.ops.random import fold_seed
@@ -205,10 +205,8 @@ class Attack:
         margin_of = kept(
             model,
             "margin",
-            lambda: tf.function(
-                lambda x, y: classification.margin(model(x, training=False), y),
-                reduce_retracing=True,
-                autograph=False,
+            lambda: compiled(
+                lambda x, y: classification.margin(model(x, training=False), y), best, labels
             ),
         )
         best_margin = margin_of(best, labels)
@@ -221,19 +219,20 @@ class Attack:
         return best
 
     def _round(self, model, images, labels, threat_model, seed, restart):
-        def perturb(images, labels, eps, seed):
+        def perturb(images, labels, eps, *seed):
             return self.perturb(
-                lambda x: model(x, training=False), images, labels, threat_model, seed, eps=eps
+                lambda x: model(x, training=False),
+                images,
+                labels,
+                threat_model,
+                tf.stack(seed),
+                eps=eps,
             )
 
-        function = kept(
-            model,
-            ("perturb", self.identity(threat_model)),
-            lambda: tf.function(perturb, reduce_retracing=True, autograph=False),
-        )
-        return function(
-            images, labels, tf.constant(threat_model.eps, tf.float32), fold_seed(seed, restart)
-        )
+        eps = tf.constant(threat_model.eps, tf.float32)
+        arguments = images, labels, eps, *tf.unstack(fold_seed(seed, restart))
+        key = ("perturb", self.identity(threat_model))
+        return kept(model, key, lambda: compiled(perturb, *arguments))(*arguments)
 
     def _searches(self, model, threat_model, batch_size, seed):
         """(search, its seed) of each component in turn."""
@@ -243,10 +242,10 @@ class Attack:
 
     def _search(self, model, images, labels, threat_model, seed):
         found, images, labels = images.numpy(), images.numpy(), labels.numpy()
-        resists, margins = None, np.full(len(images), -np.inf, np.float32)
+        margins = np.full(len(images), -np.inf, np.float32)
+        judge = Search(Attack(), model, threat_model, batch_size=len(images)).judge
+        resists = judge(images, labels)[0]
         for search, seeds in self._searches(model, threat_model, len(images), seed):
-            if resists is None:
-                resists = search.judge(images, labels)[0]
             for decided in search.run(
                 images, labels, resists.nonzero()[0], eps=threat_model.eps, seed=seeds
             ):

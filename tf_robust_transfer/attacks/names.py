@@ -86,23 +86,22 @@ def parse_attack(name: str, step_size: float | None = None) -> Attack | None:
     >>> parse_attack("pgd20").steps
     20
     """
-    if name == "clean":
-        return None
-    made, texts = _read(name)
-    known = {flag.name for flag in flags_of(made.Options)}
-    for option in texts:
-        if option not in known:
-            raise InputError(f"attack {name!r} has no option {option!r}; {nearest(option, known)}")
-    # FGSM's one step reaches the border.
-    if step_size is not None and {"steps", "step_size"} <= known:
-        texts = {"step_size": str(step_size)} | texts
-    try:
-        options = from_texts(made.Options, made.in_evaluations | texts, dashes="")
-        if getattr(options, "steps", 0) > MAX_STEPS:
-            raise InputError(f"steps must be 1 to {MAX_STEPS}, got {options.steps}")
-        attack = made(**keywords_of(options))
-    except InputError as error:
-        raise InputError(f"attack {name!r}: {error}") from None
+    return None if name == "clean" else _made(name, step_size)
+
+
+def training_attack(name: str) -> Attack:
+    """The attack of a name as a training step runs it: one round, to its last step, past the
+    decision boundary.
+
+    Raises:
+        InputError: as `parse_attack`; and "clean", ensembles, restarts and several targets.
+    """
+    attack = None if name == "clean" else _made(name, evaluating=False)
+    if attack is None or isinstance(attack, AutoAttack) or attack.rounds(3) > 1:
+        raise InputError(
+            f"attack {name!r}: training takes an attack of one round, such as pgd7, fgsm or apgd-ce"
+        )
+    attack.stop_when_fooled = False
     return attack
 
 
@@ -118,7 +117,8 @@ def full_name(attack: Attack) -> str:
     made = type(attack)
     name = named.get(made, f"{made.__module__}:{made.__qualname__}")
     joined = ";".join(
-        f"{option}={text.replace(',', '+')}" for option, text in to_texts(attack.options).items()
+        f"{option}={text.replace(',', '+')}"
+        for option, text in (to_texts(attack.options) if hasattr(attack, "options") else {}).items()
     )
     return f"{name}[{joined}]" if joined else name
 
@@ -128,6 +128,26 @@ def list_attacks(pattern: str = "*") -> list[str]:
     their names an example each.
     """
     return fnmatch.filter(EXAMPLES, pattern)
+
+
+def _made(name, step_size=None, evaluating=True):
+    made, texts = _read(name)
+    known = {flag.name for flag in flags_of(made.Options)}
+    for option in texts:
+        if option not in known:
+            raise InputError(f"attack {name!r} has no option {option!r}; {nearest(option, known)}")
+    # FGSM's one step reaches the border.
+    if step_size is not None and {"steps", "step_size"} <= known:
+        texts = {"step_size": str(step_size)} | texts
+    if evaluating:
+        texts = made.in_evaluations | texts
+    try:
+        options = from_texts(made.Options, texts, dashes="")
+        if getattr(options, "steps", 0) > MAX_STEPS:
+            raise InputError(f"steps must be 1 to {MAX_STEPS}, got {options.steps}")
+        return made(**keywords_of(options))
+    except InputError as error:
+        raise InputError(f"attack {name!r}: {error}") from None
 
 
 def _read(name):

@@ -15,7 +15,7 @@ import tensorflow as tf
 from tf_robust_transfer.attacks.noise import ExampleNoise
 from tf_robust_transfer.attacks.threat_model import Problem
 from tf_robust_transfer.inference.faster_copy import on_gpu
-from tf_robust_transfer.inference.kept import kept
+from tf_robust_transfer.inference.kept import compiled, kept
 from tf_robust_transfer.losses import classification
 from tf_robust_transfer.ops.loops import out_of_line
 from tf_robust_transfer.ops.precision import full_float32
@@ -89,14 +89,13 @@ class Search:
         """What the model says of images, float32 [n, ...]: (whether it is right: bool [n], margin:
         float32 [n]).
         """
-        functions = kept(self.model, "judge", dict)
         right, margins = np.zeros(len(labels), bool), np.zeros(len(labels), np.float32)
         for start in range(0, len(labels), self.batch_size):
             rows = np.arange(start, min(start + self.batch_size, len(labels)))
             filled = self._filled(rows)
             arguments = tf.constant(images[filled]), tf.constant(labels[filled])
             with full_float32():
-                judged = self._compiled(self._judge_images, *arguments, functions=functions)
+                judged = self._compiled(self._judge_images, *arguments)
                 right[rows], margins[rows] = (part.numpy()[: len(rows)] for part in judged)
         return right, margins
 
@@ -231,18 +230,12 @@ class Search:
         """The rows, some of them repeated where so few are not computed."""
         return np.resize(rows, self._size(len(rows))) if len(rows) else rows
 
-    def _compiled(self, method, *arguments, functions=None):
+    def _compiled(self, method, *arguments):
         """method(*arguments), compiled once for any number of lanes."""
-        functions = self._functions if functions is None else functions
-        if method.__name__ not in functions:
-            specs = tf.nest.map_structure(
-                lambda part: tf.TensorSpec([None, *part.shape[1:]][: part.shape.rank], part.dtype),
-                arguments,
-            )
-            # Concrete, since TensorFlow warns of a function that is traced again for another shape.
-            function = tf.function(method, autograph=False).get_concrete_function(*specs)
-            functions[method.__name__] = function
-        return functions[method.__name__](*arguments)
+        name = method.__name__
+        if name not in self._functions:
+            self._functions[name] = compiled(method, *arguments)
+        return self._functions[name](*arguments)
 
     # What follows runs compiled.
 

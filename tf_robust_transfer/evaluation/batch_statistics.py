@@ -5,6 +5,7 @@ Such a figure belongs to no fixed network: an example's logits depend on the oth
 batch, which are attacked along with it. It is here to reproduce published figures that were
 measured so, and is marked wherever it goes."""
 
+import copy
 import time
 import warnings
 
@@ -18,6 +19,7 @@ from tf_robust_transfer.evaluation.result import (
     RobustnessWarning,
     clopper_pearson,
 )
+from tf_robust_transfer.inference.kept import compiled, kept
 from tf_robust_transfer.losses import classification
 from tf_robust_transfer.models.batch_statistics import with_batch_statistics
 
@@ -48,16 +50,22 @@ def evaluate(
             restart.
     """
     check_attacks(attacks)
-    network = with_batch_statistics(model)
-    right = tf.function(
-        lambda x, y: classification.is_correct(network(x, training=False), y), reduce_retracing=True
-    )
+    network = kept(model, "batch statistics", lambda: with_batch_statistics(model))
+    network.set_weights(model.get_weights())  # the model may have been trained since
+
+    def right(x, y):
+        return kept(network, "right", lambda: compiled(judged, x, y))(x, y)
+
+    def judged(x, y):
+        return classification.is_correct(network(x, training=False), y)
+
     batches = [slice(start, start + batch_size) for start in range(0, len(labels), batch_size)]
     correct, seconds = {}, {}
     for name, attack in {"clean": None, **attacks}.items():
         started, found = time.perf_counter(), np.zeros(len(labels), bool)
         restarts = attack.restarts if attack else 1
         if attack:
+            attack = copy.copy(attack)
             attack.restarts, attack.stop_when_fooled = 1, False
         for number, rows in enumerate(batches):
             x, y = tf.constant(images[rows]), tf.constant(labels[rows])

@@ -7,7 +7,7 @@ import numpy as np
 import tensorflow as tf
 
 from tf_robust_transfer.attacks.pgd import PGD
-from tf_robust_transfer.inference.kept import kept
+from tf_robust_transfer.inference.kept import compiled, kept
 from tf_robust_transfer.losses import classification
 from tf_robust_transfer.ops.gradients import input_gradient
 
@@ -49,18 +49,15 @@ def check_model(model, images, labels, threat_model, seed: int) -> list[str]:
     ]
 
 
-def _compiled(model, name, function):
-    """The function, compiled once for the model."""
-    return kept(
-        model,
-        ("checks", name),
-        lambda: tf.function(function, reduce_retracing=True, autograph=False),
-    )
+def _run(model, name, function, *arguments):
+    """function(*arguments), compiled once for the model."""
+    return kept(model, ("checks", name), lambda: compiled(function, *arguments))(*arguments)
 
 
 def _logits(model, images):
-    logits_of = _compiled(model, "logits", lambda x: tf.cast(model(x, training=False), tf.float32))
-    return logits_of(images).numpy()
+    return _run(
+        model, "logits", lambda x: tf.cast(model(x, training=False), tf.float32), images
+    ).numpy()
 
 
 def _difference(one, other):
@@ -119,7 +116,6 @@ def _zero_gradients(model, images, labels, threat_model, seed):
         gradient, _, _ = input_gradient(score_of, x)
         return tf.reduce_all(gradient == 0, axis=(1, 2, 3))
 
-    vanished = _compiled(model, "vanished", vanishes)
     right = classification.is_correct(tf.constant(_logits(model, images)), labels)
     inside = PGD(3, stop_when_fooled=True)(
         model, images, labels, threat_model=threat_model, seed=seed
@@ -128,9 +124,8 @@ def _zero_gradients(model, images, labels, threat_model, seed):
         ("at clean images", images),
         ("inside the ball, after three steps of PGD", inside),
     ):
-        share = float(
-            tf.reduce_mean(tf.cast(tf.boolean_mask(vanished(points, labels), right), tf.float32))
-        )
+        vanished = _run(model, "vanished", vanishes, points, labels)
+        share = float(tf.reduce_mean(tf.cast(tf.boolean_mask(vanished, right), tf.float32)))
         if share > 0:  # NaN where no image is classified correctly
             yield (
                 f"the cross-entropy's gradient is exactly zero for {100 * share:.0f}% of the "

@@ -51,7 +51,10 @@ class RobustnessResult:
         adversarial: float32 [num_examples, height, width, channels] in the threat model's ball and
             bounds; the clean image where the model errs on it, else an image that fools the model,
             else the one that came closest to it. Empty unless asked for.
+        radii: of an evaluation at several radii the result at each, by eps, the smallest first;
+            what stands above is that of the largest.
         batch_norm: "moving", or "batch" where it ran on the statistics of each batch.
+        settings: of each attack but "clean" its name with every option, `attacks.names.full_name`.
     """
 
     threat_model: ThreatModel
@@ -66,7 +69,9 @@ class RobustnessResult:
     warnings: tuple[str, ...] = ()
     worst_case: WorstCase | None = None
     adversarial: dict[str, np.ndarray] = dataclasses.field(default_factory=dict)
+    radii: dict[float, "RobustnessResult"] = dataclasses.field(default_factory=dict)
     batch_norm: str = "moving"
+    settings: dict[str, str] = dataclasses.field(default_factory=dict)
 
     def to_json_dict(
         self, *, model: str, dataset: str, split: str, order: str | None = None
@@ -83,12 +88,7 @@ class RobustnessResult:
             "num_examples": self.num_examples,
             "seed": self.seed,
             "threat_model": {"norm": self.threat_model.norm, "eps": float(self.threat_model.eps)},
-            "accuracy": dict(self.accuracy),
-            "confidence_interval_95": {
-                name: list(pair) for name, pair in self.confidence_interval_95.items()
-            },
-            "seconds": dict(self.seconds),
-            "components": {name: dict(after) for name, after in self.components.items()},
+            **self._figures(),
             "warnings": list(self.warnings),
             "versions": {
                 "tensorflow": tf.__version__,
@@ -97,16 +97,34 @@ class RobustnessResult:
                 "tf_robust_transfer": sys.modules["tf_robust_transfer"].__version__,
             },
         }
+        if self.settings:
+            result["settings"] = dict(self.settings)
         if order is not None:
             result["order"] = order
+        if self.radii:
+            result["radii"] = [
+                {"eps": float(eps)} | at._figures() for eps, at in self.radii.items()
+            ]
         if self.batch_norm != "moving":
             result["batch_norm"] = self.batch_norm
+        return result
+
+    def _figures(self):
+        """What stands in results.json for a radius."""
+        figures = {
+            "accuracy": dict(self.accuracy),
+            "confidence_interval_95": {
+                name: list(pair) for name, pair in self.confidence_interval_95.items()
+            },
+            "seconds": dict(self.seconds),
+            "components": {name: dict(after) for name, after in self.components.items()},
+        }
         if self.worst_case is not None:
-            result["worst_case"] = {
+            figures["worst_case"] = {
                 "accuracy": self.worst_case.accuracy,
                 "confidence_interval_95": list(self.worst_case.confidence_interval_95),
             }
-        return result
+        return figures
 
 
 def clopper_pearson(correct) -> tuple[float, float]:

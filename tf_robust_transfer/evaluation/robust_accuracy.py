@@ -4,7 +4,9 @@ An example is robust under an attack if no image that the attack visits, in any 
 fools the model. A clean image lies in its own ball, so that one which is misclassified already is
 never robust and need not be attacked; and what has fallen is spared the rest."""
 
+import dataclasses
 import hashlib
+import numbers
 import sys
 import time
 import warnings
@@ -16,7 +18,7 @@ from tqdm import tqdm
 
 from tf_robust_transfer.attacks.autoattack import fewer_classes
 from tf_robust_transfer.attacks.base import Attack
-from tf_robust_transfer.attacks.names import parse_attack
+from tf_robust_transfer.attacks.names import full_name, parse_attack
 from tf_robust_transfer.attacks.search import Search
 from tf_robust_transfer.attacks.threat_model import ThreatModel
 from tf_robust_transfer.checkpoints import as_model
@@ -48,6 +50,7 @@ def evaluate_robustness(
     *,
     threat_model: ThreatModel,
     attacks=("clean", "fgsm", "pgd20"),
+    eps=None,
     seed: int = 0,
     batch_size: int = 256,
     step_size: float | None = None,
@@ -71,10 +74,13 @@ def evaluate_robustness(
         threat_model: what the adversary may do.
         attacks: names, see `parse_attack`, or a dict of names and attacks of your own. "clean" is
             always computed, listed or not.
+        eps: several radii in place of the threat model's, in the units of its bounds: one
+            evaluation, with a result for each in `RobustnessResult.radii`; the result itself is
+            that of the largest. What falls to an attack at one radius has fallen at the larger
+            ones too and is not attacked again, so that no accuracy rises with the radius.
         seed: at least 0. Same seed and batch size, same adversarial examples.
         batch_size: examples that are attacked at once.
-        step_size: of the iterative attacks, in the units of eps; None: each attack's
-            own rule.
+        step_size: of the iterative attacks, in the units of eps; None: each attack's own rule.
         progress: show a progress bar for each attack on stderr.
         keep_adversarial: keep the adversarial examples in the result.
         state: a file (.npz) that is written as the evaluation goes on. If it exists, the evaluation
@@ -105,6 +111,8 @@ def evaluate_robustness(
     )
     own = attacks if isinstance(attacks, dict) else {}
     parsed = {name: own.get(name) or parse_attack(name, step_size) for name in names[1:]}
+    threat_models = _at_radii(threat_model, eps)
+    threat_model = threat_models[-1]
     if batch_size < 1 or not 0 <= seed < 2**31:
         raise InputError(
             f"batch_size must be positive and seed in 0..2^31-1, got batch_size={batch_size}, "
@@ -118,6 +126,8 @@ def evaluate_robustness(
                 "batch_norm batch keeps no adversarial examples and is float32: leave these "
                 "options out"
             )
+        if len(threat_models) > 1:
+            raise InputError("batch_norm batch takes one radius; call it once for each")
     model = as_model(model, image_shape(images))
     images, labels = collect(model, images, labels, threat_model, batch_size)
     if batch_norm == "batch":
@@ -132,7 +142,7 @@ def evaluate_robustness(
         )
 
     evaluation = _Evaluation(
-        model, images, labels, threat_model, int(seed), min(batch_size, len(labels)), progress
+        model, images, labels, threat_models, int(seed), min(batch_size, len(labels)), progress
     )
     evaluation.precision = precision
     evaluation.state = State(
@@ -143,39 +153,30 @@ def evaluate_robustness(
     evaluation.clean()
     doubts = evaluation.doubts() if check_model else []
     for name in names[1:]:
-        evaluation.attack(name, parsed[name])
-    correct = {name: evaluation.state.arrays[f"correct/{name}"] for name in names}
-    finished = evaluation.state.values["finished"]
-    accuracy = {name: float(right.mean()) for name, right in correct.items()}
-    doubts += [line for name in names[1:] for line in finished[name]["warnings"]]
-    doubts += [line for line in [checks.check_autoattack(accuracy)] if line]
+        for threat_model in threat_models:
+            evaluation.attack(name, parsed[name], threat_model)
+    radii = {at.eps: evaluation.result(names, at) for at in threat_models}
+    result = radii[threat_models[-1].eps]
+    if len(radii) == 1:
+        doubts += result.warnings
+    else:
+        doubts += [f"eps {eps:.4g}: {line}" for eps in radii for line in radii[eps].warnings]
+        result = dataclasses.replace(result, radii=radii)
     for line in doubts:
         warnings.warn(line, RobustnessWarning, stacklevel=2)
+    settings = {name: full_name(attack) for name, attack in parsed.items()}
+    return dataclasses.replace(result, warnings=tuple(doubts), settings=settings)
 
-    worst_case = None
-    if len(parsed) > 1:
-        together = np.logical_and.reduce(list(correct.values()))
-        worst_case = WorstCase(together, float(together.mean()), clopper_pearson(together))
-    return RobustnessResult(
-        threat_model=threat_model,
-        num_examples=len(labels),
-        seed=int(seed),
-        attacks=names,
-        correct=correct,
-        accuracy=accuracy,
-        confidence_interval_95={name: clopper_pearson(right) for name, right in correct.items()},
-        seconds={name: finished[name]["seconds"] for name in names},
-        components={
-            name: finished[name]["components"]
-            for name in names
-            if len(finished[name]["components"]) > 1
-        },
-        warnings=tuple(doubts),
-        worst_case=worst_case,
-        adversarial={name: evaluation.state.arrays[f"adversarial/{name}"] for name in names[1:]}
-        if keep_adversarial
-        else {},
-    )
+
+def _at_radii(threat_model, eps) -> list[ThreatModel]:
+    """The threat model at each radius, the smallest first."""
+    if eps is None:
+        return [threat_model]
+    radii = {eps} if isinstance(eps, numbers.Real) else set(eps)
+    if not radii:
+        raise InputError("eps: expected one or several radii, such as (2/255, 4/255), got none")
+    at_each = [dataclasses.replace(threat_model, eps=radius) for radius in radii]
+    return sorted(at_each, key=lambda at: at.eps)
 
 
 def _digest(arrays) -> str:
@@ -193,13 +194,10 @@ class _Evaluation:
     kept = None
     precision = "float32"
 
-    def __init__(self, model, images, labels, threat_model, seed, batch_size, progress):
-        self.model, self.images, self.labels, self.threat_model = (
-            model,
-            images,
-            labels,
-            threat_model,
-        )
+    def __init__(self, model, images, labels, threat_models, seed, batch_size, progress):
+        self.model, self.images, self.labels = model, images, labels
+        # One for each radius, the largest last; they differ in nothing else.
+        self.threat_models, self.threat_model = threat_models, threat_models[-1]
         self.seed, self.batch_size, self.progress = seed, batch_size, progress
         self._copies = {}
 
@@ -211,7 +209,7 @@ class _Evaluation:
         return {
             "model": _digest(self.model.get_weights()),
             "set of examples": _digest([self.images, self.labels]),
-            "threat model": repr(self.threat_model),
+            "threat model": ", ".join(map(repr, self.threat_models)),
             "list of attacks": ",".join(names),
             "seed": str(self.seed),
             "batch size": str(self.batch_size),
@@ -267,44 +265,53 @@ class _Evaluation:
             last[about] = lines
         return list(last[about])
 
-    def attack(self, name, attack):
-        """Fills in the attack of this name, or the rest of it."""
-        state = self.state
-        if name in state.values["finished"]:
+    def _label(self, name, threat_model):
+        """What an attack is called in the state."""
+        alone = name == "clean" or len(self.threat_models) == 1
+        return name if alone else f"{name} at {threat_model.eps!r}"
+
+    def attack(self, name, attack, threat_model):
+        """Fills in the attack of this name at a radius, or the rest of it."""
+        state, label = self.state, self._label(name, threat_model)
+        if label in state.values["finished"]:
             return
-        if state.values.get("running", {}).get("name") != name:
+        if state.values.get("running", {}).get("name") != label:
             state.values["running"] = {
-                "name": name,
+                "name": label,
                 "seconds": 0.0,
                 "components": {},
                 "warnings": [],
             }
-            state.arrays["running/resists"] = state.arrays["correct/clean"].copy()
+            # What fell at the radius before has fallen.
+            smaller = self.threat_models.index(threat_model) - 1
+            before = "clean" if smaller < 0 else self._label(name, self.threat_models[smaller])
+            state.arrays["running/resists"] = state.arrays[f"correct/{before}"].copy()
             if self.kept is not None:
-                state.arrays["running/images"] = self.images.copy()
+                images = state.arrays.get(f"adversarial/{before}", self.images)
+                state.arrays["running/images"] = images.copy()
                 state.arrays["running/margins"] = np.full(len(self.labels), -np.inf, np.float32)
         running = state.values["running"]
         components = attack.components(self.model.output_shape[-1], self.threat_model.norm)
         for component, part in components.items():
             if component not in running["components"]:
-                self._component(name, component, part)
+                self._component(name, component, part, threat_model.eps)
         running["warnings"] += fewer_classes(
             [part or name for part in components], self.model.output_shape[-1]
         )
         running["warnings"] += [
             line for line in [checks.check_square(running["components"])] if line
         ]
-        state.values["finished"][name] = {
+        state.values["finished"][label] = {
             key: running[key] for key in ("seconds", "components", "warnings")
         }
-        state.arrays[f"correct/{name}"] = state.arrays.pop("running/resists")
+        state.arrays[f"correct/{label}"] = state.arrays.pop("running/resists")
         if self.kept is not None:
-            state.arrays[f"adversarial/{name}"] = state.arrays.pop("running/images")
+            state.arrays[f"adversarial/{label}"] = state.arrays.pop("running/images")
             del state.arrays["running/margins"]
         del state.values["running"]
         state.write()
 
-    def _component(self, name, component, attack):
+    def _component(self, name, component, attack, eps):
         """One component, on what resists those before it."""
         state, running = self.state, self.state.values["running"]
         resists = state.arrays["running/resists"]
@@ -322,12 +329,7 @@ class _Evaluation:
         keys = (self.seed, zlib.crc32(full.encode()))
         with self._bar(full, int(resists.sum()) * search.steps) as bar:
             for decided in search.run(
-                self.images,
-                self.labels,
-                examples,
-                eps=self.threat_model.eps,
-                seed=keys,
-                restored=restored,
+                self.images, self.labels, examples, eps=eps, seed=keys, restored=restored
             ):
                 state.arrays["running/done"][decided.examples] = True
                 resists[decided.examples] = ~decided.fooled
@@ -352,6 +354,38 @@ class _Evaluation:
             running["warnings"] += checks.check_progress(full, attack, fooled_at, len(resists))
         del state.arrays["running/done"], state.arrays["running/fooled_at"]
         state.write()
+
+    def result(self, names, threat_model) -> RobustnessResult:
+        """What was found at a radius. names: of all attacks, "clean" first."""
+        arrays, finished = self.state.arrays, self.state.values["finished"]
+        labels = {name: self._label(name, threat_model) for name in names}
+        correct = {name: arrays[f"correct/{label}"] for name, label in labels.items()}
+        accuracy = {name: float(right.mean()) for name, right in correct.items()}
+        components = {name: finished[label]["components"] for name, label in labels.items()}
+        doubts = [line for label in labels.values() for line in finished[label]["warnings"]]
+        doubts += [line for line in [checks.check_autoattack(accuracy)] if line]
+        worst_case = None
+        if len(names) > 2:
+            together = np.logical_and.reduce(list(correct.values()))
+            worst_case = WorstCase(together, float(together.mean()), clopper_pearson(together))
+        return RobustnessResult(
+            threat_model=threat_model,
+            num_examples=len(self.labels),
+            seed=self.seed,
+            attacks=names,
+            correct=correct,
+            accuracy=accuracy,
+            confidence_interval_95={
+                name: clopper_pearson(right) for name, right in correct.items()
+            },
+            seconds={name: finished[label]["seconds"] for name, label in labels.items()},
+            components={name: after for name, after in components.items() if len(after) > 1},
+            warnings=tuple(doubts),
+            worst_case=worst_case,
+            adversarial={}
+            if self.kept is None
+            else {name: arrays[f"adversarial/{labels[name]}"] for name in names[1:]},
+        )
 
     def _keep(self, decided):
         margins, found = self.state.arrays["running/margins"], self.state.arrays["running/images"]

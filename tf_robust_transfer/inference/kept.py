@@ -1,5 +1,7 @@
 """What is compiled for a model, kept with the model for the next call."""
 
+import tensorflow as tf
+
 # Attribute of the model. Keras is passed by: what it finds among a model's attributes it tracks.
 _ATTRIBUTE = "_kept_by_tf_robust_transfer"
 # The oldest beyond so many are given up, as where a step size changes from call to call.
@@ -26,6 +28,21 @@ def kept(model, key, make):
     while len(made) > MOST:
         made.pop(next(iter(made)))
     return made[key]
+
+
+def compiled(function, *like):
+    """The function of tensors, traced once, for any number of rows.
+
+    TensorFlow warns of functions of one source that are traced for many models; not of these.
+
+    Args:
+        function: of tensors or nests of them, the first dimension of which is the rows'.
+        like: its arguments, or such as have their shapes and types.
+    """
+    specs = tf.nest.map_structure(
+        lambda part: tf.TensorSpec([None, *part.shape[1:]][: part.shape.rank], part.dtype), like
+    )
+    return tf.function(function, autograph=False).get_concrete_function(*specs)
 
 
 def _form(model):

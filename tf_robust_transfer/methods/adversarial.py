@@ -4,7 +4,8 @@ import dataclasses
 
 import tensorflow as tf
 
-from tf_robust_transfer.attacks import PGD, Attack, ThreatModel
+from tf_robust_transfer.attacks import Attack, ThreatModel
+from tf_robust_transfer.attacks.names import training_attack
 from tf_robust_transfer.methods.base import Method
 from tf_robust_transfer.methods.shared_options import InnerAttack
 from tf_robust_transfer.options import group
@@ -15,9 +16,10 @@ class AdversarialTraining(Method):
     """Cross-entropy on adversarial examples of the current weights.
 
     Args (keyword-only), beside those of `Method`:
-        threat_model: ball and bounds of the examples. attack: an `Attack` without restarts; by
-        default PGD with 7 steps and a random start. FGSM(random_start=True,
-            step_size=1.25 * eps) is the cheap form of Wong et al. (2020).
+        threat_model: ball and bounds of the examples. attack: an `Attack` without restarts, or a
+            name that `evaluate_robustness` takes, such as "pgd7"; by default PGD with 7 steps and a
+            random start. FGSM(random_start=True, step_size=1.25 * eps) is the cheap form of Wong et
+            al. (2020).
         warm_up_steps: eps grows linearly from 0 over the first so many steps. At large eps a small
         network otherwise
             stays at a constant output (seen on MNIST at eps 0.2 and above).
@@ -41,13 +43,13 @@ class AdversarialTraining(Method):
         *,
         student,
         threat_model: ThreatModel,
-        attack: Attack | None = None,
+        attack: Attack | str = "pgd7",
         warm_up_steps=0,
         **kwargs,
     ):
         super().__init__(student=student, **kwargs)
         self.threat_model = threat_model
-        self.attack = attack if attack is not None else PGD(steps=7)
+        self.attack = training_attack(attack) if isinstance(attack, str) else attack
         self.warm_up_steps = warm_up_steps
         self.terms = [CrossEntropy(of=self.adversarial)]
 

@@ -1,11 +1,28 @@
 """What `evaluate` prints."""
 
 
+def accuracy_lines(result) -> str:
+    """A line for each attack, component and worst case; of several radii, smallest first."""
+    lines = [accuracy_line("clean", result, "clean")]
+    for eps, at in (result.radii or {None: result}).items():
+        where = "" if eps is None else f" eps {eps:.4g}"
+        for attack in at.attacks[1:]:
+            lines.append(accuracy_line(attack + where, at, attack))
+            for component, accuracy in at.components.get(attack, {}).items():
+                lines.append(f"  after {component:12s} {100 * accuracy:6.2f}%\n")
+        if at.worst_case is not None:
+            worst = at.worst_case
+            lines.append(
+                _row("worst case of these" + where, worst.accuracy, worst.confidence_interval_95)
+            )
+    return "".join(lines)
+
+
 def accuracy_line(title, result, attack):
-    return row(title, result.accuracy[attack], result.confidence_interval_95[attack])
+    return _row(title, result.accuracy[attack], result.confidence_interval_95[attack])
 
 
-def row(title, accuracy, interval):
+def _row(title, accuracy, interval):
     return (
         f"{title:20s} {100 * accuracy:6.2f}%  [{100 * interval[0]:.2f}, {100 * interval[1]:.2f}]\n"
     )

@@ -51,6 +51,7 @@ SPECIAL = {
     "teacher": ("no_such_model.keras", []),
     "schedule_boundaries": ("a", ["--schedule=piecewise"]),
     "adapter": ("no_such_adapter", ["--method=igam"]),
+    "discriminator": ("no_such_one", ["--method=igam"]),
     "blocks": ("no_such_block", ["--method=mixacm", TEACHER]),
     "output": (f"{NOWHERE}.json", []),
     "save_adversarial": ("x.txt", []),

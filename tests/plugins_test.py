@@ -83,6 +83,12 @@ def stripes(split, data_dir):
     )
 
 
+def judge(input_shape):
+    gradients = keras.Input(input_shape)
+    x = keras.layers.Dense(1)(keras.layers.Flatten()(gradients))
+    return keras.Model(gradients, keras.layers.Reshape(())(x), name="mine")
+
+
 class Mirror(rt.adapters.Adapter):
     def call(self, images):
         return images[:, :, ::-1]
@@ -117,6 +123,14 @@ def test_each_part_by_its_name(mine):
     wrong = model.predict(images, verbose=0).argmax(1) != 0
     expected = np.where(wrong[:, None, None, None], images, np.minimum(images + 0.1, 1))
     np.testing.assert_allclose(moved, expected, atol=1e-6)
+
+
+def test_a_discriminator_by_its_name(mine):
+    student, teacher = (rt.build_model(f"{mine}:tiny", (6, 6, 1), 2) for _ in range(2))
+    read = command_line.parse(TrainConfig, ["--method=igam", f"--discriminator={mine}:judge"])
+    context = rt.methods.Context(student, teacher, rt.ThreatModel(), (6, 6, 1), 2, 0, 1)
+    method = rt.IGAM.from_flags(read.of_method, context)
+    assert method.discriminator.name == "mine"
 
 
 def test_its_flags_are_flags(mine, tmp_path, capsys):

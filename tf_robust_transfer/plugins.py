@@ -54,6 +54,15 @@ def load(kind: str, name: str):
     return getattr(imported, found["attribute"])
 
 
+def plugin_or_nothing(text: str) -> str:
+    """The text of a flag that takes a plug-in's name or "", checked."""
+    if text and not is_plugin(text):
+        raise InputError(f"expected package.module:NAME, got {text!r}")
+    if text:
+        load("plug-in", text)
+    return text
+
+
 def find(kind: str, name: str, registry: Mapping):
     """The entry of a registry, or the plug-in that the name stands for.
 

@@ -16,13 +16,12 @@ class AdversarialTraining(Method):
     """Cross-entropy on adversarial examples of the current weights.
 
     Args (keyword-only), beside those of `Method`:
-        threat_model: ball and bounds of the examples. attack: an `Attack` without restarts, or a
-            name that `evaluate_robustness` takes, such as "pgd7"; by default PGD with 7 steps and a
-            random start. FGSM(random_start=True, step_size=1.25 * eps) is the cheap form of Wong et
-            al. (2020).
+        threat_model: ball and bounds of the examples.
+        attack: an `Attack` without restarts, or a name that `evaluate_robustness` takes, such as
+            "pgd7"; by default PGD with 7 steps and a random start. FGSM(random_start=True,
+            step_size=1.25 * eps) is the cheap form of Wong et al. (2020).
         warm_up_steps: eps grows linearly from 0 over the first so many steps. At large eps a small
-        network otherwise
-            stays at a constant output (seen on MNIST at eps 0.2 and above).
+            network otherwise stays at a constant output (seen on MNIST at eps 0.2 and above).
 
     The examples are made with frozen batch statistics (training=False); MadryLab's code used the
     batch's."""

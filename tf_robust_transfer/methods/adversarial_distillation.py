@@ -20,9 +20,10 @@ class AdversarialDistillation(AdversarialTraining):
 
     Args (keyword-only), beside those of `AdversarialTraining`:
         teacher: keras.Model of the student's input shape and classes, frozen, called with
-        training=False. kld_weight: alpha in [0, 1]. With 1, as in the authors' runs, the natural
-        images do not pass the student at all. temperature: gamma of the soft labels; the authors'
-        code has 30.
+            training=False.
+        kld_weight: alpha in [0, 1]. With 1, as in the authors' runs, the natural images do not pass
+            the student at all.
+        temperature: gamma of the soft labels; the authors' code has 30.
 
     Departures from the authors' code: its KL is also divided by the number of classes, the paper's
     is not; its examples are made on batch statistics, ours on frozen ones; its cross-entropy's pass

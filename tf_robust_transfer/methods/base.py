@@ -66,24 +66,21 @@ class Method(SavesItsStudent, keras.Model):
 
     Args (keyword-only):
         student: keras.Model, images float32 [batch, height, width, channels] in [0, 1] -> logits
-        [batch, classes]. weight_decay: L2 weight decay: adds weight_decay / 2 times the sum of the
-        squared variables to the loss, whose
-            gradient is what PyTorch's SGD and MadryLab's TF1 code add. (Keras optimizers' own
-            `weight_decay` is the decoupled form.)
+            [batch, classes].
+        weight_decay: L2 weight decay: adds weight_decay / 2 times the sum of the squared variables
+            to the loss, whose gradient is what PyTorch's SGD and MadryLab's TF1 code add. (Keras
+            optimizers' own `weight_decay` is the decoupled form.)
         weight_decay_of: "kernels": the student's weights of two axes and more, without biases and
-        batch-norm
-            parameters, as in MadryLab's code and IGAM's, which is built on it. "all": every
-            variable that the step trains, as PyTorch's SGD does with what it is given; of method
-            mixacm the affine transformations too.
+            batch-norm parameters, as in MadryLab's code and IGAM's, which is built on it. "all":
+            every variable that the step trains, as PyTorch's SGD does with what it is given; of
+            method mixacm the affine transformations too.
         gradient_clip_norm: 0, or the most that the l2 norm of the gradient may be, all trained
-        variables together and
-            summed over the replicas; a larger one is scaled down to it. Under float16 that is the
-            norm without the loss's scale. The norm before clipping is logged as "gradient_norm" (0
-            in a step that float16's scaling skips). Keras's own `global_clipnorm` clips each
-            replica's share, and before the scale is taken out.
+            variables together and summed over the replicas; a larger one is scaled down to it.
+            Under float16 that is the norm without the loss's scale. The norm before clipping is
+            logged as "gradient_norm" (0 in a step that float16's scaling skips). Keras's own
+            `global_clipnorm` clips each replica's share, and before the scale is taken out.
         seed: of every random number that the steps draw, together with the step's number; so a
-        resumed run draws what
-            an uninterrupted one would have.
+            resumed run draws what an uninterrupted one would have.
 
     Attributes:
         terms: list of `terms.Term`, the loss in the order of its sum, set before `compile`; by

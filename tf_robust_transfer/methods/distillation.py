@@ -15,7 +15,9 @@ class Distillation(Method):
 
     Args (keyword-only), beside those of `Method`:
         teacher: keras.Model of the student's input shape and classes, frozen, called with
-        training=False. kld_weight: alpha_kld in [0, 1]. temperature: gamma of the soft labels.
+            training=False.
+        kld_weight: alpha_kld in [0, 1].
+        temperature: gamma of the soft labels.
     """
 
     @dataclasses.dataclass(frozen=True)

@@ -38,19 +38,18 @@ class FineTune(Method):
 
     Args (keyword-only), beside those of `Method`:
         teacher: functional keras.Model whose last layer is the logit layer, a `keras.layers.Dense`.
-        num_classes: logits of the new layer. adapter: "", or the map from the new task's images to
-        the teacher's input, such as "channel_mean+crop:28x28";
-            see `adapters.build_adapter`.
+        num_classes: logits of the new layer.
+        adapter: "", or the map from the new task's images to the teacher's input, such as
+            "channel_mean+crop:28x28"; see `adapters.build_adapter`.
         input_shape: (height, width, channels) of the new task's images; needed with an adapter.
         trained_layers: "logits" (the paper), or "all": every weight of the copy trains, and its
-        batch norm and dropout run
-            in training mode (an option of the reference code, finetune_whole_model).
+            batch norm and dropout run in training mode (an option of the reference code,
+            finetune_whole_model).
         teacher_batch_norm: of the frozen layers: "moving", their moving averages, or "batch", the
-        statistics of the current
-            batch (the reference code), for a teacher that IGAM then matches on batch statistics:
-            else its logits would belong to other features. The moving averages stay as they are
-            (there they follow). With trained_layers "all" it is batch statistics in any case, and
-            the moving averages follow.
+            statistics of the current batch (the reference code), for a teacher that IGAM then
+            matches on batch statistics: else its logits would belong to other features. The moving
+            averages stay as they are (there they follow). With trained_layers "all" it is batch
+            statistics in any case, and the moving averages follow.
     """
 
     @dataclasses.dataclass(frozen=True)

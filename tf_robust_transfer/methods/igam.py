@@ -40,76 +40,70 @@ class IGAM(Method):
 
     Args (keyword-only), beside those of `Method`:
         teacher: robust keras.Model of the student's input shape and classes; frozen, called with
-        training=False. A
-            teacher that was fine-tuned behind an adapter has it inside and needs nothing more.
+            training=False. A teacher that was fine-tuned behind an adapter has it inside and needs
+            nothing more.
         adapter: None, or what maps the student's images to the input of a teacher whose classes are
-        the student's already,
-            such as "resize:64x64"; see `adapters.build_adapter`. The teacher's gradient is with
-            respect to the student's image (Eq. 17), and "random_pad" draws its places in each step.
+            the student's already, such as "resize:64x64"; see `adapters.build_adapter`. The
+            teacher's gradient is with respect to the student's image (Eq. 17), and "random_pad"
+            draws its places in each step.
         discriminator: keras.Model, input gradient -> score [batch]; by default
-        `build_discriminator` for the student's
-            images, of the three arguments below. Not used where lambda_adv is 0. Where the adapter
-            crops, both gradients are cropped to what the teacher sees before they are normalised
-            and shown to the discriminator (section 4.3.2), which is of that shape.
+            `build_discriminator` for the student's images, of the three arguments below. Not used
+            where lambda_adv is 0. Where the adapter crops, both gradients are cropped to what the
+            teacher sees before they are normalised and shown to the discriminator (section 4.3.2),
+            which is of that shape.
         discriminator_channels, discriminator_batch_norm_epsilon, discriminator_initializer: of the
-        default discriminator,
-            see `build_discriminator`. The reference code: 1e-3 and "reference_code".
+            default discriminator, see `build_discriminator`. The reference code: 1e-3 and
+            "reference_code".
         lambda_adv: weight of the adversarial term, Eq. 10. The reference code's loss has -beta
-        times the discriminator's
-            mean cross-entropy over student's and teacher's gradients, which is beta / 2 times Eq.
-            10: lambda_adv is half its beta.
+            times the discriminator's mean cross-entropy over student's and teacher's gradients,
+            which is beta / 2 times Eq. 10: lambda_adv is half its beta.
         lambda_diff: weight of the l2 term, Eq. 13. The reference code's gamma, with a sum over its
             batch of 32 and 0-255 pixels.
         gradient_of: "cross_entropy" (the paper) or "probability", the softmax probability of the
-        true class (the
-            reference code).
+            true class (the reference code).
         pixel_range: 1 takes gradients with respect to [0, 1] pixels, 255 those with respect to
-        0-255 pixels (the
-            reference code), which are 255 times smaller.
+            0-255 pixels (the reference code), which are 255 times smaller.
         difference_reduction: "mean" over the examples, or "sum" over the batch (the reference
-        code). difference_region: where the teacher's adapter crops, the l2 term is of the "whole"
-        image, so that outside the
-            crop the student's gradient is drawn to zero (Eq. 13 as it stands; the paper speaks of
-            cropping for the discriminator alone, and so does the reference code), or of what is
-            "seen".
+            code).
+        difference_region: where the teacher's adapter crops, the l2 term is of the "whole" image,
+            so that outside the crop the student's gradient is drawn to zero (Eq. 13 as it stands;
+            the paper speaks of cropping for the discriminator alone, and so does the reference
+            code), or of what is "seen".
         discriminator_input: "zero_mean_l2" (the reference code), "l2" or "raw"; see
-        `losses.discriminator_input`. discriminator_input_epsilon: least squared norm that is
-        divided by (the reference code: 1e-12). adversarial_form: "minimax", where the student
-        minimises Eq. 10 (Eq. 11, and the reference code: see lambda_adv), or
-            "non_saturating", where it minimises -log f(J_s), which is then logged beside Eq. 10.
-            The discriminator maximises Eq. 10 in both, and "adversarial" in the logs is its value:
-            -log 4 where it cannot tell. Attack such students by more than PGD: without noise and l2
-            term AutoAttack left 4.4 and 6.6% where PGD-20 left 7.8 and 9.2
-            (docs/results/claims/vanish).
+            `losses.discriminator_input`.
+        discriminator_input_epsilon: least squared norm that is divided by (the reference code:
+            1e-12).
+        adversarial_form: "minimax", where the student minimises Eq. 10 (Eq. 11, and the reference
+            code: see lambda_adv), or "non_saturating", where it minimises -log f(J_s), which is
+            then logged beside Eq. 10. The discriminator maximises Eq. 10 in both, and "adversarial"
+            in the logs is its value: -log 4 where it cannot tell. Attack such students by more than
+            PGD: without noise and l2 term AutoAttack left 4.4 and 6.6% where PGD-20 left 7.8 and
+            9.2 (docs/results/claims/vanish).
         teacher_batch_norm: "moving", the teacher's frozen averages, or "batch", the statistics of
-        the current batch (the
-            reference code), in a copy of the teacher as it is now. Both leave the teacher as it is,
-            averages included (there the averages follow the batches, and nothing reads them).
+            the current batch (the reference code), in a copy of the teacher as it is now. Both
+            leave the teacher as it is, averages included (there the averages follow the batches,
+            and nothing reads them).
         teacher_precision: of the teacher's gradients, see `FasterCopy`: "float32"; "mixed", whose
-        way back is in bfloat16
-            (on an untrained WRN-10-1 this moved the gradient by 1% of its norm); "bfloat16" (13 to
-            17% there: the way there decides which ReLUs are open); "auto", mixed where the
-            processor gains by it. Neither the paper nor the reference code has it.
+            way back is in bfloat16 (on an untrained WRN-10-1 this moved the gradient by 1% of its
+            norm); "bfloat16" (13 to 17% there: the way there decides which ReLUs are open); "auto",
+            mixed where the processor gains by it. Neither the paper nor the reference code has it.
         discriminator_batch_norm: "joint", one pass over the student's and the teacher's gradients,
-        so that batch norm sees
-            the mixture that is to be told apart (the reference code), or "separate", one pass of
-            each.
+            so that batch norm sees the mixture that is to be told apart (the reference code), or
+            "separate", one pass of each.
         discriminator_every: the discriminator is updated once every so many steps of the student
             (Appendix A: 5 or 10, by experiment; the reference code's run scripts: 5).
         discriminator_loss: "sum", minus Eq. 10, or "mean", half of it: the cross-entropy's mean
-        over both models'
-            gradients (the reference code). With SGD, but for the weight decay, "mean" is half the
-            learning rate.
+            over both models' gradients (the reference code). With SGD, but for the weight decay,
+            "mean" is half the learning rate.
         discriminator_weight_decay: L2 weight decay of the discriminator's kernels (the reference
-        code: 2e-4). discriminator_update: "simultaneous", both networks move from the same weights
-        (Algorithm 1), or "after_student",
-            the discriminator sees the gradients of the student as it is after its step (the
-            reference code); that costs the student's gradient once more, and its batch statistics
-            move twice in such a step, as they do there.
+            code: 2e-4).
+        discriminator_update: "simultaneous", both networks move from the same weights (Algorithm
+            1), or "after_student", the discriminator sees the gradients of the student as it is
+            after its step (the reference code); that costs the student's gradient once more, and
+            its batch statistics move twice in such a step, as they do there.
         warm_start_steps: so many first steps train on the cross-entropy alone. Without them a small
-        network falls into
-            the trivial solution, a constant classifier, whose gradients are zero. The reference
-            code: 280,000 of 320,000.
+            network falls into the trivial solution, a constant classifier, whose gradients are
+            zero. The reference code: 280,000 of 320,000.
         noise: uniform noise in [-noise, noise] added to every training image, clipped to [0, 1]
             (the reference code: 8/255 from CIFAR-10 to CIFAR-100, 0 from Tiny-ImageNet to
             CIFAR-10).
@@ -154,6 +148,11 @@ class IGAM(Method):
         ]
         # Which of three steps the next one is; see make_train_function.
         self._matching, self._update_discriminator = True, self.game is not None
+
+    @classmethod
+    def keywords(cls, flags, context):
+        own = {"discriminator": flags.discriminator} if flags.discriminator else {}
+        return super().keywords(flags, context) | own
 
     def compile_arguments(self, flags):
         if flags.discriminator_optimizer == "same":

@@ -21,8 +21,7 @@ class IGAMMixACM(IGAM):
 
     Args (keyword-only), beside those of `Method`:
         teacher: robust keras.Model of the student's input shape and classes, frozen, called with
-        training=False; IGAM's
-            teacher_batch_norm is about IGAM's terms alone.
+            training=False; IGAM's teacher_batch_norm is about IGAM's terms alone.
         every other argument is `IGAM`'s, except adapter, or `MixACM`'s; acm_transform "affine" is
         refused. mixacm_options: MixACM's arguments may stand in this dict too.
 

@@ -7,6 +7,7 @@ from tf_robust_transfer.flag_types import fraction
 from tf_robust_transfer.methods.base import Method
 from tf_robust_transfer.methods.igam_presets import PRESETS
 from tf_robust_transfer.options import above, at_least, group, option
+from tf_robust_transfer.plugins import plugin_or_nothing
 from tf_robust_transfer.terms import GradientDifference, GradientGame, InputGradients
 
 
@@ -46,6 +47,9 @@ class IGAMFlags(IGAMOptions):
         "choices as in paper or reference_code; flags given beside it win; lambda_adv is half the "
         "code's beta",
         choices=("none", *PRESETS),
+    )
+    discriminator: str = option(
+        "", "package.module:function of the shape of its input; empty: ours", plugin_or_nothing
     )
     discriminator_optimizer: str = option(
         "same", "same (as the student's) or adam", choices=("same", "adam")

@@ -13,38 +13,38 @@ class MixACM(Method):
 
     Args (keyword-only), beside those of `Method`:
         teacher: robust keras.Model, frozen, called once a step with training=False, on the same
-        mixed images as the student. acm_weight: alpha_acm, weight of the sum of the blocks' ACM
-        terms; 0 leaves them out ("only KD" of Table 7). At the
-            paper's 5000 and learning rate 0.1 the first steps throw the weights far out (the first
-            kernel of a WRN-16-4 grows 205 times in 50 steps), and little robustness is left to
-            transfer. Let the learning rate warm up (1.3 times; the paper has a warm-up on ImageNet
-            alone), or clip the gradient (gradient_clip_norm 1: 1.7 times). On MNIST at 14x14 a
-            warm-up kept more than clipping did. Its appendix A.1 has 2000 or 5000, without saying
-            where. With the mean over channels a block of C channels has acm_weight / C on the
-            squared distance of its unit maps: of 16, 160, 320 and 640 channels the first counts
-            most.
+            mixed images as the student.
+        acm_weight: alpha_acm, weight of the sum of the blocks' ACM terms; 0 leaves them out ("only
+            KD" of Table 7). At the paper's 5000 and learning rate 0.1 the first steps throw the
+            weights far out (the first kernel of a WRN-16-4 grows 205 times in 50 steps), and little
+            robustness is left to transfer. Let the learning rate warm up (1.3 times; the paper has
+            a warm-up on ImageNet alone), or clip the gradient (gradient_clip_norm 1: 1.7 times). On
+            MNIST at 14x14 a warm-up kept more than clipping did. Its appendix A.1 has 2000 or 5000,
+            without saying where. With the mean over channels a block of C channels has acm_weight /
+            C on the squared distance of its unit maps: of 16, 160, 320 and 640 channels the first
+            counts most.
         kld_weight: alpha_kld in [0, 1]; 0 leaves the soft labels out ("w/o KD"). It has to be 0
-        where the tasks differ: a
-            teacher of other classes has no soft labels for the student (section 5.3). L_mix then
-            has weight 1; whether it keeps 1 - 0.95 there the paper does not say.
-        temperature: gamma of the soft labels. blocks: endpoints that are matched: names that both
-        networks have, or pairs "TEACHERS:STUDENTS" such as
-            "block2:block3" where their depths differ.
+            where the tasks differ: a teacher of other classes has no soft labels for the student
+            (section 5.3). L_mix then has weight 1; whether it keeps 1 - 0.95 there the paper does
+            not say.
+        temperature: gamma of the soft labels.
+        blocks: endpoints that are matched: names that both networks have, or pairs
+            "TEACHERS:STUDENTS" such as "block2:block3" where their depths differ.
         acm_reduction: over channels, "mean" or "sum", which the paper leaves open; this and the
             next two: see `losses.channel_maps.acm_loss`.
         acm_mapping: "maximum", "mean", "mean_of_squares", or "none" for the direct feature loss of
-        Table 9. acm_normalized: whether maps are divided by their l2 norm. acm_transform: where a
-        block's numbers of channels differ: adaptive pooling over channels, "max" or "average", or
-            "affine", a dense layer that is trained with the student: same optimizer, and weight
-            decay with weight_decay_of="all".
+            Table 9.
+        acm_normalized: whether maps are divided by their l2 norm.
+        acm_transform: where a block's numbers of channels differ: adaptive pooling over channels,
+            "max" or "average", or "affine", a dense layer that is trained with the student: same
+            optimizer, and weight decay with weight_decay_of="all".
         acm_transform_of: whose maps are transformed, "teacher" or "student" (the rows of Table 10).
         mixup_alpha: mixup weights are drawn from Beta(alpha, alpha); 0 trains on the images as they
-        come (the row
-            "w/o mixup").
+            come (the row "w/o mixup").
         mixup_per_example: one weight for each example instead of one for the batch, as the original
             mixup code has it; the paper does not say.
         student_endpoints, teacher_endpoints: for models of your own, the submodels made by
-        `rt.endpoints(model, {...})`.
+            `rt.endpoints(model, {...})`.
 
     Weight decay: the paper names 5e-4 and not what is decayed; the rows have weight_decay_of="all".
 

@@ -12,6 +12,7 @@ from tf_robust_transfer.models import build_discriminator
 from tf_robust_transfer.models.discriminator import DISCRIMINATOR_CHANNELS, INITIALIZERS
 from tf_robust_transfer.ops import norms, replicas
 from tf_robust_transfer.options import Options, above, at_least, from_keywords, option
+from tf_robust_transfer.plugins import load
 from tf_robust_transfer.terms.term import Term
 from tf_robust_transfer.terms.weight_decay import half_squares, kernels
 
@@ -31,7 +32,8 @@ class GradientGame(Term):
 
     Args:
         of: `InputGradients`.
-        discriminator: keras.Model, input gradient of `of.seen_shape` -> score [batch]; by default
+        discriminator: keras.Model, input gradient of `of.seen_shape` -> score [batch], or the name
+            of a plug-in (`plugins`), a function of that shape that returns one; by default
             `build_discriminator` of that shape.
         keywords: lambda_adv, adversarial_form, discriminator_input and its like; see `rt.IGAM`.
 
@@ -87,6 +89,8 @@ class GradientGame(Term):
         super().__init__("adversarial", options.lambda_adv, None, of=of)
         own = ("non_saturating",) if options.adversarial_form == "non_saturating" else ()
         self.names = (*self.names, *own, "discriminator_accuracy", "vanished_gradients")
+        if isinstance(discriminator, str):
+            discriminator = load("discriminator", discriminator)(of.seen_shape)
         self.discriminator = discriminator or build_discriminator(
             of.seen_shape,
             channels=options.discriminator_channels,

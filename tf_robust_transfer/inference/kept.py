@@ -5,7 +5,7 @@ import tensorflow as tf
 # Attribute of the model. Keras is passed by: what it finds among a model's attributes it tracks.
 _ATTRIBUTE = "_kept_by_tf_robust_transfer"
 # The oldest beyond so many are given up, as where a step size changes from call to call.
-MOST = 64
+MOST = 32
 
 
 def kept(model, key, make):

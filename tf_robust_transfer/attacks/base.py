@@ -13,6 +13,8 @@ import tensorflow as tf
 from tf_robust_transfer.attacks.noise import BatchNoise
 from tf_robust_transfer.attacks.search import Search
 from tf_robust_transfer.attacks.threat_model import Problem, ThreatModel, check_batch
+from tf_robust_transfer.checkpoints import as_model
+from tf_robust_transfer.data.labels import class_labels
 from tf_robust_transfer.inference.kept import compiled, kept
 from tf_robust_transfer.losses import classification
 from tf_robust_transfer.ops.loops import out_of_line
@@ -180,8 +182,9 @@ class Attack:
 
         Args:
             model: keras.Model, images in threat_model.bounds -> logits; called with training=False.
+                Any that `checkpoints.as_model` takes, such as a SPEC or a method.
             images: float [batch, height, width, channels] inside threat_model.bounds.
-            labels: int [batch], the true classes.
+            labels: int [batch], the true classes; eagerly also [batch, 1] or one-hot rows.
             threat_model: the ball and the bounds; every result lies in both.
             seed: the same seed gives the same examples. Inside a tf.function it may be a tensor.
 
@@ -195,6 +198,9 @@ class Attack:
                 calls inside a tf.function, labels outside the model's classes, images outside the
                 bounds.
         """
+        model = as_model(model, images.shape[1:] if hasattr(images, "shape") else None)
+        if tf.executing_eagerly():
+            labels = class_labels(labels, model.output_shape[-1])
         images, labels = check_batch(model, images, labels, threat_model)
         if self.stop_when_fooled and images.shape[0] != 0:
             search = self._search if tf.executing_eagerly() else self._search_in_graph

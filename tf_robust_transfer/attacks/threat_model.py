@@ -151,7 +151,8 @@ def _check_values(images, labels, classes, threat_model):
         raise InputError(
             f"images must lie in {threat_model.bounds}, got values from {low:g} to {high:g}; give "
             "the bounds of your pixels to ThreatModel(bounds=...), and where images are "
-            "standardised put the normalisation inside the model"
+            "standardised put the normalisation inside the model: rt.as_classifier(model, mean=, "
+            "std=)"
         )
 
 

@@ -77,6 +77,7 @@ def test_published_counts_of_wide_resnets():
     [
         ("resnet_18", 1000, {}, 11_689_512),  # torchvision's
         ("resnet_50", 1000, {}, 25_557_032),  # torchvision's
+        ("wide_resnet_50_2", 1000, {}, 68_883_240),  # torchvision's
         # Without the stem's 7x7 kernel, with its 3x3, and 10 classes in place of 1,000.
         ("cifar_resnet_50", 10, {}, 25_557_032 - 40 * 3 * 64 - 990 * 2049),
         # ResNet-18 without the batch norms of the stem and of the three shortcuts, but with the

@@ -16,12 +16,13 @@ from tf_robust_transfer.checkpoints import robustbench, tf1
 from tf_robust_transfer.checkpoints.igam_reference import load_igam, role_and_path
 from tf_robust_transfer.checkpoints.madry import load_madry_cifar10, load_madry_mnist
 from tf_robust_transfer.checkpoints.native import load_native, native_file
+from tf_robust_transfer.checkpoints.teachers import CHECKPOINTS
 from tf_robust_transfer.errors import InputError, look_up
 
 
 def _id_and_file(location):
     model_id, _, file = location.partition(":")
-    if model_id in robustbench.CHECKPOINTS and not file:
+    if model_id.partition("@")[0] in CHECKPOINTS and not file:
         raise InputError(
             f"'robustbench:{location}' names no file; write robustbench:MODEL_ID:FILE.pt"
         )

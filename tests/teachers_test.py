@@ -13,8 +13,10 @@ import pytest
 torch = pytest.importorskip("torch", reason="RobustBench's files need the extra [torch]")
 
 import tf_robust_transfer as rt  # noqa: E402
+from scripts import update_teachers  # noqa: E402
 from tests import torch_networks as networks  # noqa: E402 - needs torch
 from tests.torch_networks import assert_equal_logits, images_of, saved  # noqa: E402
+from tf_robust_transfer import config, convert  # noqa: E402
 from tf_robust_transfer.checkpoints import robustbench, teachers  # noqa: E402
 from tf_robust_transfer.errors import InputError  # noqa: E402
 
@@ -382,9 +384,44 @@ class TestNearest:
             robustbench.load_robustbench("Rade2021Helper_R18_extra", path)
 
 
+def test_the_page_is_the_tables():
+    page = update_teachers.PAGE.read_text(encoding="utf-8")
+    assert page == update_teachers.page(), "run python scripts/update_teachers.py"
+    for row in teachers.TEACHERS:
+        figures = rf"{row.eps} | {row.clean:.2f} | {row.autoattack:.2f}"
+        assert page.count(f"| [{row.id}]({row.paper[1]}) |") >= 1 and figures in page
+    for *_, name in teachers.LEFT_OUT:
+        assert f"- {name} (" in page
+    # What nothing in the file tells apart is named.
+    alike = page.split("## Files that look alike")[1].split("##")[0]
+    for text, _, where, _ids in READ:
+        others = [
+            name
+            for other, _, there, names in READ
+            for name in names.split()
+            if other == text and there.split("_")[0] == where.split("_")[0]
+        ]
+        assert len(others) == 1 or all(name in alike for name in others)
+
+
+def test_every_networks_cost_is_there():
+    for row in teachers.TEACHERS:
+        assert row.cost.parameters > 1 and row.cost.gibibytes > 0.5 and row.cost.seconds >= 1
+
+
+def test_the_command_lists_them(capsys):
+    convert.main(config.parse(config.ConvertConfig, ["--list", "--dataset=cifar100"]))
+    heading, *lines = capsys.readouterr().out.splitlines()
+    assert heading.split()[:3] == ["id", "network", "kind"] and len(lines) == 31
+    assert lines[0].startswith("Wang2023Better_WRN-70-16@cifar100_linf")
+    assert "75.22  42.67       42.66" in lines[0]
+    with pytest.raises(InputError, match="dataset must be one of cifar10, cifar100, imagenet"):
+        convert.main(config.parse(config.ConvertConfig, ["--list", "--dataset=mnist"]))
+
+
 class TestListTeachers:
     def test_all_of_them_the_most_robust_first(self):
-        found = teachers.list_teachers()
+        found = rt.list_teachers()
         assert set(found) == set(teachers.TEACHERS) and len(found) == 120
         accuracies = [row.autoattack for row in found]
         assert accuracies == sorted(accuracies, reverse=True)
@@ -393,7 +430,7 @@ class TestListTeachers:
 
     def test_filters(self):
         def ids(*arguments, **options):
-            return [row.id for row in teachers.list_teachers(*arguments, **options)]
+            return [row.id for row in rt.list_teachers(*arguments, **options)]
 
         assert ids("wang2023*", dataset="cifar100") == [
             "Wang2023Better_WRN-70-16",
@@ -408,7 +445,7 @@ class TestListTeachers:
     @pytest.mark.parametrize("options", [{"dataset": "mnist"}, {"norm": "l1"}])
     def test_unknown_filters(self, options):
         with pytest.raises(InputError, match="must be one of"):
-            teachers.list_teachers(**options)
+            rt.list_teachers(**options)
 
     def test_figures_papers_and_licences(self):
         row = rt_row("Gowal2020Uncovering_28_10_extra")

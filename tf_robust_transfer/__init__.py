@@ -2,7 +2,7 @@
 
 from tf_robust_transfer import adapters, attacks, data, losses, models
 from tf_robust_transfer.attacks import ThreatModel
-from tf_robust_transfer.checkpoints import load_model, save_model
+from tf_robust_transfer.checkpoints import list_teachers, load_model, save_model
 from tf_robust_transfer.errors import InputError
 from tf_robust_transfer.evaluation import evaluate_robustness, gradient_alignment
 from tf_robust_transfer.methods import (
@@ -40,6 +40,7 @@ __all__ = [
     "endpoints",
     "evaluate_robustness",
     "gradient_alignment",
+    "list_teachers",
     "load_model",
     "losses",
     "models",

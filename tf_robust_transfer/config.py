@@ -216,6 +216,11 @@ class EvaluateConfig(AttackConfig, SharedConfig):
 class ConvertConfig(SharedConfig):
     """Flags of `convert`."""
 
+    list: bool = option(
+        "false",
+        "print the published robust networks that robustbench: reads, of --dataset if it is given",
+        boolean,
+    )
     dataset: str = option(
         "", "data set on which the clean accuracy is measured, as in evaluate; empty: none"
     )

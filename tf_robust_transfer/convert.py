@@ -12,8 +12,9 @@ import tensorflow as tf
 
 import tf_robust_transfer
 from tf_robust_transfer.attacks import ThreatModel
-from tf_robust_transfer.checkpoints import load_model
+from tf_robust_transfer.checkpoints import list_teachers, load_model
 from tf_robust_transfer.checkpoints.specs import file_sha256, source_files
+from tf_robust_transfer.checkpoints.teachers import COLUMNS, table
 from tf_robust_transfer.command import run_command
 from tf_robust_transfer.config import ConvertConfig
 from tf_robust_transfer.errors import InputError
@@ -23,6 +24,9 @@ from tf_robust_transfer.training import build
 
 
 def main(config: ConvertConfig) -> None:
+    if config.list:
+        sys.stdout.write(_listing(list_teachers(dataset=config.dataset or None)))
+        return
     output = _output(config.output)
     sources = source_files(config.model)
     model = load_model(config.model, sha256=config.sha256 or None)
@@ -68,6 +72,16 @@ def main(config: ConvertConfig) -> None:
             f"{100 * high:.2f}] on "
             f"{described['num_examples']} images of {config.dataset} {config.split}\n"
         )
+
+
+def _listing(teachers):
+    """The teachers in columns."""
+    lines = [COLUMNS, *table(teachers)]
+    widths = [max(map(len, column)) for column in zip(*lines)]
+    return "".join(
+        "  ".join(word.ljust(width) for word, width in zip(line, widths)).rstrip() + "\n"
+        for line in lines
+    )
 
 
 def _output(text):

@@ -9,7 +9,8 @@ import re
 import keras
 import numpy as np
 
-from tf_robust_transfer.checkpoints.teachers import CLASSES, TEACHERS, Form, find_teachers
+from tf_robust_transfer.checkpoints.teacher_kinds import Form
+from tf_robust_transfer.checkpoints.teachers import CLASSES, TEACHERS, find_teachers
 from tf_robust_transfer.checkpoints.torch_files import read_state_dict
 from tf_robust_transfer.errors import InputError
 from tf_robust_transfer.models import build_model

@@ -101,7 +101,11 @@ class TestWritten:
             "--max_examples=30",
         )
         assert code == 0, err
-        assert sorted(os.listdir(output.parent)) == ["madry.keras", "madry.keras.json"]
+        assert sorted(os.listdir(output.parent)) == [
+            "madry.keras",
+            "madry.keras.json",
+            "madry.keras.md",
+        ]
         images = np.random.default_rng(1).uniform(size=(3, 28, 28, 1)).astype(np.float32)
         written = keras.saving.load_model(output)
         expected = rt.load_model(f"madry_mnist:{mnist}")
@@ -140,7 +144,7 @@ class TestWritten:
             and "accuracy" not in described
             and "dataset" not in described
         )
-        assert sorted(os.listdir(tmp_path)) == ["model.keras", "model.keras.json"]
+        assert sorted(os.listdir(tmp_path)) == ["model.keras", "model.keras.json", "model.keras.md"]
 
     def test_a_model_onto_itself(self, call, saved, tmp_path):
         path = shutil.copy(saved, tmp_path / "model.keras")

@@ -186,6 +186,9 @@ class EvaluateConfig(AttackConfig, SharedConfig):
     model: str = option("", f"the model to attack: {SPEC}")
     split: str = option("test", "split of the data set")
     output: str = option("", "results as JSON; empty: only printed")
+    model_card: bool = option(
+        "false", "add the figures to the card FILE.keras.md beside the model", boolean
+    )
     precision: str = option(
         "float32", "of what attacks see: float32, mixed (bfloat16 gradients), bfloat16 or auto"
     )

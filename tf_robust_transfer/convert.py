@@ -14,13 +14,17 @@ import tf_robust_transfer
 from tf_robust_transfer.attacks import ThreatModel
 from tf_robust_transfer.checkpoints import list_teachers, load_model
 from tf_robust_transfer.checkpoints.specs import file_sha256, source_files
-from tf_robust_transfer.checkpoints.teachers import COLUMNS, table
+from tf_robust_transfer.checkpoints.teachers import COLUMNS, find_teachers, table
 from tf_robust_transfer.command import run_command
 from tf_robust_transfer.config import ConvertConfig
 from tf_robust_transfer.errors import InputError
 from tf_robust_transfer.evaluation import evaluate_robustness
+from tf_robust_transfer.evaluation.model_card import card_path, write_card
 from tf_robust_transfer.files import replacing, write_json
 from tf_robust_transfer.training import build
+
+# Of results.json, in the description beside the file.
+_SHOWN = ("dataset", "split", "num_examples", "accuracy", "confidence_interval_95")
 
 
 def main(config: ConvertConfig) -> None:
@@ -36,6 +40,7 @@ def main(config: ConvertConfig) -> None:
         raise InputError(
             f"{config.model!r} gives logits that are not finite: its weights are damaged"
         )
+    results = _clean_accuracy(config, model)
     described = {
         "model": output.name,
         "sha256": None,
@@ -44,7 +49,7 @@ def main(config: ConvertConfig) -> None:
         "input_shape": list(model.input_shape[1:]),
         "num_classes": model.output_shape[-1],
         "num_parameters": model.count_params(),
-        **_clean_accuracy(config, model),
+        **{name: results[name] for name in _SHOWN if results},
         "versions": {
             "tensorflow": tf.__version__,
             "keras": keras.__version__,
@@ -60,6 +65,16 @@ def main(config: ConvertConfig) -> None:
         _check_written(temporary, batch, logits)
         write_json(sidecar_temporary, described | {"sha256": file_sha256(temporary)})
         sidecar.unlink(missing_ok=True)
+        card_path(output).unlink(missing_ok=True)
+    write_card(
+        output,
+        model=model,
+        source=f"{config.model}, read by tf_robust_transfer",
+        license=_license(config.model),
+        command=f"python -m tf_robust_transfer.convert --model={config.model} "
+        f"--output={config.output}",
+        results=results,
+    )
     sys.stdout.write(
         f"{config.output}: {described['num_parameters']:,} parameters, images "
         f"{described['input_shape']}, "
@@ -115,7 +130,7 @@ def _check_written(path, batch, logits):
 
 
 def _clean_accuracy(config, model):
-    """What results.json says of the clean accuracy; nothing where no data set is given."""
+    """What results.json would say of the clean accuracy; nothing where no data set is given."""
     if not config.dataset:
         return {}
     test = build.load_split(config, config.split)
@@ -134,11 +149,16 @@ def _clean_accuracy(config, model):
         attacks=("clean",),
         batch_size=config.batch_size,
     )
-    written = result.to_json_dict(model=config.model, dataset=config.dataset, split=config.split)
-    return {
-        name: written[name]
-        for name in ("dataset", "split", "num_examples", "accuracy", "confidence_interval_95")
-    }
+    return result.to_json_dict(model=config.model, dataset=config.dataset, split=config.split)
+
+
+def _license(spec):
+    """Of RobustBench's weights what its LICENSE says."""
+    scheme, _, location = spec.partition(":")
+    if scheme != "robustbench":
+        return ""
+    licenses = {teacher.license for teacher in find_teachers(location.partition(":")[0])}
+    return licenses.pop() if len(licenses) == 1 else ""
 
 
 if __name__ == "__main__":

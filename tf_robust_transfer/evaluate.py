@@ -8,11 +8,13 @@ import sys
 import numpy as np
 
 from tf_robust_transfer.checkpoints import load_model
+from tf_robust_transfer.checkpoints.native import native_file
 from tf_robust_transfer.command import run_command
 from tf_robust_transfer.config import EvaluateConfig
 from tf_robust_transfer.errors import InputError
 from tf_robust_transfer.evaluation import challenge_files, evaluate_robustness, gradient_alignment
 from tf_robust_transfer.evaluation.attack_names import parse_attack
+from tf_robust_transfer.evaluation.model_card import add_results, card_path
 from tf_robust_transfer.files import write_json
 from tf_robust_transfer.training import build
 
@@ -32,6 +34,11 @@ def main(config: EvaluateConfig) -> None:
         raise InputError(
             "--save_adversarial saves the examples of the last attack: name one at the end of "
             "--attacks"
+        )
+    if config.model_card and not card_path(native_file(config.model)).exists():
+        raise InputError(
+            f"there is no model card {str(card_path(native_file(config.model)))!r}; convert and "
+            "train write one beside the file"
         )
     if config.teacher and not config.diagnostics:
         raise InputError(
@@ -95,11 +102,12 @@ def main(config: EvaluateConfig) -> None:
         sys.stdout.write(_diagnostics_text(name, summary))
     if config.save_adversarial:
         challenge_files.write(config.save_adversarial, result.adversarial[config.attacks[-1]])
+    written = result.to_json_dict(model=config.model, dataset=config.dataset, split=config.split)
     if config.output:
-        written = result.to_json_dict(
-            model=config.model, dataset=config.dataset, split=config.split
-        )
         write_json(config.output, written | ({"diagnostics": diagnostics} if diagnostics else {}))
+    if config.model_card:
+        record = pathlib.Path(config.output).name or "not kept"
+        add_results(native_file(config.model), written, record)
     if state:
         pathlib.Path(state).unlink(missing_ok=True)
 

@@ -273,9 +273,7 @@ def damaged(kind, tmp_path, arrays, mnist, saved):
     if kind == "malformed sha256":
         return [f"--model={saved}", "--sha256=md5"], "64 hexadecimal digits, got 'md5'"
     if kind == "unknown ID":
-        return [
-            f"--model=robustbench:Wong2020:{pt}"
-        ], "known are Engstrom2019Robustness, Gowal2020Uncovering_28_10_extra, "
+        return [f"--model=robustbench:Wong2020:{pt}"], "nearest valid names: Wong2020Fast, "
     if kind == "unknown scheme":
         return [f"--model=mardy_mnist:{mnist}"], "nearest valid names: madry_mnist"
     if kind == "no model":

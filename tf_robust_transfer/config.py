@@ -241,6 +241,17 @@ class ConvertConfig(SharedConfig):
 
 
 @dataclasses.dataclass(frozen=True)
+class FitnessConfig(SharedConfig):
+    """Flags of `fitness`."""
+
+    teacher: str = option("", f"the teacher to try: {SPEC}")
+    split: str = option("test", "split of the data set")
+    max_examples: int = option("256", "so many first examples; 0: all", int, **at_least(0))
+    norm: str = option("linf", "of PGD-20: linf or l2", **one_of("linf", "l2"))
+    eps: float = option("8/255", "radius of PGD-20's ball", fraction, **at_least(0))
+
+
+@dataclasses.dataclass(frozen=True)
 class VisualizeConfig(SharedConfig):
     """Flags of `visualize`."""
 

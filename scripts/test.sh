@@ -6,7 +6,7 @@
 #   scripts/test.sh -m slow                          the slow ones
 #   scripts/test.sh -n 0 tests/pgd_test.py -k ball   one file in one process
 source "$(dirname -- "${BASH_SOURCE[0]}")/environment.sh"
-make_environment test torch
+make_environment test torch hub
 
 parallel=yes
 for argument in "$@"; do

@@ -34,6 +34,7 @@ BESIDE = {
     "evaluate": ["--model=there.keras"],
     "convert": ["--output=x.keras", "--model=there.keras"],
     "visualize": ["--models=there.keras", "--output=x.png"],
+    "fitness": ["--teacher=there.keras"],
     "theorem41": ["--models=there.keras", "--teacher=there.keras"],
 }
 # Flag, or command and flag -> a value that is not allowed, and what has to stand beside it.
@@ -70,6 +71,7 @@ SPECIAL = {
 ANYTHING = {
     "evaluate run_dir": "it writes no run folder; a contract has the flag in every command",
     "convert run_dir": "as of evaluate",
+    "fitness run_dir": "as of evaluate",
     "visualize run_dir": "as of evaluate",
     "theorem41 run_dir": "as of evaluate",
     "theorem42 run_dir": "as of evaluate",

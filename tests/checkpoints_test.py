@@ -108,10 +108,10 @@ class TestSpecs:
         assert specs.source_files("robustbench:Wong2020Fast:a:b.pt") == [pathlib.Path("a:b.pt")]
 
     def test_robustbenchs_id_and_file(self):
-        """The known ids are listed; a known one without its file is told how to go on."""
+        """The nearest ids are named; a known one without its file is told how to go on."""
         for spec in ("robustbench:Wong2020", "robustbench:Wong2020:x.pt"):
             assert (
-                "unknown RobustBench model 'Wong2020'; known are Engstrom2019Robustness, "
+                "unknown RobustBench model 'Wong2020'; nearest valid names: Wong2020Fast"
                 in error_of(spec)
             )
         for spec in ("robustbench:Wong2020Fast", "robustbench:Wong2020Fast:"):
@@ -128,8 +128,8 @@ class TestSpecs:
                 "unknown kind of model 'madry_minst'; nearest valid names: madry_mnist",
             ),
             (
-                "https://x.org/a.pt",
-                "unknown kind of model 'https'; valid names: igam, madry_cifar10, madry_mnist, "
+                "ftp://x.org/a.pt",
+                "unknown kind of model 'ftp'; valid names: igam, madry_cifar10, madry_mnist, "
                 "robustb",
             ),
             ("madry_mnist:", "'madry_mnist:' names no file; write madry_mnist:DIR_OR_PREFIX"),

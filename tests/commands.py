@@ -3,6 +3,7 @@
 from tf_robust_transfer import (
     convert,
     evaluate,
+    fitness,
     quickstart,
     report,
     theorem41,
@@ -17,6 +18,7 @@ COMMANDS = {
     "train": (train.main, TrainConfig),
     "evaluate": (evaluate.main, evaluate.EvaluateConfig),
     "convert": (convert.main, convert.ConvertConfig),
+    "fitness": (fitness.main, fitness.FitnessConfig),
     "visualize": (visualize.main, visualize.VisualizeConfig),
     "report": (report.main, report.ReportConfig),
     "theorem41": (theorem41.main, theorem41.Theorem41Config),

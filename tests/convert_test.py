@@ -104,7 +104,11 @@ class TestWritten:
             "--max_examples=30",
         )
         assert code == 0, err
-        assert sorted(os.listdir(output.parent)) == ["madry.keras", "madry.keras.json"]
+        assert sorted(os.listdir(output.parent)) == [
+            "madry.keras",
+            "madry.keras.json",
+            "madry.keras.md",
+        ]
         images = np.random.default_rng(1).uniform(size=(3, 28, 28, 1)).astype(np.float32)
         written = keras.saving.load_model(output)
         expected = rt.load_model(f"madry_mnist:{mnist}")
@@ -143,7 +147,7 @@ class TestWritten:
             and "accuracy" not in described
             and "dataset" not in described
         )
-        assert sorted(os.listdir(tmp_path)) == ["model.keras", "model.keras.json"]
+        assert sorted(os.listdir(tmp_path)) == ["model.keras", "model.keras.json", "model.keras.md"]
 
     def test_a_model_onto_itself(self, call, saved, tmp_path):
         path = shutil.copy(saved, tmp_path / "model.keras")
@@ -272,9 +276,7 @@ def damaged(kind, tmp_path, arrays, mnist, saved):
     if kind == "malformed sha256":
         return [f"--model={saved}", "--sha256=md5"], "64 hexadecimal digits, got 'md5'"
     if kind == "unknown ID":
-        return [
-            f"--model=robustbench:Wong2020:{pt}"
-        ], "known are Engstrom2019Robustness, Gowal2020Uncovering_28_10_extra, "
+        return [f"--model=robustbench:Wong2020:{pt}"], "nearest valid names: Wong2020Fast, "
     if kind == "unknown scheme":
         return [f"--model=mardy_mnist:{mnist}"], "nearest valid names: madry_mnist"
     if kind == "no model":

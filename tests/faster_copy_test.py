@@ -18,6 +18,10 @@ CLASSES = 5
 
 # Of each entry of MODELS one or two small members: name, image shape, options.
 NETWORKS = {
+    "cifar_resnet_18": [("cifar_resnet_18", (8, 8, 3), {"base_channels": 4})],
+    "mobilenet_v2": [("mobilenet_v2", (8, 8, 3), {"width": 0.25})],
+    "wide_resnet_50_2": [("wide_resnet_50_2", (32, 32, 3), {"base_channels": 4})],
+    "wrn_by_group": [("wrn_by_group", (8, 8, 3), {"blocks": (1, 1, 1), "widths": (1, 2, 1)})],
     "cifar_resnet_50": [("cifar_resnet_50", (8, 8, 3), {"base_channels": 4})],
     "igam_student": [("igam_student", (8, 8, 3), {"depth": 8, "width": 1})],
     "madry_mnist": [("madry_mnist", (9, 12, 1), {})],
@@ -29,6 +33,11 @@ NETWORKS = {
             (8, 8, 3),
             {"base_channels": 4, "activated_shortcut": False, "final_batch_norm": False},
         ),
+        (
+            "preact_resnet_18",
+            (8, 8, 3),
+            {"base_channels": 4, "activation": "swish", "padding": "same", "shortcut_kernel": 3},
+        ),
     ],
     "resnet_18": [("resnet_18", (32, 32, 3), {"base_channels": 4})],
     "resnet_50": [("resnet_50", (32, 32, 3), {"base_channels": 4})],
@@ -37,6 +46,7 @@ NETWORKS = {
         ("wrn_10_1", (9, 8, 1), {"stem_stride": 2}),
         ("wrn_10_1", (8, 8, 3), {"activation": "swish", "padding": "same"}),
         ("wrn_10_1", (8, 8, 3), {"activation": "leaky_relu", "preprocessing": "centered"}),
+        ("wrn_10_1", (8, 8, 3), {"cosine_logits": True}),
     ],
 }
 EVERY = [
@@ -113,7 +123,7 @@ class TestEveryNetwork:
         # Where a network normalises after its convolutions, nothing is left over.
         assert (
             alone == 0
-            if name.startswith(("resnet", "cifar", "small", "madry_mnist"))
+            if name.startswith(("resnet", "wide", "cifar", "small", "madry_mnist"))
             else folded > 0 < alone
         )
 

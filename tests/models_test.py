@@ -80,6 +80,44 @@ SMALL = {
             "block5": (32, 128),
         },
     ),
+    "cifar_resnet_18": (
+        "cifar_resnet_18",
+        {"base_channels": 4},
+        {
+            "block1": (1, 4),
+            "block2": (1, 4),
+            "block3": (2, 8),
+            "block4": (4, 16),
+            "block5": (8, 32),
+        },
+    ),
+    "mobilenet_v2": (
+        "mobilenet_v2",
+        {"width": 0.125},
+        {
+            "block1": (1, 4),
+            "block2": (1, 3),
+            "block3": (2, 4),
+            "block4": (4, 12),
+            "block5": (8, 40),
+        },
+    ),
+    "wide_resnet_50_2": (
+        "wide_resnet_50_2",
+        {"base_channels": 4},
+        {
+            "block1": (2, 4),
+            "block2": (4, 16),
+            "block3": (8, 32),
+            "block4": (16, 64),
+            "block5": (32, 128),
+        },
+    ),
+    "wrn_by_group": (
+        "wrn_by_group",
+        {"blocks": (1, 2, 1), "widths": (2, 1, 1)},
+        {"block1": (1, 16), "block2": (1, 32), "block3": (2, 32), "block4": (4, 64)},
+    ),
     "cifar_resnet_50": (
         "cifar_resnet_50",
         {"base_channels": 4},

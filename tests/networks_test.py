@@ -18,6 +18,53 @@ CLASSES = 4
 # Of each entry of MODELS a small member: name, image shape, options, and (height, width, channels)
 # of every endpoint, worked out by hand from its docstring.
 NETWORKS = {
+    "cifar_resnet_18": (
+        "cifar_resnet_18",
+        (12, 12, 3),
+        {"base_channels": 2},
+        {
+            "block1": (12, 12, 2),
+            "block2": (12, 12, 2),
+            "block3": (6, 6, 4),
+            "block4": (3, 3, 8),
+            "block5": (2, 2, 16),
+        },
+    ),
+    "mobilenet_v2": (
+        "mobilenet_v2",
+        (12, 12, 3),
+        {},
+        {
+            "block1": (12, 12, 32),
+            "block2": (12, 12, 24),
+            "block3": (6, 6, 32),
+            "block4": (3, 3, 96),
+            "block5": (2, 2, 320),
+        },
+    ),
+    "wide_resnet_50_2": (
+        "wide_resnet_50_2",
+        (32, 32, 3),
+        {"base_channels": 2},
+        {
+            "block1": (16, 16, 2),
+            "block2": (8, 8, 8),
+            "block3": (4, 4, 16),
+            "block4": (2, 2, 32),
+            "block5": (1, 1, 64),
+        },
+    ),
+    "wrn_by_group": (
+        "wrn_by_group",
+        (12, 12, 3),
+        {"blocks": (1, 2, 1), "widths": (1, 2, 1)},
+        {
+            "block1": (12, 12, 16),
+            "block2": (12, 12, 16),
+            "block3": (6, 6, 64),
+            "block4": (3, 3, 64),
+        },
+    ),
     "cifar_resnet_50": (
         "cifar_resnet_50",
         (12, 12, 3),

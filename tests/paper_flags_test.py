@@ -14,7 +14,7 @@ import pytest
 from tf_robust_transfer import data
 from tf_robust_transfer.adapters import build_adapter
 from tf_robust_transfer.attacks.names import parse_attack
-from tf_robust_transfer.checkpoints import robustbench
+from tf_robust_transfer.checkpoints import robustbench, teachers
 from tf_robust_transfer.command_line import default_run_dir, parse
 from tf_robust_transfer.config import TrainConfig
 from tf_robust_transfer.evaluate import EvaluateConfig
@@ -103,7 +103,7 @@ def follow(path, config):
     kind, _, rest = config.teacher.partition(":")
     if kind == "robustbench":
         model_id, _, file = rest.partition(":")
-        forms = robustbench.CHECKPOINTS[model_id]
+        forms = [teacher.form for teacher in teachers.CHECKPOINTS[model_id]]
         assert re.fullmatch(rf"models/{model_id}(_\w+)?\.pt", file), path
         assert (forms[0].size, forms[0].size, 3) == shape, path
         soft_labels = config.method != "mixacm" or config.alpha_kld
@@ -297,7 +297,7 @@ def test_a_mixacm_row_has_its_teachers_design_and_pytorchs_decay(path):
         assert options == {}
         return
     if config.teacher:
-        form = robustbench.CHECKPOINTS[config.teacher.split(":")[1]][0]
+        form = teachers.CHECKPOINTS[config.teacher.split(":")[1]][0].form
         assert (form.mean, form.std) == (mean, std)
     assert (options.pop("activation", "relu"), options.pop("padding", "symmetric")) == (
         (activation, padding) if activation else ("relu", "symmetric"))  # fmt: skip
@@ -346,11 +346,13 @@ def test_a_small_file_trains_two_steps(path, tmp_path):
 
 
 def test_a_smoke_run_builds_a_teacher_whose_file_is_absent(tmp_path, monkeypatch):
-    forms = (
-        robustbench.Form("wrn_10_1", robustbench._GOWAL, 7, *robustbench._CIFAR10),
-        robustbench.Form("wrn_16_1", robustbench._GOWAL, 100, *robustbench._CIFAR10),
-    )
-    monkeypatch.setitem(robustbench.CHECKPOINTS, "Small", forms)
+    rows = [
+        teachers.Teacher(
+            "Small", dataset, "linf", "8/255", network, "deepmind", "cifar10", 80.0, 50.0
+        )
+        for network, dataset in (("wrn_10_1", "cifar10"), ("wrn_16_1", "cifar100"))
+    ]
+    monkeypatch.setitem(teachers.CHECKPOINTS, "Small", tuple(rows))
     file = f"{tmp_path}/absent.pt"
     arguments = ["--model=wrn_10_1", f"--teacher=robustbench:Small:{file}", "--dataset=cifar100",
                  f"--run_dir={tmp_path}/run"]  # fmt: skip

@@ -12,6 +12,7 @@ PACKAGE = ROOT / "tf_robust_transfer"
 # Where the name of a method is something else, or has to stand.
 ALLOWED = {
     ("checkpoints/specs.py", "igam"): "the scheme of the checkpoints of IGAM's reference code",
+    ("checkpoints/teacher_kinds.py", "trades"): "RobustBench's name of a kind of network",
     ("quickstart.py", "natural"): "a row of the quickstart",
     ("quickstart.py", "igam"): "a row of the quickstart",
     ("quickstart.py", "mixacm"): "a row of the quickstart",

@@ -27,14 +27,16 @@ NETWORKS = {
     "igam_student": ("igam_student", (11, 10, 3), {"depth": 8, "width": 2}),
     "madry_mnist": ("madry_mnist", (11, 10, 1), {}),
     "madry_wrn_{depth}_{width}": ("madry_wrn_8_2", (11, 10, 3), {}),
+    "mobilenet_v2": ("mobilenet_v2", (11, 10, 3), {"width": 0.25}),
     "preact_resnet_18": ("preact_resnet_18", (11, 10, 3), {"base_channels": 8}),
     "resnet_18": ("resnet_18", (39, 34, 3), {"base_channels": 8}),
     "small_cnn": ("small_cnn", (11, 10, 1), {"batch_norm": True}),
     "wrn_{depth}_{width}": ("wrn_10_1", (11, 10, 3), {}),
 }
-# Made of resnet_18's layers, 50 of them, which take long to load.
-LEFT_OUT = {"cifar_resnet_50", "resnet_50"}
+# Made of the layers of resnet_18 and of Wide-ResNets; 50 of them take long to load.
+LEFT_OUT = {"cifar_resnet_18", "cifar_resnet_50", "resnet_50", "wide_resnet_50_2", "wrn_by_group"}
 CASES = NETWORKS | {
+    "cosine_logits": ("wrn_10_1", (10, 11, 3), {"cosine_logits": True}),
     "swish_same": (
         "wrn_10_1",
         (10, 11, 3),

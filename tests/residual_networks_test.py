@@ -72,11 +72,34 @@ def test_published_counts_of_wide_resnets():
     }
 
 
+def mobilenet():
+    """Trainable parameters of MobileNetV2 for CIFAR on 10 classes by hand."""
+    total, channels = 27 * 32 + 64, 32
+    for expansion, target, blocks, stride in (
+        (1, 16, 1, 1),
+        (6, 24, 2, 1),
+        (6, 32, 3, 2),
+        (6, 64, 4, 2),
+        (6, 96, 3, 1),
+        (6, 160, 3, 2),
+        (6, 320, 1, 1),
+    ):
+        for block in range(blocks):
+            hidden = expansion * channels
+            total += channels * hidden + 9 * hidden + hidden * target + 4 * hidden + 2 * target
+            if block == 0 and stride == 1 and channels != target:
+                total += channels * target + 2 * target
+            channels = target
+    return total + 320 * 1280 + 2 * 1280 + 1280 * 10 + 10
+
+
 @pytest.mark.parametrize(
     ("name", "classes", "options", "count"),
     [
         ("resnet_18", 1000, {}, 11_689_512),  # torchvision's
         ("resnet_50", 1000, {}, 25_557_032),  # torchvision's
+        ("wide_resnet_50_2", 1000, {}, 68_883_240),  # torchvision's
+        ("mobilenet_v2", 10, {}, mobilenet()),
         # Without the stem's 7x7 kernel, with its 3x3, and 10 classes in place of 1,000.
         ("cifar_resnet_50", 10, {}, 25_557_032 - 40 * 3 * 64 - 990 * 2049),
         # ResNet-18 without the batch norms of the stem and of the three shortcuts, but with the

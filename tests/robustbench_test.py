@@ -17,9 +17,14 @@ import pytest
 
 torch = pytest.importorskip("torch", reason="RobustBench's files need the extra [torch]")
 
+from safetensors import torch as safetensors  # noqa: E402
+
 import tf_robust_transfer as rt  # noqa: E402
 from tests import torch_networks as networks  # noqa: E402 - needs torch
-from tf_robust_transfer.checkpoints.robustbench import CHECKPOINTS, load_form, load_robustbench  # noqa: E402
+from tests.torch_networks import assert_equal_logits, images_of, saved  # noqa: E402
+from tf_robust_transfer.checkpoints.robustbench import load_form, load_robustbench  # noqa: E402
+from tf_robust_transfer.checkpoints.teachers import CHECKPOINTS  # noqa: E402
+from tf_robust_transfer.checkpoints.torch_files import read_state_dict  # noqa: E402
 from tf_robust_transfer.errors import InputError  # noqa: E402
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -82,6 +87,47 @@ def robustness_library(state, statistics):
     return {"model": content, "optimizer": optimizer, "schedule": None, "epoch": 150, "amp": "N/A"}
 
 
+def prefixed(prefix):
+    return lambda state, statistics: {prefix + name: value for name, value in state.items()}
+
+
+def under(key):
+    """As copied from a training script: beside the accuracy and the epoch."""
+    return lambda state, statistics: {key: state, "acc": 93.1, "epoch": 199}
+
+
+def sequential(mean="mean", std="std", outer="", inner=""):
+    """nn.Sequential(normaliser, network), in wrappers."""
+
+    def layout(state, statistics):
+        buffers = {f"{outer}0.{mean}": column(statistics[0], 3)}
+        buffers[f"{outer}0.{std}"] = column(statistics[1], 3)
+        return buffers | {f"{outer}1.{inner}{name}": value for name, value in state.items()}
+
+    return layout
+
+
+LAYOUTS = {
+    **{key: under(key) for key in ("state_dict", "model_state_dict", "model", "net", "network")},
+    **{key: under(key) for key in ("ema", "ema_state_dict", "model_ema", "state_dict_ema")},
+    "last beside best": lambda state, _: {"last": state, "best": {"conv1.weight": torch.ones(1)}},
+    **{
+        prefix: prefixed(prefix)
+        for prefix in ("module.", "model.", "_orig_mod.", "module._orig_mod.", "module.model.")
+    },
+    "sequential": sequential(),
+    "sequential mu": sequential("mu", "sigma"),
+    "sequential in wrappers": sequential(outer="_orig_mod.module.", inner="module."),
+    "normaliser without buffers": prefixed("1."),
+    "copies of Andriushchenko et al.": lambda state, _: {
+        **state,
+        "model_preact_hl1.1.weight": state["conv1.weight"],
+        "model_preact_hl1.2.weight": state["layer1.0.bn1.weight"],
+        "model_preact_hl1.2.num_batches_tracked": torch.tensor(7),
+    },
+}
+
+
 def gowal(depth, width):
     return lambda small, *rest: networks.GowalWideResNet(
         *((16, 2) if small else (depth, width)), *rest
@@ -124,6 +170,14 @@ CASES = {
         IMAGENET,
         224,
         robustness_library,
+    ),
+    "salman_50_2": (
+        "Salman2020Do_50_2",
+        resnet(networks.wide_resnet_50_2),
+        1000,
+        IMAGENET,
+        224,
+        imagenet_model,
     ),
     "salman_18": ("Salman2020Do_R18", resnet(networks.resnet_18), 1000, IMAGENET, 224, plain),
     "engstrom": (
@@ -188,39 +242,13 @@ def small(form):
 
 
 def small_forms(model_id):
-    return tuple(small(form) for form in CHECKPOINTS[model_id])
+    return tuple(small(teacher.form) for teacher in CHECKPOINTS[model_id])
 
 
 def twin_of(case, is_small=True):
     model_id, build, classes, statistics, _, layout = CASES[case]
     twin = networks.randomise(build(is_small, classes, *statistics))
     return model_id, twin, layout(twin.state_dict(), statistics)
-
-
-def saved(path, content, **options):
-    torch.save(content, path, **options)
-    return str(path)
-
-
-def images_of(size, batch=3):
-    """Of unlike brightness, so that the logits of different images differ by more than their
-    rounding.
-    """
-    brightness = np.linspace(0.2, 1.0, batch)[:, None, None, None]
-    return (brightness * np.random.default_rng(0).uniform(size=(batch, size, size, 3))).astype(
-        np.float32
-    )
-
-
-def assert_equal_logits(model, twin, images):
-    with torch.no_grad():
-        expected = twin.double()(torch.from_numpy(images.transpose(0, 3, 1, 2)).double()).numpy()
-    # Stricter than 1e-3 of the logits: of what distinguishes one image's logits from another's.
-    difference = np.abs(expected - expected.mean(axis=0)).max()
-    assert difference > 0.01
-    np.testing.assert_allclose(
-        model(images, training=False), expected, rtol=0, atol=1e-3 * difference
-    )
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -245,16 +273,6 @@ def test_real_size(case, tmp_path):
 @pytest.mark.parametrize("case", sorted(set(CASES) - {"wong", "salman_18"}))
 def test_real_size_of_the_larger_ones(case, tmp_path):
     test_real_size(case, tmp_path)
-
-
-def test_every_form_is_tested_here():
-    assert {case[0] for case in CASES.values()} == set(CHECKPOINTS)
-    tested = {(model_id, size, classes) for model_id, _, classes, _, size, _ in CASES.values()}
-    forms = [
-        (name, form.size, form.classes or 10) for name, each in CHECKPOINTS.items() for form in each
-    ]
-    assert set(forms) <= tested
-    assert len(forms) == 12  # Rice2020Overfitting has two of 10 classes
 
 
 @pytest.mark.parametrize("case", ["gowal_28_10", "hendrycks_10", "wong", "salman_18", "engstrom"])
@@ -305,7 +323,44 @@ def error_of(function, *arguments):
     return message
 
 
+@pytest.mark.parametrize("layout", [*LAYOUTS, ".safetensors"])
+def test_every_layout_gives_the_same_weights(layout, tmp_path):
+    _, twin, state = twin_of("wong")
+    path = tmp_path / "x.safetensors"
+    if layout == ".safetensors":
+        safetensors.save_file(state, path)
+    else:
+        path = saved(tmp_path / "x.pt", LAYOUTS[layout](state, CIFAR10))
+    expected = {name: value.numpy() for name, value in state.items() if "num_batches" not in name}
+    found = read_state_dict(path)
+    for name in ("mean", "std", "mu", "sigma"):
+        statistic = CIFAR10[0] if name in ("mean", "mu") else CIFAR10[1]
+        np.testing.assert_allclose(np.ravel(found.pop(name, statistic)), statistic)
+    assert found.keys() == expected.keys()
+    for name, value in expected.items():
+        np.testing.assert_array_equal(found[name], value)
+
+
 class TestStateDict:
+    def test_two_state_dicts_in_one_file_are_not_chosen_from(self, wong_file, tmp_path):
+        content = {"net": wong_file[1], "ema": wong_file[1]}
+        message = error_of(read_wong, saved(tmp_path / "x.pt", content))
+        assert message.endswith("holds 2 state_dicts (net, ema); save the one that is meant alone")
+
+    def test_a_sequential_of_three_is_not_taken_for_normaliser_and_network(
+        self, wong_file, tmp_path
+    ):
+        content = prefixed("1.")(wong_file[1], None) | {"2.weight": torch.ones(10, 10)}
+        message = error_of(read_wong, saved(tmp_path / "x.pt", content))
+        assert "extra: 1.conv1.weight" in message
+
+    def test_a_sequentials_normalisation_has_to_be_the_rows(self, wong_file, tmp_path):
+        content = sequential()(wong_file[1], (CIFAR10[0], ROBUSTNESS_CIFAR10[1]))
+        assert re.search(
+            r"std is \[0\.2023, .*\], expected",
+            error_of(read_wong, saved(tmp_path / "x.pt", content)),
+        )
+
     def test_missing_keys(self, wong_file, tmp_path):
         content = {
             k: v
@@ -494,6 +549,26 @@ class TestFiles:
             read_wong, path
         )
 
+    @pytest.mark.parametrize("kept", [0.0, 0.001, 0.5, 0.999])
+    def test_damaged_safetensors(self, kept, wong_file, tmp_path):
+        path = tmp_path / "x.safetensors"
+        safetensors.save_file(wong_file[1], path)
+        whole = path.read_bytes()
+        path.write_bytes(whole[: int(kept * len(whole))])
+        assert "is no .safetensors file or a damaged one" in error_of(read_wong, path)
+
+    def test_a_pickle_named_safetensors_runs_nothing(self, tmp_path):
+        victim, path = tmp_path / "victim", tmp_path / "x.safetensors"
+        path.write_bytes(pickle.dumps(Exploit(victim)))
+        assert "is no .safetensors file" in error_of(read_wong, path)
+        assert not victim.exists()
+
+    def test_without_safetensors_the_extra_is_named(self, tmp_path, monkeypatch):
+        (tmp_path / "x.safetensors").write_bytes(b"{}")
+        monkeypatch.setitem(sys.modules, "safetensors", None)
+        message = error_of(read_wong, tmp_path / "x.safetensors")
+        assert message.endswith("pip install 'tf_robust_transfer[torch]'")
+
     def test_other_bytes_and_a_torchscript_archive(self, tmp_path):
         (tmp_path / "x.pt").write_bytes(np.random.default_rng(0).bytes(3000))
         assert "is no PyTorch file" in error_of(read_wong, tmp_path / "x.pt")
@@ -504,10 +579,10 @@ class TestFiles:
         assert "none.pt' cannot be read: No such file" in error_of(read_wong, tmp_path / "none.pt")
         assert "cannot be read: Is a directory" in error_of(read_wong, tmp_path)
 
-    def test_an_unknown_id_lists_the_known_ones(self):
+    def test_an_unknown_id_names_the_nearest(self):
         message = error_of(load_robustbench, "Gowal2020", "none.pt")
-        assert message == "unknown RobustBench model 'Gowal2020'; known are " + ", ".join(
-            sorted(CHECKPOINTS)
+        assert message.startswith(
+            "unknown RobustBench model 'Gowal2020'; nearest valid names: Gowal2020Uncovering"
         )
 
     def test_without_pytorch_the_extra_is_named(self, wong_file, monkeypatch):

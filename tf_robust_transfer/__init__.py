@@ -17,7 +17,13 @@ except (ImportError, ValueError) as _error:  # the backend that Keras is told to
 from tf_robust_transfer import adapters, attacks, data, losses, methods, models, terms
 from tf_robust_transfer.analysis.alignment import gradient_alignment
 from tf_robust_transfer.attacks import ThreatModel, list_attacks
-from tf_robust_transfer.checkpoints import as_classifier, endpoints, load_model, save_model
+from tf_robust_transfer.checkpoints import (
+    as_classifier,
+    endpoints,
+    list_teachers,
+    load_model,
+    save_model,
+)
 from tf_robust_transfer.data import list_datasets
 from tf_robust_transfer.errors import InputError
 from tf_robust_transfer.evaluation import evaluate_robustness
@@ -60,6 +66,7 @@ __all__ = [
     "endpoints",
     "evaluate_robustness",
     "gradient_alignment",
+    "list_teachers",
     "load_model",
     "list_attacks",
     "list_datasets",

@@ -13,21 +13,32 @@ import tensorflow as tf
 
 import tf_robust_transfer
 from tf_robust_transfer.attacks import ThreatModel
-from tf_robust_transfer.checkpoints import load_model
+from tf_robust_transfer.checkpoints import list_teachers, load_model
 from tf_robust_transfer.checkpoints.specs import check_sha256, file_sha256, source_files
+from tf_robust_transfer.checkpoints.teachers import COLUMNS, find_teachers, table
 from tf_robust_transfer.command import run_command
 from tf_robust_transfer.config import SPEC, SharedConfig, check_specs
 from tf_robust_transfer.errors import InputError, of_flag
 from tf_robust_transfer.evaluation import evaluate_robustness
+from tf_robust_transfer.evaluation.model_card import card_path, write_card
 from tf_robust_transfer.files import replacing, write_json
+from tf_robust_transfer.flag_types import boolean
 from tf_robust_transfer.options import at_least, option
 from tf_robust_transfer.runs.images import load_split
+
+# Of results.json, in the description beside the file.
+_SHOWN = ("dataset", "split", "num_examples", "accuracy", "confidence_interval_95")
 
 
 @dataclasses.dataclass(frozen=True)
 class ConvertConfig(SharedConfig):
     """Flags of `convert`."""
 
+    list: bool = option(
+        "false",
+        "print the published robust networks that robustbench: reads, of --dataset if it is given",
+        boolean,
+    )
     dataset: str = option(
         "", "data set on which the clean accuracy is measured, as in evaluate; empty: none"
     )
@@ -45,6 +56,8 @@ class ConvertConfig(SharedConfig):
 
     def verify(self) -> None:
         super().verify()
+        if self.list:
+            return
         if self.sha256:
             with of_flag("sha256"):
                 check_sha256(self.sha256)
@@ -56,6 +69,9 @@ class ConvertConfig(SharedConfig):
 
 def run(config: ConvertConfig) -> None:
     config.verify()
+    if config.list:
+        sys.stdout.write(_listing(list_teachers(dataset=config.dataset or None)))
+        return
     output = _output(config.output)
     sources = source_files(config.model)
     model = load_model(config.model, sha256=config.sha256 or None)
@@ -65,6 +81,7 @@ def run(config: ConvertConfig) -> None:
         raise InputError(
             f"{config.model!r} gives logits that are not finite: its weights are damaged"
         )
+    results = _clean_accuracy(config, model)
     described = {
         "model": output.name,
         "sha256": None,
@@ -73,7 +90,7 @@ def run(config: ConvertConfig) -> None:
         "input_shape": list(model.input_shape[1:]),
         "num_classes": model.output_shape[-1],
         "num_parameters": model.count_params(),
-        **_clean_accuracy(config, model),
+        **{name: results[name] for name in _SHOWN if results},
         "versions": {
             "tensorflow": tf.__version__,
             "keras": keras.__version__,
@@ -89,6 +106,16 @@ def run(config: ConvertConfig) -> None:
         _check_written(temporary, batch, logits)
         write_json(sidecar_temporary, described | {"sha256": file_sha256(temporary)})
         sidecar.unlink(missing_ok=True)
+        card_path(output).unlink(missing_ok=True)
+    write_card(
+        output,
+        model=model,
+        source=f"{config.model}, read by tf_robust_transfer",
+        license=_license(config.model),
+        command=f"python -m tf_robust_transfer.convert --model={config.model} "
+        f"--output={config.output}",
+        results=results,
+    )
     sys.stdout.write(
         f"{config.output}: {described['num_parameters']:,} parameters, images "
         f"{described['input_shape']}, "
@@ -101,6 +128,16 @@ def run(config: ConvertConfig) -> None:
             f"{100 * high:.2f}] on "
             f"{described['num_examples']} images of {config.dataset} {config.split}\n"
         )
+
+
+def _listing(teachers):
+    """The teachers in columns."""
+    lines = [COLUMNS, *table(teachers)]
+    widths = [max(map(len, column)) for column in zip(*lines)]
+    return "".join(
+        "  ".join(word.ljust(width) for word, width in zip(line, widths)).rstrip() + "\n"
+        for line in lines
+    )
 
 
 def _output(text):
@@ -134,7 +171,7 @@ def _check_written(path, batch, logits):
 
 
 def _clean_accuracy(config, model):
-    """What results.json says of the clean accuracy; nothing where no data set is given."""
+    """What results.json would say of the clean accuracy; nothing where no data set is given."""
     if not config.dataset:
         return {}
     test = load_split(config, config.split)
@@ -153,11 +190,16 @@ def _clean_accuracy(config, model):
         attacks=("clean",),
         batch_size=config.batch_size,
     )
-    written = result.to_json_dict(model=config.model, dataset=config.dataset, split=config.split)
-    return {
-        name: written[name]
-        for name in ("dataset", "split", "num_examples", "accuracy", "confidence_interval_95")
-    }
+    return result.to_json_dict(model=config.model, dataset=config.dataset, split=config.split)
+
+
+def _license(spec):
+    """Of RobustBench's weights what its LICENSE says."""
+    scheme, _, location = spec.partition(":")
+    if scheme != "robustbench":
+        return ""
+    licenses = {teacher.license for teacher in find_teachers(location.partition(":")[0])}
+    return licenses.pop() if len(licenses) == 1 else ""
 
 
 def main(argv=None) -> None:

@@ -9,6 +9,7 @@ import sys
 from tf_robust_transfer.analysis.alignment import gradient_alignment
 from tf_robust_transfer.attacks.threat_model import ThreatModel
 from tf_robust_transfer.checkpoints import load_model
+from tf_robust_transfer.checkpoints.native import native_file
 from tf_robust_transfer.command import run_command
 from tf_robust_transfer.config import (
     SPEC,
@@ -20,6 +21,7 @@ from tf_robust_transfer.config import (
 )
 from tf_robust_transfer.errors import InputError
 from tf_robust_transfer.evaluation import challenge_files, evaluate_robustness
+from tf_robust_transfer.evaluation.model_card import add_results, card_path
 from tf_robust_transfer.files import write_json
 from tf_robust_transfer.flag_types import boolean, fractions
 from tf_robust_transfer.inference.faster_copy import PRECISIONS
@@ -42,6 +44,9 @@ class EvaluateConfig(AttackConfig, SharedConfig):
     model: str = option("", f"the model to attack: {SPEC}")
     split: str = option("test", "split of the data set")
     output: str = option("", "results as JSON; empty: only printed")
+    model_card: bool = option(
+        "false", "add the figures to the card FILE.keras.md beside the model", boolean
+    )
     precision: str = option(
         "float32",
         "of what attacks see: float32, mixed (bfloat16 gradients), bfloat16 or auto",
@@ -96,6 +101,12 @@ class EvaluateConfig(AttackConfig, SharedConfig):
         check_outputs(self, "output", "save_adversarial", "state")
         check_inputs(self, "adversarial_examples")
         check_specs("model", self.model)
+        card = card_path(native_file(self.model)) if self.model_card else None
+        if card and not card.exists():
+            raise InputError(
+                f"--model_card: there is no model card {str(card)!r}; convert and train write one "
+                "beside the file"
+            )
         check_specs("teacher", *filter(None, [self.teacher]))
         self.check_split(self.split)
 
@@ -150,11 +161,14 @@ def run(config: EvaluateConfig) -> None:
         sys.stdout.write(diagnostics_text(name, summary))
     if config.save_adversarial:
         challenge_files.write(config.save_adversarial, result.adversarial[config.attacks[-1]])
+    written = result.to_json_dict(
+        model=config.model, dataset=config.dataset, split=config.split, order=test.order
+    )
     if config.output:
-        written = result.to_json_dict(
-            model=config.model, dataset=config.dataset, split=config.split, order=test.order
-        )
         write_json(config.output, written | ({"diagnostics": diagnostics} if diagnostics else {}))
+    if config.model_card:
+        record = pathlib.Path(config.output).name or "not kept"
+        add_results(native_file(config.model), written, record)
     if state:
         pathlib.Path(state).unlink(missing_ok=True)
 

@@ -3,6 +3,7 @@
 from tf_robust_transfer.checkpoints.any_model import as_classifier, as_model, endpoints
 from tf_robust_transfer.checkpoints.native import save_model
 from tf_robust_transfer.checkpoints.specs import SCHEMES, check_spec, load_model
+from tf_robust_transfer.checkpoints.teachers import list_teachers
 
 __all__ = [
     "SCHEMES",
@@ -10,6 +11,7 @@ __all__ = [
     "as_model",
     "check_spec",
     "endpoints",
+    "list_teachers",
     "load_model",
     "save_model",
 ]

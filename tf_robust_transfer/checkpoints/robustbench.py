@@ -2,143 +2,19 @@
 models.
 """
 
+import collections
 import dataclasses
 import re
 
 import keras
 import numpy as np
 
+from tf_robust_transfer.checkpoints.teacher_kinds import Form
+from tf_robust_transfer.checkpoints.teachers import CLASSES, TEACHERS, find_teachers
 from tf_robust_transfer.checkpoints.torch_files import read_state_dict
 from tf_robust_transfer.errors import InputError
 from tf_robust_transfer.models import build_model
-
-
-@dataclasses.dataclass(frozen=True)
-class Names:
-    """How a PyTorch network names the modules that correspond to our layers.
-
-    Attributes:
-        outer: layer -> module, outside the groups. "logits" is always here.
-        block: a block's module, with {group} and {block}.
-        first_group: the {group} of our group2. Blocks count from 0 in both.
-        inner: layer -> module, inside a block.
-    """
-
-    outer: dict[str, str]
-    block: str
-    first_group: int
-    inner: dict[str, str]
-
-    def module(self, layer: str) -> str:
-        """The module of a layer: of "group2_0_conv1" Gowal's "layer.0.block.0.conv_0"."""
-        if layer in self.outer:
-            return self.outer[layer]
-        group, block, part = re.fullmatch(r"group(\d)_(\d+)_(\w+)", layer).groups()
-        prefix = self.block.format(group=int(group) - 2 + self.first_group, block=block)
-        return f"{prefix}.{self.inner[part]}"
-
-
-_GOWAL = Names(
-    {"conv1": "init_conv", "final_batch_norm": "batchnorm", "logits": "logits"},
-    "layer.{group}.block.{block}",
-    0,
-    {
-        "1_batch_norm": "batchnorm_0",
-        "conv1": "conv_0",
-        "2_batch_norm": "batchnorm_1",
-        "conv2": "conv_1",
-        "shortcut": "shortcut",
-    },
-)
-_PREACTIVATION = {"1_batch_norm": "bn1", "conv1": "conv1", "2_batch_norm": "bn2", "conv2": "conv2"}
-_WIDE_RESNET = Names(
-    {"conv1": "conv1", "final_batch_norm": "bn1", "logits": "fc"},
-    "block{group}.layer.{block}",
-    1,
-    {**_PREACTIVATION, "shortcut": "convShortcut"},
-)
-_PREACT_RESNET = Names(
-    {"conv1": "conv1", "final_batch_norm": "bn", "logits": "linear"},
-    "layer{group}.{block}",
-    1,
-    {**_PREACTIVATION, "shortcut": "shortcut.0"},
-)
-_CONVOLUTIONS = {f"conv{i}": f"conv{i}" for i in (1, 2, 3)} | {
-    f"conv{i}_batch_norm": f"bn{i}" for i in (1, 2, 3)
-}
-_TORCHVISION = Names(
-    {"conv1": "conv1", "conv1_batch_norm": "bn1", "logits": "fc"},
-    "layer{group}.{block}",
-    1,
-    {**_CONVOLUTIONS, "shortcut": "downsample.0", "shortcut_batch_norm": "downsample.1"},
-)
-_CIFAR_RESNET = Names(
-    {"conv1": "conv1", "conv1_batch_norm": "bn1", "logits": "linear"},
-    "layer{group}.{block}",
-    1,
-    {**_CONVOLUTIONS, "shortcut": "shortcut.0", "shortcut_batch_norm": "shortcut.1"},
-)
-
-
-@dataclasses.dataclass(frozen=True)
-class Form:
-    """A network in the form that a checkpoint has it.
-
-    Attributes:
-        network: its name in `models.MODELS`.
-        names: of its modules in PyTorch.
-        classes: number of logits; None where the file says it.
-        mean, std: for each channel, of the images in [0, 1]. They are often not in the file.
-        size: height and width of the images.
-        options: of `build_model`.
-    """
-
-    network: str
-    names: Names
-    classes: int | None
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
-    size: int = 32
-    options: dict = dataclasses.field(default_factory=dict)
-
-
-_CIFAR10 = (0.4914, 0.4822, 0.4465), (0.2471, 0.2435, 0.2616)
-_CIFAR10_ENGSTROM = (0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010)
-_CIFAR100 = (
-    (0.5070751592371323, 0.48654887331495095, 0.4409178433670343),
-    (0.2673342858792401, 0.2564384629170883, 0.27615047132568404),
-)
-_CENTERED = (0.5, 0.5, 0.5), (0.5, 0.5, 0.5)  # 2x - 1
-_IMAGENET = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-_SWISH_SAME = {"activation": "swish", "padding": "same"}
-_WITHOUT_FINAL_BATCH_NORM = {"activated_shortcut": False, "final_batch_norm": False}
-
-# RobustBench gives one id to the models of one paper on several data sets and for several norms.
-# The file says which of the forms it is; which norm it was trained for makes no difference here.
-CHECKPOINTS = {
-    "Engstrom2019Robustness": (
-        Form("cifar_resnet_50", _CIFAR_RESNET, 10, *_CIFAR10_ENGSTROM),
-        Form("resnet_50", _TORCHVISION, 1000, *_IMAGENET, size=224),
-    ),
-    "Gowal2020Uncovering_28_10_extra": (
-        Form("wrn_28_10", _GOWAL, 10, *_CIFAR10, options=_SWISH_SAME),
-    ),
-    "Gowal2020Uncovering_34_20": (Form("wrn_34_20", _GOWAL, 10, *_CIFAR10, options=_SWISH_SAME),),
-    # CIFAR-10, CIFAR-100; the authors' network before the fine-tuning has 1,000 classes
-    # (Downsampled ImageNet).
-    "Hendrycks2019Using": (Form("wrn_28_10", _WIDE_RESNET, None, *_CENTERED),),
-    "Rice2020Overfitting": (
-        Form("wrn_34_20", _WIDE_RESNET, 10, *_CIFAR10),  # linf
-        Form("preact_resnet_18", _PREACT_RESNET, 10, *_CIFAR10),  # l2
-        Form("preact_resnet_18", _PREACT_RESNET, 100, *_CIFAR100),
-    ),
-    "Salman2020Do_R18": (Form("resnet_18", _TORCHVISION, 1000, *_IMAGENET, size=224),),
-    "Salman2020Do_R50": (Form("resnet_50", _TORCHVISION, 1000, *_IMAGENET, size=224),),
-    "Wong2020Fast": (
-        Form("preact_resnet_18", _PREACT_RESNET, 10, *_CIFAR10, options=_WITHOUT_FINAL_BATCH_NORM),
-        Form("resnet_50", _TORCHVISION, 1000, *_IMAGENET, size=288),
-    ),
-}
+from tf_robust_transfer.models.wide_resnet import CosineLogits
 
 # Buffers of the normalisation: MadryLab's robustness library, RobustBench's ImageNet models, its
 # other models.
@@ -149,12 +25,13 @@ _STDS = ("normalizer.new_std", "attacker.normalize.new_std", "normalize.std", "s
 def load_robustbench(model_id: str, path: str) -> keras.Model:
     """Reads a checkpoint of RobustBench's model zoo.
 
-    The file may be RobustBench's own or the authors': a state_dict, alone or under "state_dict",
-    "model_state_dict" or "model", with or without the prefixes "module." and "model.".
+    The file may be RobustBench's own or the authors', in each of the layouts of `read_state_dict`.
 
     Args:
-        model_id: a name of `CHECKPOINTS`.
-        path: the .pt file.
+        model_id: a name of `teachers.CHECKPOINTS`, such as "Rice2020Overfitting" or
+            "Rice2020Overfitting@cifar100"; without "@" the file says which of the id's networks it
+            is.
+        path: the .pt or .safetensors file.
 
     Returns:
         keras.Model: images float32 [batch, height, width, 3] in [0, 1] -> logits float32 [batch,
@@ -175,7 +52,7 @@ def build_robustbench(model_id: str, input_shape, num_classes: int) -> keras.Mod
     absent.
 
     Args:
-        model_id: a name of `CHECKPOINTS`; of several forms the first for these images and classes,
+        model_id: as in `load_robustbench`; of several forms the first for these images and classes,
             or the first.
         input_shape: (height, width, channels) of the images.
         num_classes: of the data set.
@@ -197,41 +74,36 @@ def build_robustbench(model_id: str, input_shape, num_classes: int) -> keras.Mod
 
 
 def _forms(model_id):
-    if model_id not in CHECKPOINTS:
-        raise InputError(
-            f"unknown RobustBench model {model_id!r}; known are {', '.join(CHECKPOINTS)}"
-        )
-    return CHECKPOINTS[model_id]
+    teachers = find_teachers(model_id)
+    forms = [teacher.form for teacher in teachers]
+    if "@" not in model_id:
+        return forms
+    return [
+        dataclasses.replace(form, classes=CLASSES[teacher.dataset])
+        for form, teacher in zip(forms, teachers)
+    ]
 
 
 def _network(form, classes):
+    normalised = {} if form.mean is None else {"preprocessing": "standardized"}
     return build_model(
         form.network,
         (form.size, form.size, 3),
         classes,
-        preprocessing="standardized",
         mean=form.mean,
         std=form.std,
+        **normalised,
         **form.options,
     )
 
 
-def load_form(forms: tuple[Form, ...], path: str, title: str) -> keras.Model:
+def load_form(forms, path: str, title: str) -> keras.Model:
     """Reads a file as the nearest of the forms. See `load_robustbench`; title names the model in
     errors.
     """
     tensors = read_state_dict(path)
-
-    def classes_in_file(form):
-        logits = tensors.get(f"{form.names.outer['logits']}.weight")
-        return len(logits) if logits is not None and logits.ndim == 2 else 0
-
-    def fits(form):
-        found = classes_in_file(form)
-        return (found > 0) + (found > 0 and form.classes in (None, found))
-
-    form = max(forms, key=fits)  # the first of equals
-    classes = form.classes or max(classes_in_file(form), 2)
+    form = min(forms, key=lambda form: len(differences(form, tensors)))  # the first of equals
+    classes = form.classes or max(file_signature(tensors, form.names)["classes"], 2)
     complaint = f"{str(path)!r} is not {title} ({form.network}, {classes} classes)"
     _check_normalisation(tensors, form, complaint)
     model = _network(form, classes)
@@ -239,9 +111,71 @@ def load_form(forms: tuple[Form, ...], path: str, title: str) -> keras.Model:
     return model
 
 
+def signature(form: Form) -> dict:
+    """What a form's file shows of its network: blocks and widths of the groups, classes, ..."""
+    wide = re.fullmatch(r"wrn_(\d+)_(\d+)", form.network)
+    if wide:
+        blocks, widths = 3 * ((int(wide[1]) - 4) // 6,), 3 * (int(wide[2]),)
+    else:
+        blocks, widths = form.options.get("blocks"), form.options.get("widths")
+    if widths:
+        channels = tuple(2 ** (4 + group) * width for group, width in enumerate(widths))
+    else:
+        blocks = (3, 4, 6, 3) if "50" in form.network else (2, 2, 2, 2)
+        base = form.options.get("base_channels", 64)
+        # Of a bottleneck's first convolution; Wide-ResNet-50-2 has it twice as wide.
+        base *= 2 if form.network == "wide_resnet_50_2" else 1
+        channels = tuple(base << group for group in range(4))
+    modules = {
+        module
+        for layer, module in form.names.outer.items()
+        if layer != "final_batch_norm" or form.options.get("final_batch_norm", True)
+    }
+    for group in range(len(blocks)):
+        block = form.names.block.format(group=group + form.names.first_group, block=0)
+        modules.add(block.split(".")[0])
+    return {
+        "modules": modules | ({"sub_block1"} if form.sub_block else set()),
+        "blocks": blocks,
+        "channels": channels,
+        "classes": form.classes,
+        "logits' bias": not form.options.get("cosine_logits", False),
+    }
+
+
+def file_signature(tensors: dict, names) -> dict:
+    """What `signature` says of the network whose tensors these are, by these names."""
+
+    pattern = re.escape(f"{names.block}.{names.inner['conv1']}.weight")
+    for field in ("group", "block"):
+        pattern = pattern.replace(re.escape(f"{{{field}}}"), r"(\d+)")
+    groups = collections.defaultdict(list)
+    for name, tensor in tensors.items():
+        if found := re.fullmatch(pattern, name):
+            groups[int(found[1])].append(tensor.shape[0] if tensor.ndim == 4 else 0)
+    logits = tensors.get(f"{names.outer['logits']}.weight")
+    return {
+        "modules": {name.split(".")[0] for name in tensors if name not in _MEANS + _STDS},
+        "blocks": tuple(len(groups[group]) for group in sorted(groups)),
+        "channels": tuple(max(groups[group]) for group in sorted(groups)),
+        "classes": len(logits) if logits is not None and logits.ndim == 2 else 0,
+        "logits' bias": f"{names.outer['logits']}.bias" in tensors,
+    }
+
+
+def differences(form: Form, tensors: dict) -> list[str]:
+    """In which entries of `signature` the tensors of a file differ from a form."""
+    found = file_signature(tensors, form.names)
+    return [
+        what
+        for what, expected in signature(form).items()
+        if expected is not None and expected != found[what]
+    ]
+
+
 def _check_normalisation(tensors, form, complaint):
     """Takes the normalisation's buffers, if any, out of tensors. They have to be the form's."""
-    for names, expected in ((_MEANS, form.mean), (_STDS, form.std)):
+    for names, expected in ((_MEANS, form.mean or (0.0,) * 3), (_STDS, form.std or (1.0,) * 3)):
         for name in names:
             found = tensors.pop(name, None)
             if found is not None and (
@@ -257,6 +191,7 @@ _WEIGHTS = {
     (keras.layers.Conv2D, "kernel"): ("weight", (2, 3, 1, 0)),
     (keras.layers.Dense, "kernel"): ("weight", (1, 0)),
     (keras.layers.Dense, "bias"): ("bias", (0,)),
+    (CosineLogits, "kernel"): ("weight", (1, 0)),
     (keras.layers.BatchNormalization, "gamma"): ("weight", (0,)),
     (keras.layers.BatchNormalization, "beta"): ("bias", (0,)),
     (keras.layers.BatchNormalization, "moving_mean"): ("running_mean", (0,)),
@@ -277,8 +212,12 @@ def _fill(model, tensors, form, complaint):
         name: tuple(variable.shape[i] for i in np.argsort(axes))
         for name, (variable, axes) in weights.items()
     }
-    missing = [name for name in weights if name not in tensors]
-    extra = [name for name in tensors if name not in weights]
+    if form.sub_block:
+        group = form.names.block.split(".")[0].format(group=form.names.first_group)
+        unused = [name for name in shapes if name.startswith(f"{group}.")]
+        shapes |= {f"sub_{name}": shapes[name] for name in unused}
+    missing = [name for name in shapes if name not in tensors]
+    extra = [name for name in tensors if name not in shapes]
     wrong = [
         f"{name} {tensors[name].shape} instead of {shape}"
         for name, shape in shapes.items()
@@ -289,9 +228,17 @@ def _fill(model, tensors, form, complaint):
         listed = "; ".join(
             f"{len(names)} {what}: {_some(names)}" for what, names in problems if names
         )
-        raise InputError(f"{complaint}: {listed}")
+        raise InputError(f"{complaint}: {listed}{_nearest(tensors, form)}")
     for name, (variable, axes) in weights.items():
         variable.assign(np.transpose(tensors[name], axes))
+
+
+def _nearest(tensors, form):
+    """The end of an error message: the row of the table that a file is nearest to."""
+    row = min(TEACHERS, key=lambda teacher: len(differences(teacher.form, tensors)))
+    if len(differences(row.form, tensors)) >= len(differences(form, tensors)):
+        return ""
+    return f"; nearest: {row.id}@{row.dataset}"
 
 
 def _some(names, most=3):

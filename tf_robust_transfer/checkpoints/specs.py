@@ -1,8 +1,9 @@
 """From a SPEC, the text that names a model in flags and in `load_model`, to its files and to the
 model.
 
-A SPEC is a path (a `.keras` file or a run folder), or "SCHEME:LOCATION" with a scheme of `SCHEMES`.
-A path that exists is a path, whatever colons its name has."""
+A SPEC is a path (a `.keras` file or a run folder), the address of a `.keras` file (hf://...,
+https://...), or "SCHEME:LOCATION" with a scheme of `SCHEMES`. A path that exists is a path,
+whatever colons its name has."""
 
 import dataclasses
 import hashlib
@@ -13,20 +14,23 @@ from collections.abc import Callable
 import keras
 
 from tf_robust_transfer.checkpoints import robustbench, tf1
+from tf_robust_transfer.checkpoints.downloads import is_address, local_file
 from tf_robust_transfer.checkpoints.igam_reference import load_igam, role_and_path
 from tf_robust_transfer.checkpoints.madry import load_madry_cifar10, load_madry_mnist
 from tf_robust_transfer.checkpoints.native import load_native, native_file
+from tf_robust_transfer.checkpoints.teachers import find_teachers
 from tf_robust_transfer.errors import InputError, look_up
 from tf_robust_transfer.models.classifier import as_model
 
 
 def _id_and_file(location):
     model_id, _, file = location.partition(":")
-    if model_id in robustbench.CHECKPOINTS and not file:
+    find_teachers(model_id)
+    if not file:
         raise InputError(
             f"'robustbench:{location}' names no file; write robustbench:MODEL_ID:FILE.pt"
         )
-    return model_id, file
+    return model_id, local_file(file)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,11 +56,25 @@ SCHEMES = {
     "madry_mnist": Scheme("DIR_OR_PREFIX", tf1.files, load_madry_mnist),
     "robustbench": Scheme(
         "MODEL_ID:FILE.pt",
-        lambda location: [pathlib.Path(_id_and_file(location)[1])],
+        lambda location: [_id_and_file(location)[1]],
         lambda location: robustbench.load_robustbench(*_id_and_file(location)),
     ),
 }
 _NATIVE = Scheme("", lambda spec: [native_file(spec)], load_native)
+
+
+def _keras_file(address):
+    name = address.partition("#")[0]
+    if not name.endswith(".keras"):
+        raise InputError(
+            f"{name!r} is no .keras file; of a PyTorch file write robustbench:ID:{name}"
+        )
+    return local_file(address)
+
+
+_ADDRESS = Scheme(
+    "", lambda spec: [_keras_file(spec)], lambda spec: load_native(str(_keras_file(spec)))
+)
 
 
 def load_model(spec: str, *, sha256: str | None = None) -> keras.Model:
@@ -66,7 +84,9 @@ def load_model(spec: str, *, sha256: str | None = None) -> keras.Model:
         spec: a `.keras` or `.h5` file, a run folder that holds a `model.keras`, or
             "SCHEME:LOCATION": "madry_mnist:DIR_OR_PREFIX", "madry_cifar10:DIR_OR_PREFIX",
             "igam:DIR_OR_PREFIX" (a run's student; "igam:teacher:DIR_OR_PREFIX" its teacher),
-            "robustbench:MODEL_ID:FILE.pt".
+            "robustbench:MODEL_ID:FILE.pt". In place of a `.keras` file or of FILE.pt may stand its
+            address, "hf://ORG/REPO/FILE" or "https://...", with "#sha256=" and the sum behind it:
+            see `downloads.local_file`.
         sha256: the expected SHA-256, 64 hexadecimal digits, checked before the file is read: of the
             `.keras` or `.pt` file; of a TF1 checkpoint its `.data-00000-of-00001` file, which holds
             the weights.
@@ -120,6 +140,8 @@ def file_sha256(path) -> str:
 
 def _parse(spec):
     """(Scheme, location)."""
+    if is_address(str(spec)):
+        return _ADDRESS, str(spec)
     name, colon, location = str(spec).partition(":")
     if not colon or not re.fullmatch(r"\w+", name) or pathlib.Path(spec).exists():
         return _NATIVE, str(spec)

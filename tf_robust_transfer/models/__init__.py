@@ -13,24 +13,35 @@ from tf_robust_transfer.models.discriminator import build_discriminator
 from tf_robust_transfer.models.endpoints import endpoints
 from tf_robust_transfer.models.igam_student import igam_student
 from tf_robust_transfer.models.madry import madry_mnist, madry_wide_resnet
+from tf_robust_transfer.models.mobilenet_v2 import mobilenet_v2
 from tf_robust_transfer.models.preact_resnet import preact_resnet_18
-from tf_robust_transfer.models.resnet import cifar_resnet_50, resnet_18, resnet_50
+from tf_robust_transfer.models.resnet import (
+    cifar_resnet_18,
+    cifar_resnet_50,
+    resnet_18,
+    resnet_50,
+    wide_resnet_50_2,
+)
 from tf_robust_transfer.models.settings import check_settings
 from tf_robust_transfer.models.small_cnn import small_cnn
-from tf_robust_transfer.models.wide_resnet import wide_resnet
+from tf_robust_transfer.models.wide_resnet import wide_resnet, wide_resnet_by_group
 from tf_robust_transfer.plugins import is_plugin, load
 
 __all__ = ["MODELS", "build_discriminator", "build_model", "endpoints", "find_model", "list_models"]
 
 MODELS = {
+    "cifar_resnet_18": cifar_resnet_18,
     "cifar_resnet_50": cifar_resnet_50,
     "igam_student": igam_student,
     "madry_mnist": madry_mnist,
     "madry_wrn_{depth}_{width}": madry_wide_resnet,
+    "mobilenet_v2": mobilenet_v2,
     "preact_resnet_18": preact_resnet_18,
     "resnet_18": resnet_18,
     "resnet_50": resnet_50,
     "small_cnn": small_cnn,
+    "wide_resnet_50_2": wide_resnet_50_2,
+    "wrn_by_group": wide_resnet_by_group,
     "wrn_{depth}_{width}": wide_resnet,
 }
 

@@ -10,6 +10,7 @@ PREPROCESSINGS = (
     "centered",
     "standardized",
     "per_image_standardization",
+    "per_image_standardization_01",
     "zero_mean_l2",
     "l2",
 )
@@ -23,17 +24,36 @@ class PerImageStandardization(keras.layers.Layer):
     The original takes images in 0-255, and so does the formula here after a multiplication by 255.
 
     images: float [batch, height, width, channels] in [0, 1].
+
+    Args:
+        scale: factor of the images before the formula; 1 for networks that take [0, 1] (Ding et
+            al. 2020): only the floor of the division differs.
+        correction: the variance divides by pixels - correction (1 in PyTorch's `std`).
     """
+
+    def __init__(self, scale=255.0, correction=0, **kwargs):
+        super().__init__(**kwargs)
+        self.scale = scale
+        self.correction = correction
 
     def call(self, images):
         # In 0-255 the mean of a grey image is exact; in [0, 1] its rounding error would be divided
         # by a tiny floor.
-        images = 255.0 * images
+        images = self.scale * images
         pixels = images.shape[1] * images.shape[2] * images.shape[3]
         mean = ops.mean(images, axis=(1, 2, 3), keepdims=True)
         # 1e-20: the square root has a gradient at 0.
-        std = ops.sqrt(ops.maximum(ops.var(images, axis=(1, 2, 3), keepdims=True), 0.0) + 1e-20)
+        variance = ops.maximum(ops.var(images, axis=(1, 2, 3), keepdims=True), 0.0)
+        if self.correction:
+            variance = variance * (pixels / (pixels - self.correction))
+        std = ops.sqrt(variance + 1e-20)
         return (images - mean) / ops.maximum(std, pixels**-0.5)
+
+    def get_config(self):
+        # Nothing more where nothing differs from what files before version 0.2 say.
+        if (self.scale, self.correction) == (255.0, 0):
+            return super().get_config()
+        return {**super().get_config(), "scale": self.scale, "correction": self.correction}
 
 
 @keras.saving.register_keras_serializable(package="tf_robust_transfer")
@@ -73,8 +93,9 @@ def preprocessing_layer(kind: str, mean=None, std=None) -> keras.layers.Layer:
 
     Args:
         kind: "none"; "centered": 2x - 1; "standardized": (x - mean) / std with one number for each
-            channel; "per_image_standardization": see `PerImageStandardization`; "zero_mean_l2" and
-            "l2": see `L2Normalization`.
+            channel; "per_image_standardization": see `PerImageStandardization`, and
+            "per_image_standardization_01" for its form in [0, 1] pixels with the unbiased
+            variance; "zero_mean_l2" and "l2": see `L2Normalization`.
         mean, std: for "standardized", in [0, 1] pixels.
     """
     if kind == "none":
@@ -91,6 +112,8 @@ def preprocessing_layer(kind: str, mean=None, std=None) -> keras.layers.Layer:
         )
     if kind == "per_image_standardization":
         return PerImageStandardization(name="preprocessing")
+    if kind == "per_image_standardization_01":
+        return PerImageStandardization(scale=1.0, correction=1, name="preprocessing")
     if kind in ("zero_mean_l2", "l2"):
         return L2Normalization(zero_mean=kind == "zero_mean_l2", name="preprocessing")
     raise InputError(f"preprocessing must be one of {', '.join(PREPROCESSINGS)}, got {kind!r}")

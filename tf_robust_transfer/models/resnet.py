@@ -1,5 +1,5 @@
-"""Residual networks, He et al. (2016a): ResNet-18 and ResNet-50 as torchvision has them, ResNet-50
-for CIFAR.
+"""Residual networks, He et al. (2016a): ResNet-18, ResNet-50 and Wide-ResNet-50-2 as torchvision
+has them, and the first two for CIFAR.
 """
 
 import keras
@@ -53,6 +53,47 @@ def resnet_50(
     return keras.Model(images, logits, name="resnet_50")
 
 
+def wide_resnet_50_2(
+    input_shape, num_classes, *, base_channels=64, preprocessing="none", mean=None, std=None
+) -> keras.Model:
+    """torchvision's Wide-ResNet-50-2: `resnet_50` with twice the channels inside each bottleneck.
+
+    68.9 million trainable parameters on 1,000 classes.
+
+    Args:
+        base_channels, preprocessing, mean, std: see `resnet_50`.
+
+    Endpoints, with c = base_channels: block1 [batch, h/2, w/2, c], the first convolution after
+    batch norm and ReLU; the groups' outputs after their last ReLU: block2 [batch, h/4, w/4, 4 c],
+    block3 [batch, h/8, w/8, 8 c], block4 [batch, h/16, w/16, 16 c], block5 [batch, h/32, w/32, 32
+    c] (sizes rounded up); logits."""
+    images, x = normalised_input(input_shape, preprocessing, mean, std)
+    stem = _imagenet_stem(x, base_channels)
+    logits = _groups(stem, (3, 4, 6, 3), base_channels, 4, num_classes, width=2)
+    return keras.Model(images, logits, name="wide_resnet_50_2")
+
+
+def cifar_resnet_18(
+    input_shape, num_classes, *, base_channels=64, preprocessing="none", mean=None, std=None
+) -> keras.Model:
+    """ResNet-18 for small images: `resnet_18` with a 3x3 first convolution of stride 1 and no max
+    pooling.
+
+    The student of ARD, RSLAD and IGDM, and the network of Sehwag et al. (2021). 11.2 million
+    trainable parameters on 10 classes.
+
+    Args:
+        base_channels, preprocessing, mean, std: see `resnet_18`.
+
+    Endpoints, with c = base_channels: block1 [batch, h, w, c], the first convolution after batch
+    norm and ReLU; the groups' outputs after their last ReLU: block2 [batch, h, w, c], block3
+    [batch, h/2, w/2, 2 c], block4 [batch, h/4, w/4, 4 c], block5 [batch, h/8, w/8, 8 c] (sizes
+    rounded up); logits."""
+    images, x = normalised_input(input_shape, preprocessing, mean, std)
+    logits = _groups(_cifar_stem(x, base_channels), (2, 2, 2, 2), base_channels, 1, num_classes)
+    return keras.Model(images, logits, name="cifar_resnet_18")
+
+
 def cifar_resnet_50(
     input_shape, num_classes, *, base_channels=64, preprocessing="none", mean=None, std=None
 ) -> keras.Model:
@@ -70,11 +111,13 @@ def cifar_resnet_50(
     [batch, h/2, w/2, 8 c], block4 [batch, h/4, w/4, 16 c], block5 [batch, h/8, w/8, 32 c] (sizes
     rounded up); logits."""
     images, x = normalised_input(input_shape, preprocessing, mean, std)
-    x = layers.ReLU(name="block1")(
-        batch_norm(convolution(x, base_channels, 3, 1, "conv1"), "conv1_batch_norm")
-    )
-    return keras.Model(
-        images, _groups(x, (3, 4, 6, 3), base_channels, 4, num_classes), name="cifar_resnet_50"
+    logits = _groups(_cifar_stem(x, base_channels), (3, 4, 6, 3), base_channels, 4, num_classes)
+    return keras.Model(images, logits, name="cifar_resnet_50")
+
+
+def _cifar_stem(x, channels):
+    return layers.ReLU(name="block1")(
+        batch_norm(convolution(x, channels, 3, 1, "conv1"), "conv1_batch_norm")
     )
 
 
@@ -88,9 +131,9 @@ def _imagenet_stem(x, channels):
     )
 
 
-def _groups(x, blocks, base_channels, expansion, num_classes):
+def _groups(x, blocks, base_channels, expansion, num_classes, width=1):
     """Four groups of basic (expansion 1) or bottleneck (expansion 4) blocks, global average
-    pooling, the logit layer.
+    pooling, the logit layer. width: factor of the channels inside a bottleneck.
     """
     for group, count in enumerate(blocks, start=2):
         channels = base_channels * 2 ** (group - 2)
@@ -99,7 +142,8 @@ def _groups(x, blocks, base_channels, expansion, num_classes):
             stride = 2 if block == 0 and group > 2 else 1
             # (channels, kernel, stride) of the block's convolutions.
             basic = (channels, 3, stride), (channels, 3, 1)
-            bottleneck = (channels, 1, 1), (channels, 3, stride), (expansion * channels, 1, 1)
+            inner = width * channels
+            bottleneck = (inner, 1, 1), (inner, 3, stride), (expansion * channels, 1, 1)
             convolutions = basic if expansion == 1 else bottleneck
             shortcut = x
             if stride > 1 or x.shape[-1] != expansion * channels:

@@ -10,6 +10,7 @@ from tf_robust_transfer.checkpoints import save_model
 from tf_robust_transfer.command_line import tell_ignored
 from tf_robust_transfer.config import TrainConfig
 from tf_robust_transfer.evaluation import evaluate_robustness
+from tf_robust_transfer.evaluation.model_card import write_card
 from tf_robust_transfer.files import write_json
 from tf_robust_transfer.models.precision import in_float32, take_weights
 from tf_robust_transfer.plots.input_gradients import plot_input_gradients
@@ -188,10 +189,18 @@ def _evaluate(config, folder, student, teacher, test):
     ):
         models["teacher"] = teacher
     plot_input_gradients(models, images[:8], test.labels[:8], folder.figure)
-    write_json(
-        folder.results,
-        result.to_json_dict(
-            model=str(folder.model), dataset=config.dataset, split="test", order=test.order
-        ),
+    results = result.to_json_dict(
+        model=str(folder.model), dataset=config.dataset, split="test", order=test.order
     )
+    write_card(
+        folder.model,
+        model=student,
+        source="trained by tf_robust_transfer; its flags are in flags.txt"
+        + (f"; teacher: {config.teacher}" if config.teacher else ""),
+        trained_on=config.dataset,
+        method=config.method,
+        command="python -m tf_robust_transfer.train --flagfile=flags.txt",
+        results=results,
+    )
+    write_json(folder.results, results)
     folder.evaluation_state.unlink(missing_ok=True)

@@ -1,0 +1,167 @@
+"""Model cards: Markdown beside a model's file, with the metadata that model hubs read.
+
+The metadata stand on top as YAML, a key a line, each value as JSON, which YAML contains. The
+figures are in there (`model-index`), and the text's table of them is written from there."""
+
+import json
+import pathlib
+import re
+
+from tf_robust_transfer.errors import InputError
+from tf_robust_transfer.files import write_text
+
+_FIGURES = re.compile(r"(?<=\n## Figures\n\n).*?(?=\n## |\Z)", re.DOTALL)
+
+
+def card_path(model_file) -> pathlib.Path:
+    """Where the card of a model's file lies: FILE.keras.md beside FILE.keras."""
+    return pathlib.Path(f"{model_file}.md")
+
+
+def write_card(
+    model_file,
+    *,
+    model,
+    source: str,
+    command: str,
+    license: str = "",
+    trained_on: str = "",
+    method: str = "",
+    results: dict | None = None,
+) -> None:
+    """Writes the card of a model, in place of an older one.
+
+    Args:
+        model_file: the `.keras` file.
+        model: the `keras.Model` in it.
+        source: what it was made from, in a line.
+        command: that made it.
+        license: SPDX name, where it is known.
+        trained_on: data set, where it is known.
+        method: by which it was trained, where it is known.
+        results: what stands in results.json, if it was evaluated.
+    """
+    path = pathlib.Path(model_file)
+    metadata = {
+        "library_name": "keras",
+        "pipeline_tag": "image-classification",
+        "tags": ["adversarial-robustness", "tf_robust_transfer", *([method] if method else [])],
+    }
+    if license:
+        metadata["license"] = license.lower()  # hubs name them so
+    if trained_on:
+        metadata["datasets"] = [trained_on]
+    metadata["model-index"] = [{"name": path.stem, "results": []}]
+    shape = " x ".join(str(size) for size in model.input_shape[1:])
+    body = f"""
+# {path.stem}
+
+- network: {model.name}, {model.count_params():,} parameters
+- input: images of {shape} in [0, 1], normalised by the network itself
+- output: logits of {model.output_shape[-1]} classes
+- source: {source}
+- licence: {license or "not known"}
+
+    {command}
+
+    import tf_robust_transfer as rt
+    model = rt.load_model("{path.name}")
+
+## Figures
+
+"""
+    _write(card_path(path), metadata, body)
+    if results:
+        add_results(path, results, "results.json")
+
+
+def add_results(model_file, results: dict, record: str) -> None:
+    """Adds an evaluation's figures to a card; those of the same attacks, threat model, data and
+    number of images are replaced.
+
+    Args:
+        model_file: the `.keras` file beside which the card lies.
+        results: what stands in results.json.
+        record: name of the file that holds them.
+
+    Raises:
+        InputError: no card there, or one that this package has not written.
+    """
+    path = card_path(model_file)
+    metadata, body = _read(path)
+    entries = metadata["model-index"][0]["results"]
+    dataset = {"name": results["dataset"], "type": results["dataset"], "split": results["split"]}
+    entry = next((entry for entry in entries if entry["dataset"] == dataset), None)
+    if entry is None:
+        entry = {"task": {"type": "image-classification"}, "dataset": dataset, "metrics": []}
+        entries.append(entry)
+    threat, metrics = results["threat_model"], {}
+    for attack, accuracy in results["accuracy"].items():
+        interval = results["confidence_interval_95"][attack]
+        ball = "" if attack == "clean" else f", {threat['norm']} {threat['eps']:.6g}"
+        metrics[f"{attack}{ball}"] = {
+            "type": "accuracy",
+            "value": round(100 * accuracy, 4),
+            "args": {
+                "examples": results["num_examples"],
+                "interval": [round(100 * end, 4) for end in interval],
+                "seed": results["seed"],
+                "record": record,
+                "doubtful": bool(results.get("warnings")),
+            },
+        }
+    found = [{"name": name, **metric} for name, metric in metrics.items()]
+    same = {(metric["name"], metric["args"]["examples"]) for metric in found}
+    entry["metrics"] = [
+        metric
+        for metric in entry["metrics"]
+        if (metric["name"], metric["args"]["examples"]) not in same
+    ] + found
+    _write(path, metadata, body)
+
+
+def _read(path):
+    """(metadata, body) of a card."""
+    try:
+        _, head, body = path.read_text(encoding="utf-8").split("---\n", 2)
+        lines = (line.partition(": ") for line in head.splitlines())
+        metadata = {key: json.loads(value) for key, _, value in lines}
+        metadata["model-index"][0]["results"]
+    except FileNotFoundError:
+        raise InputError(
+            f"there is no model card {str(path)!r}; convert and train write one beside the file"
+        ) from None
+    except (OSError, ValueError, LookupError):
+        raise InputError(f"{str(path)!r} is no model card that this package has written") from None
+    return metadata, body
+
+
+def _write(path, metadata, body):
+    head = "".join(f"{key}: {json.dumps(value)}\n" for key, value in metadata.items())
+    table = _table(metadata["model-index"][0]["results"])
+    write_text(path, f"---\n{head}---\n{_FIGURES.sub(lambda _: table, body)}")
+
+
+def _table(entries):
+    if not entries:
+        return "None measured yet: `evaluate --model_card` adds them.\n"
+    lines = [
+        ("data", "images", "attack", "accuracy in %", "95% interval", "seed", "record"),
+        ("---",) * 7,
+    ]
+    for entry in entries:
+        for metric in entry["metrics"]:
+            args = metric["args"]
+            low, high = args["interval"]
+            lines.append(
+                (
+                    f"{entry['dataset']['name']} {entry['dataset']['split']}",
+                    str(args["examples"]),
+                    metric["name"] + (" (doubtful)" if args["doubtful"] else ""),
+                    f"{metric['value']:.2f}",
+                    f"{low:.2f} to {high:.2f}",
+                    str(args["seed"]),
+                    args["record"],
+                )
+            )
+    return "".join("| " + " | ".join(line) + " |\n" for line in lines)

@@ -40,7 +40,7 @@ the network and its names are the same. `ID` alone reads the network of that id 
 - GiB, s: memory, and seconds of one core's time, of one input gradient of 128 images, by
   `scripts/teacher_costs.py` on this project's two-core machine: measured on 4 and 12 images (on
   ImageNet 2 and 6) and extended in a straight line, since the larger networks do not fit 24 GiB
-  with 128.
+  with 128. Other work ran beside it: 145 and 172 s stand for networks of nearly the same cost.
 - licence: of the weights, from RobustBench's LICENSE, which says MIT of all that it does not name.
 
 Kinds of networks, which is whose names a file has:

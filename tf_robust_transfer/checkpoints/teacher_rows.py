@@ -254,6 +254,34 @@ Zhang2020Geometry https://arxiv.org/abs/2010.01736
 # Of each network, kind and image size: parameters in millions, GiB of memory and seconds of one
 # core's time for one input gradient of 128 images. Measured by scripts/teacher_costs.py.
 COSTS = """
+cifar_resnet_18 resnet 32 11.2 1.1 4
+cifar_resnet_50 resnet 32 23.5 2.7 11
+preact_resnet_18 dm_preact 32 12.5 1.3 5
+preact_resnet_18 preact 32 11.2 1.0 3
+preact_resnet_18 preact_wong 32 11.2 1.1 3
+resnet_18 torchvision 224 11.7 3.7 14
+resnet_50 torchvision 224 25.6 7.9 40
+resnet_50 torchvision 288 25.6 11.0 53
+wide_resnet_50_2 torchvision 224 68.9 10.1 61
+wrn_106_16 deepmind 32 415.5 11.3 267
+wrn_28_10 deepmind 32 36.5 2.4 22
+wrn_28_10 trades 32 36.5 2.4 24
+wrn_28_10 wide 32 36.5 2.4 24
+wrn_28_4 mma 32 5.8 1.3 3
+wrn_34_10 deepmind 32 46.2 2.9 24
+wrn_34_10 trades 32 46.2 2.9 21
+wrn_34_10 wide 32 46.2 2.9 21
+wrn_34_15 trades 32 103.8 3.5 70
+wrn_34_20 deepmind 32 184.5 4.0 107
+wrn_34_20 hypersphere 32 184.5 3.8 108
+wrn_34_20 trades 32 184.5 3.6 102
+wrn_34_20 wide 32 184.5 3.6 102
+wrn_70_16 deepmind 32 266.8 6.9 145
+wrn_70_16 wide 32 266.8 6.9 172
+wrn_82_8 deepmind 32 79.1 4.4 45
+wrn_94_16 deepmind 32 365.9 10.6 204
+wrn_by_group wrn_34_r 32 68.1 4.3 66
+wrn_by_group wrn_a4 32 147.3 9.9 144
 """
 
 # Of the weights, as RobustBench's LICENSE has it: MIT where it names no other.

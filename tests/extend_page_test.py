@@ -25,7 +25,7 @@ def parts(tmp_path_factory):
     (package / "__init__.py").touch()
     for block in re.findall(r"```python\n(.*?)```", PAGE, flags=re.DOTALL):
         name = re.match(r"# my_parts/(\w+\.py)\n", block)[1]
-        (package / name).write_text(block)
+        (package / name).write_text(block.replace("my_parts", package.name))
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(str(folder))
         yield package.name
@@ -61,6 +61,19 @@ def test_the_attack_halves_its_steps(parts):
     # Of the right class: the ascent lowers every pixel, first by eps, and the ball ends it there.
     moved = attack(model, images, np.ones(1, int), threat_model=rt.ThreatModel(eps=0.1))
     np.testing.assert_allclose(moved, images - 0.1, atol=1e-6)
+
+
+def test_the_guesses_are_corners_of_the_ball(parts):
+    inputs = keras.Input((2, 2, 1))
+    model = keras.Model(inputs, keras.layers.Dense(2)(keras.layers.Flatten()(inputs)))
+    images = np.full((3, 2, 2, 1), 0.5, np.float32)
+    labels = model.predict(images, verbose=0).argmax(1)
+    attack = rt.attacks.parse(f"{parts}.guess:Guess[tries=4]")
+    threat = rt.ThreatModel(eps=0.1)
+    moved = attack(model, images, labels, threat_model=threat, seed=1).numpy()
+    np.testing.assert_allclose(np.abs(moved - images), 0.1, atol=1e-6)
+    again = attack(model, images[:1], labels[:1], threat_model=threat, seed=1).numpy()
+    np.testing.assert_array_equal(again, moved[:1])
 
 
 def test_the_adapter_mirrors(parts):

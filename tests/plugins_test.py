@@ -164,6 +164,11 @@ def test_a_wrong_name_is_one_line(name, words, capsys):
     assert ended.value.code == 2 and words in err and err.count("\n") == 1
 
 
+def test_an_option_that_the_network_does_not_have(mine):
+    with pytest.raises(rt.InputError, match="has no option 'unit'; nearest valid names: units"):
+        rt.build_model(f"{mine}:tiny", (6, 6, 1), 2, unit=3)
+
+
 def test_a_module_that_fails_is_one_line(tmp_path, monkeypatch):
     (tmp_path / "broken_part.py").write_text("1 / 0\n")
     monkeypatch.syspath_prepend(str(tmp_path))

@@ -16,7 +16,7 @@ import tf_robust_transfer as rt  # noqa: E402
 from scripts import update_teachers  # noqa: E402
 from tests import torch_networks as networks  # noqa: E402 - needs torch
 from tests.torch_networks import assert_equal_logits, images_of, saved  # noqa: E402
-from tf_robust_transfer import convert  # noqa: E402
+from tf_robust_transfer import command_line, convert  # noqa: E402
 from tf_robust_transfer.checkpoints import robustbench, teachers  # noqa: E402
 from tf_robust_transfer.errors import InputError  # noqa: E402
 

@@ -157,3 +157,11 @@ def test_a_terms_keywords_are_checked_as_the_methods_are():
     ):
         with pytest.raises(InputError, match=text):
             terms.ChannelMaps(of=mixed, **wrong)
+
+
+def test_a_term_says_what_is_wrong_with_it():
+    with pytest.raises(InputError, match="expected a function of what the pass has seen, got None"):
+        terms.Term("mine", 1.0, None, of=None)
+    scalar = terms.Term("mine", 1.0, lambda seen: tf.constant(1.0), of=None)
+    with pytest.raises(InputError, match="expected one value an example"):
+        scalar({})

@@ -82,7 +82,8 @@ class SharedConfig(Options):
     """Flags of every command."""
 
     dataset: str = option(
-        "digits", "digits (built in), folder:PATH, or a TFDS name such as mnist or cifar10"
+        "digits",
+        "digits (built in), folder:PATH, a TFDS name such as mnist or cifar10, or package.module:NAME",
     )
     data_dir: str = option("", "TFDS directory; data prepared there is used offline")
     image_size: tuple | None = option(
@@ -121,7 +122,9 @@ class AttackConfig(Options):
         "8/255", "radius of the threat model, a fraction of the pixel range", fraction
     )
     attacks: tuple = option(
-        "fgsm,pgd20", "attacks of the evaluation; clean accuracy is always measured", attack_names
+        "fgsm,pgd20",
+        "attacks of the evaluation, such as pgd[steps=50], or package.module:NAME",
+        attack_names,
     )
     attack_step_size: float = option(
         "0", "step size of the evaluation's PGD; 0: 2.5 eps / steps", fraction, **at_least(0)
@@ -145,7 +148,7 @@ class TrainConfig(AttackConfig, SharedConfig):
         method_name,
     )
     model: str = option(
-        "small_cnn", "network to train: madry_mnist, small_cnn, wrn_{depth}_{width}"
+        "small_cnn", "network to train: small_cnn, wrn_{depth}_{width}, ..., or package.module:NAME"
     )
     model_options: dict = option(
         "", "of the network: stem_stride=2,activation=swish,mean=[0.5,0.5,0.5]", options

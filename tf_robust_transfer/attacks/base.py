@@ -70,6 +70,11 @@ class Attack:
         for name, value in keywords_of(self.options).items():
             setattr(self, name, value)
 
+    def __repr__(self):
+        options = keywords_of(self.options) if hasattr(self, "options") else {}
+        given = ", ".join(f"{key}={value!r}" for key, value in options.items())
+        return f"{type(self).__name__}({given})"
+
     def components(self, num_classes: int, norm: str) -> dict:
         """The attacks of an ensemble by name; an attack alone is its own only component.
 

@@ -170,6 +170,8 @@ class Method(SavesItsStudent, keras.Model):
             raise InputError(
                 f"{type(self).__name__} has its own loss; compile it with optimizer=... alone"
             )
+        if not self.terms:
+            raise InputError(f"{type(self).__name__} has no terms: set self.terms in __init__")
         super().compile(optimizer=optimizer, **kwargs)
         further = (("weight_decay", self.weight_decay), ("gradient_norm", self.gradient_clip_norm))
         names = ("loss", *self.term_names(), *(name for name, used in further if used), "accuracy")

@@ -4,6 +4,7 @@ A network is one file and one line in `MODELS`. Keras layers and `keras.ops` onl
 student loads under any Keras backend."""
 
 import fnmatch
+import inspect
 import re
 
 import keras
@@ -83,7 +84,12 @@ def find_model(name: str, options: dict):
     name, options: see `build_model`. Raises an InputError for an unknown name or option.
     """
     if is_plugin(name):
-        return load("model", name), options
+        build = load("model", name)
+        parameters = inspect.signature(build).parameters.values()
+        if any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters):
+            return build, options
+        known = [parameter.name for parameter in parameters][2:]
+        return build, _checked(name, options, known)
     build, given = MODELS.get(name), options
     wide = re.fullmatch(r"(wrn|madry_wrn)_(\d+)_(\d+)", name)
     if wide:
@@ -96,12 +102,18 @@ def find_model(name: str, options: dict):
         raise InputError(
             f"model {name!r} says its depth and width already; leave these options out"
         )
+    return build, _checked(name, options, known)
+
+
+def _checked(name, options, known):
+    """The options, or an InputError for one that the network does not have."""
     unknown = sorted(set(options) - set(known))
     if unknown:
         raise InputError(
-            f"model {name!r} has no option {unknown[0]!r}; {nearest(unknown[0], known)}"
+            f"model {name!r} has no option {unknown[0]!r}; "
+            + (nearest(unknown[0], known) if known else "it has none")
         )
-    return build, options
+    return options
 
 
 def list_models(pattern: str = "*") -> list[str]:

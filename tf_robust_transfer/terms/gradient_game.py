@@ -86,7 +86,7 @@ class GradientGame(Term):
 
     def __init__(self, *, of, discriminator=None, **keywords):
         self.options = options = from_keywords(self.Options, keywords)
-        super().__init__("adversarial", options.lambda_adv, None, of=of)
+        super().__init__("adversarial", options.lambda_adv, self._scores, of=of)
         own = ("non_saturating",) if options.adversarial_form == "non_saturating" else ()
         self.names = (*self.names, *own, "discriminator_accuracy", "vanished_gradients")
         if isinstance(discriminator, str):

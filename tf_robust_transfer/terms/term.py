@@ -2,6 +2,7 @@
 
 import tensorflow as tf
 
+from tf_robust_transfer.errors import InputError
 from tf_robust_transfer.ops import replicas
 
 
@@ -23,12 +24,23 @@ class Term:
     variables = ()
 
     def __init__(self, name, weight, loss, *, of):
+        if not callable(loss):
+            raise InputError(
+                f"term {name!r}: expected a function of what the pass has seen, got {loss!r}; "
+                "a method is a keras.Model, whose own names (loss, metrics, optimizer) are taken"
+            )
         self.names = (name,)
         self.weight, self.loss, self.of = weight, loss, of
 
     def __call__(self, seen) -> dict:
         """{name: (weight, this replica's share of the mean over the global batch)}"""
-        return {self.names[0]: (self.weight, replicas.global_mean(self.loss(seen)))}
+        values = self.loss(seen)
+        if len(values.shape) != 1:
+            raise InputError(
+                f"term {self.names[0]!r}: expected one value an example, float [batch], got the "
+                f"shape {values.shape}; the mean over the batch is taken afterwards"
+            )
+        return {self.names[0]: (self.weight, replicas.global_mean(values))}
 
     def state(self) -> dict:
         """{name: what a resumed run needs of the term}, for `tf.train.Checkpoint`."""

@@ -83,7 +83,7 @@ class SharedConfig(Options):
 
     dataset: str = option(
         "digits",
-        "digits (built in), folder:PATH, a TFDS name such as mnist or cifar10, or package.module:NAME",
+        "digits (built in), folder:PATH, a TFDS name such as mnist, or package.module:NAME",
     )
     data_dir: str = option("", "TFDS directory; data prepared there is used offline")
     image_size: tuple | None = option(
@@ -123,7 +123,8 @@ class AttackConfig(Options):
     )
     attacks: tuple = option(
         "fgsm,pgd20",
-        "attacks of the evaluation, such as pgd[steps=50], or package.module:NAME",
+        "attacks of the evaluation, such as pgd[steps=50], or package.module:NAME; clean accuracy "
+        "is always measured",
         attack_names,
     )
     attack_step_size: float = option(

@@ -11,7 +11,7 @@ its own; keywords and flags do not show that there is one."""
 import dataclasses
 import inspect
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 
 from tf_robust_transfer.errors import InputError, nearest
 from tf_robust_transfer.flag_types import written
@@ -98,7 +98,7 @@ class Flag:
 
     name: str
     path: tuple[str, ...]
-    metadata: dict
+    metadata: Mapping
     shown: str
 
     def value(self, options):
@@ -115,12 +115,9 @@ def flags_of(owner: type[Options], defaults: dict | None = None) -> Iterator[Fla
             for flag in flags_of(field.metadata["group"], field.metadata["defaults"]):
                 yield dataclasses.replace(flag, path=(field.name, *flag.path))
         elif "help" in field.metadata:
-            other = defaults and field.name in defaults
-            shown = (
-                written(defaults[field.name], field.metadata["parse"])
-                if other
-                else field.metadata["shown"]
-            )
+            shown = field.metadata["shown"]
+            if defaults and field.name in defaults:
+                shown = written(defaults[field.name], field.metadata["parse"])
             yield Flag(field.metadata["flag"] or field.name, (field.name,), field.metadata, shown)
 
 

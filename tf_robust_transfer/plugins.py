@@ -35,6 +35,8 @@ def load(kind: str, name: str):
         InputError: no such module or attribute, or a module that fails as it is imported.
     """
     found = _NAME.fullmatch(name)
+    if found is None:
+        raise InputError(f"the {kind} {name!r}: expected package.module:NAME")
     module = found["any"] or found["dotted"]
     # `python -m` looks in the working folder; a console command does not.
     if "" not in sys.path:

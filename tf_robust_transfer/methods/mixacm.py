@@ -5,7 +5,7 @@ import dataclasses
 from tf_robust_transfer.errors import InputError
 from tf_robust_transfer.methods.base import Method, check_pair
 from tf_robust_transfer.options import group, keywords_of
-from tf_robust_transfer.terms import ChannelMaps, CrossEntropy, MixedExamples, SoftLabels
+from tf_robust_transfer.terms import ChannelMaps, CrossEntropy, MixedExamples, SoftLabels, Term
 
 
 class MixACM(Method):
@@ -77,7 +77,7 @@ def mixacm_terms(student, teacher, options, *, seed, **own_endpoints) -> list:
     """
     kld_weight = options.soft_labels.kld_weight
     of = MixedExamples(student, teacher, **own_endpoints, **keywords_of(options.mixup))
-    terms = [CrossEntropy(1.0 - kld_weight, of=of, name="mixup")]
+    terms: list[Term] = [CrossEntropy(1.0 - kld_weight, of=of, name="mixup")]
     if kld_weight:
         terms.append(SoftLabels(of=of, **keywords_of(options.soft_labels)))
     if options.maps.acm_weight:

@@ -88,8 +88,7 @@ def find_model(name: str, options: dict):
         parameters = inspect.signature(build).parameters.values()
         if any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters):
             return build, options
-        known = [parameter.name for parameter in parameters][2:]
-        return build, _checked(name, options, known)
+        return build, _checked(name, options, [parameter.name for parameter in parameters][2:])
     build, given = MODELS.get(name), options
     wide = re.fullmatch(r"(wrn|madry_wrn)_(\d+)_(\d+)", name)
     if wide:

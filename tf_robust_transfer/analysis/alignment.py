@@ -24,7 +24,7 @@ from tf_robust_transfer.checkpoints import as_model
 from tf_robust_transfer.errors import InputError
 from tf_robust_transfer.evaluation.examples import collect, image_shape
 from tf_robust_transfer.losses import classification
-from tf_robust_transfer.methods.base import check_pair
+from tf_robust_transfer.models.pairs import check_pair
 from tf_robust_transfer.ops.gradients import input_gradient
 
 # Relative rounding of float32 gradients: a homogeneous network of two classes has rho = alpha, and

@@ -54,7 +54,7 @@ from tf_robust_transfer.errors import InputError, look_up
 from tf_robust_transfer.evaluation.examples import collect
 from tf_robust_transfer.evaluation.result import clopper_pearson
 from tf_robust_transfer.evaluation.robust_accuracy import evaluate_robustness
-from tf_robust_transfer.methods.base import check_pair
+from tf_robust_transfer.models.pairs import check_pair
 from tf_robust_transfer.ops import random
 from tf_robust_transfer.ops.gradients import input_gradient
 

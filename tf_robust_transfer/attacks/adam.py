@@ -4,6 +4,8 @@ step count of its own.
 
 import tensorflow as tf
 
+from tf_robust_transfer.ops.examples import beside_images
+
 BETA_1, BETA_2, EPSILON = 0.9, 0.999, 1e-8
 
 
@@ -23,7 +25,7 @@ def adam_step(gradient, state, step):
     Returns:
         (direction of the gradient's shape, dict of the new moments).
     """
-    count = tf.cast(step + 1, tf.float32)[:, None, None, None]
+    count = beside_images(tf.cast(step + 1, tf.float32))
     first = BETA_1 * state["first_moment"] + (1 - BETA_1) * gradient
     second = BETA_2 * state["second_moment"] + (1 - BETA_2) * tf.square(gradient)
     direction = first / (1 - BETA_1**count) / (tf.sqrt(second / (1 - BETA_2**count)) + EPSILON)

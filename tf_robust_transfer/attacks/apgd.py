@@ -14,6 +14,7 @@ from tf_robust_transfer.attacks.base import Attack
 from tf_robust_transfer.flag_types import fraction
 from tf_robust_transfer.losses import classification
 from tf_robust_transfer.ops import norms
+from tf_robust_transfer.ops.examples import beside_images, choose
 from tf_robust_transfer.ops.gradients import input_gradient
 from tf_robust_transfer.options import at_least, between, option
 
@@ -152,8 +153,8 @@ class APGD(Attack):
         moves = iteration - self._lead  # that led to this point from the start point
 
         better = (moves >= 0) & (loss > state["best_loss"])
-        best = _choose(better, current, state["best"])
-        best_gradient = _choose(better, gradient, state["best_gradient"])
+        best = choose(better, current, state["best"])
+        best_gradient = choose(better, gradient, state["best_gradient"])
         best_loss = tf.where(better, loss, state["best_loss"])
 
         rises = state["rises"] + tf.cast((moves > 0) & (loss > state["last_loss"]), tf.int32)
@@ -164,12 +165,12 @@ class APGD(Attack):
         halved = (rises <= most_rises) | stuck
         step_size = tf.where(halved, 0.5 * state["step_size"], state["step_size"])
 
-        origin = _choose(halved, best, current)
+        origin = choose(halved, best, current)
         ascent = norms.steepest_ascent(
-            _choose(halved, best_gradient, gradient), problem.threat_model.norm
+            choose(halved, best_gradient, gradient), problem.threat_model.norm
         )
-        moved = problem.project(origin + _like(step_size, images) * ascent, images)
-        momentum = _like(tf.where(moves > 0, tf.cast(MOMENTUM, images.dtype), 0), images)
+        moved = problem.project(origin + beside_images(step_size) * ascent, images)
+        momentum = beside_images(tf.where(moves > 0, tf.cast(MOMENTUM, images.dtype), 0))
         moved = origin + (1.0 - momentum) * (moved - origin) + momentum * (origin - state["last"])
         following = problem.project(moved, images)
 
@@ -280,7 +281,7 @@ class APGDTargeted(APGD):
         wrong = tf.where(label, tf.constant(-float("inf"), logits.dtype), logits)
         ranked = tf.math.top_k(wrong, min(self.targets, classes - 1)).indices
         target = tf.gather(ranked, state["rank"], batch_dims=1)
-        after["current"] = _choose(clean, state["best"], after["current"])
+        after["current"] = choose(clean, state["best"], after["current"])
         after["target"] = tf.where(clean, target, state["target"])
         return after, visited, logits
 
@@ -288,12 +289,3 @@ class APGDTargeted(APGD):
         if fallback(self.loss, logits.shape[1])[0] == self.loss:
             return classification.targeted_dlr(logits, labels, state["target"])
         return super()._loss_of(logits, labels, state)
-
-
-def _like(values, images):
-    return tf.reshape(values, [-1] + [1] * (images.shape.rank - 1))
-
-
-def _choose(where, new, old):
-    """new for the examples where `where`, bool [batch], else old."""
-    return tf.where(_like(where, new), new, old)

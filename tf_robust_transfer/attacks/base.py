@@ -17,6 +17,7 @@ from tf_robust_transfer.checkpoints import as_model
 from tf_robust_transfer.data.labels import class_labels
 from tf_robust_transfer.inference.kept import compiled, kept
 from tf_robust_transfer.losses import classification
+from tf_robust_transfer.ops.examples import choose
 from tf_robust_transfer.ops.loops import out_of_line
 from tf_robust_transfer.ops.random import fold_seed
 from tf_robust_transfer.options import Options, from_arguments, keywords_of, parameters_of
@@ -225,7 +226,7 @@ class Attack:
             found = self._round(model, images, labels, threat_model, seed, restart)
             found_margin = margin_of(found, labels)
             better = found_margin > best_margin
-            best = tf.where(better[:, None, None, None], found, best)
+            best = choose(better, found, best)
             best_margin = tf.where(better, found_margin, best_margin)
         return best
 
@@ -277,7 +278,7 @@ class Attack:
                 images, labels, resists, tf.constant(threat_model.eps, tf.float32), seeds
             )
             closer = resists & (new_margins > margins)
-            found = tf.where(closer[:, None, None, None], new, found)
+            found = choose(closer, new, found)
             margins = tf.where(closer, new_margins, margins)
             resists &= right
         return tf.stop_gradient(found)

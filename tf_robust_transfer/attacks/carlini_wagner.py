@@ -9,6 +9,7 @@ from tf_robust_transfer.attacks.base import Attack
 from tf_robust_transfer.errors import InputError
 from tf_robust_transfer.flag_types import boolean, fraction
 from tf_robust_transfer.losses import classification
+from tf_robust_transfer.ops.examples import choose
 from tf_robust_transfer.ops.gradients import input_gradient
 from tf_robust_transfer.options import above, at_least, option
 
@@ -92,7 +93,7 @@ class CarliniWagnerL2(Attack):
         moved = state | moments | {
             "point": state["point"] - self.learning_rate * direction,
             "succeeded": state["succeeded"] | fools,
-            "smallest": tf.where(smaller[:, None, None, None], visited, state["smallest"]),
+            "smallest": choose(smaller, visited, state["smallest"]),
             "smallest_distance": tf.where(smaller, distance, state["smallest_distance"]),
         }  # fmt: skip
         last = (iteration + 1) % self.steps == 0

@@ -11,6 +11,7 @@ from tf_robust_transfer.attacks.base import Attack
 from tf_robust_transfer.flag_types import fraction
 from tf_robust_transfer.losses import classification
 from tf_robust_transfer.ops import norms
+from tf_robust_transfer.ops.examples import beside_images, choose
 from tf_robust_transfer.ops.gradients import input_gradient
 from tf_robust_transfer.ops.projections import displacement_to_hyperplane
 from tf_robust_transfer.options import at_least, option
@@ -88,10 +89,10 @@ class FAB(Attack):
             return images
         shape, norm = images.shape[1:], problem.threat_model.norm
         random = 2.0 * noise.uniform(shape, 1) - 1.0 if norm == "linf" else noise.normal(shape, 1)
-        length = _column(norms.lp_norm(random, norm))
+        length = beside_images(norms.lp_norm(random, norm))
         random = images + 0.5 * problem.eps * tf.math.divide_no_nan(random, length)
         random = tf.clip_by_value(random, *problem.threat_model.bounds)
-        return tf.where(_column(round % self.restarts == 0), images, random)
+        return choose(round % self.restarts == 0, images, random)
 
     def step(self, problem, images, labels, state, iteration, drawn):
         values, normals, changed = self._nearest_boundary(problem, images, labels, state, iteration)
@@ -101,8 +102,8 @@ class FAB(Attack):
         distance = norms.lp_norm(moved - images, problem.threat_model.norm)
         nearer = fooled & (distance < state["distance"])
         changed |= {
-            "current": tf.where(_column(fooled), images + self.beta * (moved - images), moved),
-            "best": tf.where(_column(nearer), moved, state["best"]),
+            "current": choose(fooled, images + self.beta * (moved - images), moved),
+            "best": choose(nearer, moved, state["best"]),
             "distance": tf.where(nearer, distance, state["distance"]),
         }
         return state | changed, moved, logits
@@ -138,7 +139,7 @@ class FAB(Attack):
                 k + 1,
                 tf.where(better, distance, nearest),
                 tf.where(better, value, values),
-                tf.where(_column(better), gradient, normals),
+                choose(better, gradient, normals),
             )
 
         # A loop, not a Jacobian: it holds one gradient at a time in memory, and its graph one pass
@@ -255,11 +256,6 @@ class FABTargeted(FAB):
             logits = tf.cond(needed, lambda: problem.logits_of(images), lambda: logits)
         ranked = tf.argsort(logits, axis=1, direction="DESCENDING")
         return tf.gather(ranked, round // self.restarts + 1, batch_dims=1)
-
-
-def _column(per_example):
-    """[batch] to [batch, 1, 1, 1], against images."""
-    return per_example[:, None, None, None]
 
 
 def _l1_norm(images):

@@ -2,8 +2,6 @@
 
 import dataclasses
 
-import tensorflow as tf
-
 from tf_robust_transfer.attacks.base import Attack
 from tf_robust_transfer.attacks.noise import random_start
 from tf_robust_transfer.errors import InputError
@@ -11,6 +9,7 @@ from tf_robust_transfer.flag_types import boolean, fraction_or_none
 from tf_robust_transfer.losses import classification
 from tf_robust_transfer.losses.distillation import kl_divergence
 from tf_robust_transfer.ops import norms
+from tf_robust_transfer.ops.examples import choose
 from tf_robust_transfer.ops.gradients import input_gradient
 from tf_robust_transfer.options import above, at_least, none_or, option
 
@@ -108,9 +107,7 @@ class PGD(Attack):
         )
         moved = problem.project(moved, images)
         if self.stop_when_fooled:
-            moved = tf.where(
-                classification.is_correct(logits, labels)[:, None, None, None], moved, current
-            )
+            moved = choose(classification.is_correct(logits, labels), moved, current)
         return moved
 
     def result(self, state):

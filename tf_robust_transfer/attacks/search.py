@@ -17,6 +17,7 @@ from tf_robust_transfer.attacks.threat_model import Problem
 from tf_robust_transfer.inference.faster_copy import on_gpu
 from tf_robust_transfer.inference.kept import compiled, kept
 from tf_robust_transfer.losses import classification
+from tf_robust_transfer.ops.examples import choose
 from tf_robust_transfer.ops.loops import out_of_line
 from tf_robust_transfer.ops.precision import full_float32
 from tf_robust_transfer.ops.random import seed_sequence
@@ -268,7 +269,7 @@ class Search:
                 lambda lanes: tf.reduce_any(lanes["active"]), advance, (lanes,)
             )
             lanes, *new = self._judge_lanes(lanes, everyone, eps)
-            found = [_choose(resists, one, other) for one, other in zip(new, found, strict=True)]
+            found = [choose(resists, one, other) for one, other in zip(new, found, strict=True)]
             resists &= new[1]
             begun = begin(round + 1, resists)
             closest = {name: lanes[name] for name in ("closest", "closest_margin")}
@@ -318,7 +319,7 @@ class Search:
         closest with it.
         """
         for name in ("closest", "closest_margin") if self.keep_images else ():
-            stays = _choose(again, tf.gather(lanes[name], rows), begun[name])
+            stays = choose(again, tf.gather(lanes[name], rows), begun[name])
             begun = begun | {name: stays}
         return _scatter(lanes, rows, begun)
 
@@ -352,11 +353,11 @@ class Search:
             fooled = allowed & ~classification.is_correct(logits, labels)
             iteration = lanes["iteration"] + tf.cast(active, tf.int32)
             changed = {
-                "state": _choose(active, state, lanes["state"]),
+                "state": choose(active, state, lanes["state"]),
                 "iteration": iteration,
                 "fooled": lanes["fooled"] | fooled,
                 "active": active & ~fooled & (iteration < self.attack.iterations),
-                "found": _choose(fooled, visited, lanes["found"]),
+                "found": choose(fooled, visited, lanes["found"]),
             }
             if self.keep_images:
                 changed |= self._closest(
@@ -381,7 +382,7 @@ class Search:
         some = tf.nest.map_structure(lambda part: tf.gather(part, rows), lanes)
         over = some["iteration"] >= self.attack.iterations
         result = self.threat_model.from_unit(self.attack.result(some["state"]))
-        found = _choose(some["fooled"], some["found"], result)
+        found = choose(some["fooled"], some["found"], result)
         found = self.threat_model.allowed(found, some["images"], eps)
         right, margins = self._judge_images(found, some["labels"])
         mistaken = some["fooled"] & right
@@ -393,8 +394,8 @@ class Search:
         if self.keep_images:
             changed |= self._closest(some, (some["fooled"] | over) & right, found, margins)
             closest = self.threat_model.allowed(changed["closest"], some["images"], eps)
-            images = _choose(right, closest, found)
-            margins = _choose(right, changed["closest_margin"], margins)
+            images = choose(right, closest, found)
+            margins = choose(right, changed["closest_margin"], margins)
         kept_lanes = {name: lanes[name] for name in changed}
         return lanes | _scatter(kept_lanes, rows, changed), images, right, margins
 
@@ -402,8 +403,8 @@ class Search:
         """What came closest so far, with these images among it where allowed."""
         better = allowed & (margins > lanes["closest_margin"])
         return {
-            "closest": _choose(better, images, lanes["closest"]),
-            "closest_margin": _choose(better, margins, lanes["closest_margin"]),
+            "closest": choose(better, images, lanes["closest"]),
+            "closest_margin": choose(better, margins, lanes["closest_margin"]),
         }
 
 
@@ -420,15 +421,6 @@ def _seeds(seed, round, example):
 
 def _count(where):
     return tf.reduce_sum(tf.cast(where, tf.int32))
-
-
-def _choose(where, new, old):
-    """new where `where`, bool [lanes], else old; both nests of tensors [lanes, ...] of one
-    structure.
-    """
-    # The first form of `where` takes a condition for each row and copies whole rows, twenty times
-    # as fast as broadcasting.
-    return tf.nest.map_structure(lambda new, old: tf.compat.v1.where(where, new, old), new, old)
 
 
 def _scatter(lanes, rows, new):

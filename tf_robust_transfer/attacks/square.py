@@ -15,6 +15,7 @@ from tf_robust_transfer.errors import InputError
 from tf_robust_transfer.flag_types import boolean, fraction
 from tf_robust_transfer.losses import classification
 from tf_robust_transfer.ops import norms
+from tf_robust_transfer.ops.examples import choose
 from tf_robust_transfer.options import at_least, option
 
 # After each of these proposals the share p of the pixels is halved; for 10,000 queries, as in the
@@ -99,7 +100,7 @@ class Square(Attack):
         logits = problem.logits_of(candidate)
         margin = classification.margin(logits, labels)
         better = margin > state["margin"]
-        best = _choose(better, candidate, state["best"])
+        best = choose(better, candidate, state["best"])
         return (
             {"best": best, "margin": tf.where(better, margin, state["margin"])},
             candidate,
@@ -186,7 +187,7 @@ class Square(Attack):
         added *= in_window(length / (_TINY + _norm(added)))
         moved = images + problem.eps * norms.steepest_ascent(delta * (1 - both) + added, "l2")
         moved = tf.clip_by_value(moved, *problem.threat_model.bounds)
-        return _choose(proposal >= 0, moved, best)
+        return choose(proposal >= 0, moved, best)
 
 
 def _stripes(problem, images, noise):
@@ -270,13 +271,6 @@ def _outer(rows, columns):
 def _norm(delta):
     """l2 norm of each channel, float [batch, channels]."""
     return tf.sqrt(tf.reduce_sum(tf.square(delta), axis=[1, 2]))
-
-
-def _choose(where, new, old):
-    """new where `where`, bool [batch], else old."""
-    # Twenty times as fast on the CPU as tf.where, which would broadcast the condition over the
-    # pixels.
-    return tf.compat.v1.where(where, new, old)
 
 
 def _bump_at(tops, lefts, kind, sizes, height, width):

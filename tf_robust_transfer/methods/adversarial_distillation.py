@@ -5,8 +5,9 @@ import dataclasses
 import tensorflow as tf
 
 from tf_robust_transfer.methods.adversarial import AdversarialTraining
-from tf_robust_transfer.methods.base import Method, check_pair
+from tf_robust_transfer.methods.base import Method
 from tf_robust_transfer.methods.shared_options import InnerAttack
+from tf_robust_transfer.models.pairs import check_pair
 from tf_robust_transfer.options import group, keywords_of
 from tf_robust_transfer.terms import CrossEntropy, Logits, SoftLabels
 

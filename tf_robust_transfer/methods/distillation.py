@@ -4,7 +4,8 @@ of MixACM, RKD).
 
 import dataclasses
 
-from tf_robust_transfer.methods.base import Method, check_pair
+from tf_robust_transfer.methods.base import Method
+from tf_robust_transfer.models.pairs import check_pair
 from tf_robust_transfer.options import group, keywords_of
 from tf_robust_transfer.terms import CrossEntropy, Logits, SoftLabels
 

@@ -5,8 +5,9 @@ import tensorflow as tf
 
 from tf_robust_transfer.adapters import adapt
 from tf_robust_transfer.errors import InputError
-from tf_robust_transfer.methods.base import Method, check_pair, unpack
+from tf_robust_transfer.methods.base import Method, unpack
 from tf_robust_transfer.methods.igam_options import IGAMFlags, IGAMOptions
+from tf_robust_transfer.models.pairs import check_pair
 from tf_robust_transfer.ops import replicas
 from tf_robust_transfer.ops.random import fold_seed
 from tf_robust_transfer.options import keywords_of

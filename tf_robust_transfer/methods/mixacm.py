@@ -3,7 +3,8 @@
 import dataclasses
 
 from tf_robust_transfer.errors import InputError
-from tf_robust_transfer.methods.base import Method, check_pair
+from tf_robust_transfer.methods.base import Method
+from tf_robust_transfer.models.pairs import check_pair
 from tf_robust_transfer.options import group, keywords_of
 from tf_robust_transfer.terms import ChannelMaps, CrossEntropy, MixedExamples, SoftLabels, Term
 

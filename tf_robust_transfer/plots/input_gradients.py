@@ -17,6 +17,7 @@ from tf_robust_transfer.attacks.threat_model import ThreatModel, check_batch
 from tf_robust_transfer.errors import InputError
 from tf_robust_transfer.files import replacing
 from tf_robust_transfer.losses import classification
+from tf_robust_transfer.ops.examples import beside_images
 from tf_robust_transfer.ops.gradients import input_gradient
 
 PERCENTILE = 99
@@ -105,7 +106,7 @@ def _scaled_gradients(model, images, labels):
     size = np.abs(gradient).reshape(len(gradient), -1)
     scale = np.percentile(size, PERCENTILE, axis=1)
     # A gradient with fewer than one pixel in a hundred: its percentile is zero, its maximum is not.
-    scale = np.where(scale > 0, scale, size.max(axis=1))[:, None, None, None]
+    scale = beside_images(np.where(scale > 0, scale, size.max(axis=1)))
     return np.clip(
         np.divide(gradient, scale, out=np.zeros_like(gradient), where=scale > 0), -1, 1
     ).astype(np.float32)

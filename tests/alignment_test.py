@@ -342,10 +342,7 @@ def test_evaluate_prints_and_writes_the_diagnostics(call, saved):
             ["--diagnostics", "--teacher={saved}/large.keras"],
             "the teacher takes images of shape (9, 9, 1), the student",
         ),
-        (
-            ["--teacher={saved}/teacher.keras"],
-            "--teacher is the model that --diagnostics compares with",
-        ),
+        (["--teacher={saved}/teacher.keras"], "is the model that --diagnostics compares with"),
         (
             ["--diagnostics", "--adversarial_examples={saved}/x.npy"],
             "--diagnostics are of clean images",
@@ -404,9 +401,8 @@ def scalars(folder):
     return found
 
 
-@pytest.mark.parametrize(
-    "game", ["--lambda_adv=0", pytest.param("--discriminator_channels=4,8", marks=pytest.mark.slow)]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("game", ["--lambda_adv=0", "--discriminator_channels=4,8"])
 def test_tensorboard_has_them_and_the_training_does_not_see_them(
     saved, tmp_path, monkeypatch, game
 ):
@@ -443,6 +439,7 @@ def test_tensorboard_has_them_and_the_training_does_not_see_them(
     assert not scalars(tmp_path / "unwatched")
 
 
+@pytest.mark.slow
 def test_without_a_teacher_there_are_alpha_and_rho(tmp_path):
     train(tmp_path / "natural", "--method=natural")
     assert set(scalars(tmp_path / "natural")) == {"alpha", "rho", "rho_minus_alpha"}

@@ -524,8 +524,8 @@ class TestInputErrors:
             (np.zeros((2, 2, 3, 1)), [0, 1, 1], r"shape \[2\], one for each image, got \[3\]"),
             (
                 np.zeros((2, 2, 3, 1)),
-                [[1, 0], [0, 1]],
-                r"shape \[2\], one for each image, got \[2, 2\]",
+                [[1, 1], [0, 1]],
+                "labels of two axes must be one-hot rows|one-hot labels must have",
             ),
             (
                 np.zeros((2, 2, 3, 1)),

@@ -39,7 +39,7 @@ def evaluated(name, attack, seed=0, count=None):
     "name",
     [
         "digits_robust_linf",
-        "digits_robust_l2",
+        pytest.param("digits_robust_l2", marks=pytest.mark.slow),
         pytest.param("cifar10_robust_linf", marks=pytest.mark.slow),
     ],
 )

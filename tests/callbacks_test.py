@@ -2,6 +2,7 @@
 on it.
 """
 
+import functools
 import inspect
 
 import keras
@@ -157,12 +158,12 @@ def methods():
         "igam_mixacm": {**blocks, "lambda_diff": "1"},
         "igam": {"adversarial_form": "non_saturating"},
     }
-    return {
-        name: lambda name=name: method_by_flags(
-            name, model(1), model(2), weight_decay="1e-4", **own.get(name, {})
-        )
-        for name in METHODS
-    }
+
+    def make(name, student=None, teacher=None, **texts):
+        texts = {"weight_decay": "1e-4"} | own.get(name, {}) | texts
+        return method_by_flags(name, student or model(1), teacher or model(2), **texts)
+
+    return {name: functools.partial(make, name) for name in METHODS}
 
 
 @pytest.mark.parametrize("kind", METHODS)
@@ -271,7 +272,7 @@ def test_a_callback_list():
 MOVING = {
     "natural": {},
     "mixacm": {"acm_transform": "affine"},
-    "igam": {"discriminator_every": 2, "noise": 0.1, "discriminator_channels": (2,)},
+    "igam": {"discriminator_every": "2", "noise": "0.1", "discriminator_channels": "2"},
 }
 
 

@@ -302,8 +302,8 @@ def test_report_prints_a_row_for_each_run(call, model, tmp_path):
             "cannot write '/nowhere/x.json'",
         ),
         ("evaluate", ["--model={model}", "--dataset=folder:{tmp}/empty"], "empty"),
-        ("evaluate", ["--model={corrupt}"], "is no .keras file: it is damaged"),
-        ("evaluate", ["--model={truncated}"], "is no .keras file: it is damaged"),
+        ("evaluate", ["--model={corrupt}"], "is no .keras or .h5 file: it is damaged"),
+        ("evaluate", ["--model={truncated}"], "is no .keras or .h5 file: it is damaged"),
         ("evaluate", ["--model={scrambled}"], "cannot be loaded"),
         (
             "visualize",

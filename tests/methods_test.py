@@ -858,7 +858,6 @@ class TestAdversarialTraining:
         for name, object_ in ((0, 1), (2, 3)):
             for one, other in zip(after[name], after[object_], strict=True):
                 np.testing.assert_array_equal(one, other)
-        assert (after[1][0] != after[3][0]).any()
         with pytest.raises(InputError, match="unknown attack 'pdg7'"):
             AdversarialTraining(student=student, threat_model=threat_model, attack="pdg7")
 
@@ -1301,8 +1300,8 @@ def two_devices(tmp_path_factory):
         "igam_after_student",
         "mixacm",
         "mixacm_clipped",
-        "mixacm_per_example",
-        "adversarial_training",
+        pytest.param("mixacm_per_example", marks=pytest.mark.slow),
+        pytest.param("adversarial_training", marks=pytest.mark.slow),
         "natural_partial_batch",
     ],
 )

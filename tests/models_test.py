@@ -132,9 +132,15 @@ SMALL = {
 }
 
 
-def small_models():
+# Tens of layers, which take seconds to build.
+DEEP = ("cifar_resnet_50", "mobilenet_v2", "resnet_50", "wide_resnet_50_2")
+
+
+def small_models(deep=True):
+    """deep: whether the deep ones are in the default suite."""
     for entry, (name, options, shapes) in SMALL.items():
-        yield pytest.param(name, options, shapes, id=entry)
+        marks = [] if deep or entry not in DEEP else [pytest.mark.slow]
+        yield pytest.param(name, options, shapes, id=entry, marks=marks)
 
 
 def images_like(shape, batch=2, seed=0):
@@ -177,7 +183,7 @@ class TestEveryModel:
             found["logits"], model(images_like(size), training=False), rtol=1e-5, atol=1e-6
         )
 
-    @pytest.mark.parametrize(("name", "options", "shapes"), small_models())
+    @pytest.mark.parametrize(("name", "options", "shapes"), small_models(deep=False))
     def test_saved_and_reloaded_it_gives_equal_logits(self, name, options, shapes, tmp_path):
         model = build_model(name, (8, 8, 3), 4, **options)
         randomise(model)
@@ -186,7 +192,7 @@ class TestEveryModel:
         images = images_like((8, 8, 3))
         np.testing.assert_array_equal(again(images, training=False), model(images, training=False))
 
-    @pytest.mark.parametrize(("name", "options", "shapes"), small_models())
+    @pytest.mark.parametrize(("name", "options", "shapes"), small_models(deep=False))
     def test_images_are_taken_in_0_1_with_no_other_option(self, name, options, shapes):
         model = build_model(name, (8, 8, 3), 4, **options)
         logits = model(
@@ -194,7 +200,7 @@ class TestEveryModel:
         )
         assert np.isfinite(logits).all()
 
-    @pytest.mark.parametrize(("name", "options", "shapes"), small_models())
+    @pytest.mark.parametrize(("name", "options", "shapes"), small_models(deep=False))
     def test_keras_seed_decides_the_weights(self, name, options, shapes):
         first, second, other = ([], [], [])
         for seed, weights in ((1, first), (1, second), (2, other)):
@@ -606,6 +612,7 @@ def test_model_code_imports_no_tensorflow(path):
     ]
     own = {name for name in imported if name.startswith("tf_robust_transfer")}
     assert all(
-        name == "tf_robust_transfer.errors" or name.startswith("tf_robust_transfer.models")
+        name in ("tf_robust_transfer.errors", "tf_robust_transfer.plugins")
+        or name.startswith("tf_robust_transfer.models")
         for name in own
     )

@@ -107,7 +107,7 @@ def test_arguments_with_spaces_go_through(repository):
 def test_the_test_environment_serves_the_quickstart_and_not_the_other_way_round(repository):
     repository.run("quickstart.sh")
     repository.run("test.sh")
-    assert repository.installs() == [".[test,torch]"]
+    assert repository.installs() == [".[test,torch,hub]"]
     repository.run("quickstart.sh")
     assert repository.installs() == []
     repository.run("test.sh")
@@ -119,7 +119,7 @@ def test_changed_requirements_install_again_with_the_extras_of_before(repository
     with (repository.root / "requirements.txt").open("a", encoding="utf-8") as stream:
         stream.write("tqdm<5\n")
     repository.run("quickstart.sh")
-    assert repository.installs() == [".[test,torch]"]
+    assert repository.installs() == [".[test,torch,hub]"]
     repository.run("test.sh")
     assert repository.installs() == []
 

@@ -192,6 +192,7 @@ def test_tensorboard_shows_scalars_and_images(igam):
 
 _KILLED = """
 import os, signal, sys
+from tf_robust_transfer.command_line import parse
 from tf_robust_transfer.config import TrainConfig
 from tf_robust_transfer.runs import callbacks, run_training
 
@@ -264,8 +265,10 @@ import tensorflow as tf
 
 cpu = tf.config.list_physical_devices("CPU")[0]
 tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
+from tf_robust_transfer.command_line import parse
 from tf_robust_transfer.config import TrainConfig
 from tf_robust_transfer.runs import run_training
+from tf_robust_transfer.runs.strategy import distribution_strategy
 
 assert distribution_strategy("mirrored").num_replicas_in_sync == 2
 run_training(parse(TrainConfig, [*sys.argv[1:], "--distribution_strategy=mirrored"]))
@@ -397,7 +400,7 @@ def test_finetuning_keeps_the_teachers_features(teacher, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        (["--method=igan"], "unknown --method 'igan'; nearest valid names: igam"),
+        (["--method=igan"], "--method: unknown method 'igan'; nearest valid names: igam"),
         (["--model=small_cn"], "unknown model 'small_cn'; nearest valid names: small_cnn"),
         (["--attacks=pdg20"], "unknown attack 'pdg20'; nearest valid names: .*pgd20"),
         (["--method=igam"], "method igam needs --teacher"),

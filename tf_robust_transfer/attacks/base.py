@@ -205,7 +205,7 @@ class Attack:
                 bounds.
         """
         model = as_model(model, images.shape[1:] if hasattr(images, "shape") else None)
-        if tf.executing_eagerly():
+        if tf.executing_eagerly() and model.output_shape[-1] > 1:
             labels = class_labels(labels, model.output_shape[-1])
         images, labels = check_batch(model, images, labels, threat_model)
         if self.stop_when_fooled and images.shape[0] != 0:

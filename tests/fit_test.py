@@ -318,7 +318,7 @@ class TestNumbers:
             fitted(method, IMAGES, LABELS, epochs=2)
         assert method.steps_done == 6, "found at its step, told at the end of the epoch"
 
-    @pytest.mark.parametrize("rate", [0.1, 1e5])
+    @pytest.mark.parametrize("rate", [pytest.param(0.1, marks=pytest.mark.slow), 1e5])
     def test_a_collapse_is_told_at_the_epochs_end(self, rate, caplog):
         """At a rate of 1e5 all ReLUs are dead: the logits are the bias."""
         student = network()

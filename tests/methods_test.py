@@ -1302,7 +1302,7 @@ def two_devices(tmp_path_factory):
         "mixacm_clipped",
         pytest.param("mixacm_per_example", marks=pytest.mark.slow),
         pytest.param("adversarial_training", marks=pytest.mark.slow),
-        "natural_partial_batch",
+        pytest.param("natural_partial_batch", marks=pytest.mark.slow),
     ],
 )
 def test_two_devices_give_the_weights_of_one(two_devices, case):

@@ -155,6 +155,11 @@ NETWORKS = {
     ),
 }
 ALL = pytest.mark.parametrize("entry", NETWORKS)
+# Tens of layers: a step of them takes seconds.
+DEEP = ("cifar_resnet_50", "mobilenet_v2", "resnet_50", "wide_resnet_50_2")
+STEPPED = pytest.mark.parametrize(
+    "entry", [pytest.param(e, marks=pytest.mark.slow) if e in DEEP[1:] else e for e in NETWORKS]
+)
 
 
 @functools.cache  # Building fifty layers takes as long as a step of them.
@@ -190,7 +195,7 @@ def test_endpoints_have_the_shapes_of_the_docstring(entry):
         assert set(re.findall(r"block\d", documented)) | {"logits"} == set(expected)
 
 
-@ALL
+@STEPPED
 @pytest.mark.parametrize("method", ["igam", "mixacm"])
 def test_one_step_as_student_and_as_teacher(entry, method):
     """The network's twin is the teacher; after the step it is the same, bit for bit, and every

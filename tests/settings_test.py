@@ -81,7 +81,12 @@ def test_nothing_is_built(setting, saved, change):
 
 
 @pytest.mark.parametrize(
-    "dtype, dataset", [("float16", True), ("float64", True), ("float16", False)]
+    "dtype, dataset",
+    [
+        ("float16", True),
+        pytest.param("float64", True, marks=pytest.mark.slow),
+        pytest.param("float16", False, marks=pytest.mark.slow),
+    ],
 )
 def test_images_of_another_float_type(dtype, dataset, saved):
     """They count as the float32 images of their values."""

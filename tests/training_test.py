@@ -275,6 +275,7 @@ run_training(parse(TrainConfig, [*sys.argv[1:], "--distribution_strategy=mirrore
 """
 
 
+@pytest.mark.slow  # methods_test.py has the methods on two devices
 def test_a_run_on_two_devices_gives_the_weights_of_one(teacher, tmp_path):
     # IGAM's own step on two devices is in methods_test.py; this is about the run around a step.
     arguments = [

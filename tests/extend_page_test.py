@@ -50,6 +50,14 @@ def test_every_part_runs_by_its_name(parts, tmp_path, monkeypatch):
     assert "--beta=2.0" in (tmp_path / "run/flags.txt").read_text()
     student = rt.load_model("run")
     assert isinstance(student, keras.Model) and student.output_shape == (None, 2)
+    # The adapter, from a flag file.
+    (tmp_path / "mirrored.flags").write_text(
+        "--method=igam\n--teacher=run\n--lambda_adv=0\n--train_steps=2\n--watch_examples=0\n"
+        f"--dataset={parts}.sources:stripes\n--adapter={parts}.adapters:Mirror\n"
+    )
+    COMMANDS["train"][0](["--flagfile=mirrored.flags", "--run_dir=mirrored"])
+    assert f"--adapter={parts}.adapters:Mirror" in (tmp_path / "mirrored/flags.txt").read_text()
+    assert isinstance(rt.load_model("mirrored"), keras.Model)
 
 
 def test_the_attack_halves_its_steps(parts):

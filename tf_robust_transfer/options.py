@@ -244,10 +244,10 @@ def at_least(low):
     }
 
 
-def above(low):
+def above(low, high=math.inf):
     return {
-        "check": lambda value: math.isfinite(value) and value > low,
-        "expected": f"a number above {low}",
+        "check": lambda value: math.isfinite(value) and low < value <= high,
+        "expected": f"a number above {low}" + (f" and at most {high}" if high < math.inf else ""),
     }
 
 

@@ -5,7 +5,6 @@ import dataclasses
 from tf_robust_transfer.attacks.base import Attack
 from tf_robust_transfer.attacks.pgd import PGD
 from tf_robust_transfer.flag_types import boolean, fraction_or_none
-from tf_robust_transfer.losses import classification
 from tf_robust_transfer.options import above, at_least, none_or, option
 
 
@@ -19,7 +18,7 @@ class BIM(PGD):
         stop_when_fooled: as in PGD.
     """
 
-    random_start, restarts, loss = False, 1, staticmethod(classification.cross_entropy)
+    random_start, restarts, loss = False, 1, "cross_entropy"
 
     @dataclasses.dataclass(frozen=True)
     class Options(Attack.Options):
@@ -28,9 +27,6 @@ class BIM(PGD):
             None, "of a step; empty: eps / steps", fraction_or_none, **none_or(above(0))
         )
         stop_when_fooled: bool = option(False, "an example that fools stays where it is", boolean)
-
-    def __init__(self, *values, **keywords):
-        Attack.__init__(self, *values, **keywords)
 
     def _default_step_size(self, eps):
         return eps / self.steps

@@ -14,7 +14,7 @@ from tf_robust_transfer.ops import norms
 from tf_robust_transfer.ops.examples import beside_images, choose
 from tf_robust_transfer.ops.gradients import input_gradient
 from tf_robust_transfer.ops.projections import displacement_to_hyperplane
-from tf_robust_transfer.options import at_least, option
+from tf_robust_transfer.options import above, at_least, option
 
 # A way shorter than this counts as this long when the two ways are weighed against each other.
 _SHORTEST_WAY = 1e-8
@@ -58,19 +58,14 @@ class FAB(Attack):
         steps: int = option(100, "steps of a run", int, **at_least(1))
         restarts: int = option(1, "independent runs", int, **at_least(1))
         alpha_max: float = option(
-            0.1,
-            "largest weight of the image's projection",
-            fraction,
-            lambda value: 0 < value <= 1,
-            "a number above 0 and at most 1",
+            0.1, "largest weight of the image's projection", fraction, **above(0, 1)
         )
         eta: float = option(1.05, "how far each way is overshot", fraction, **at_least(1))
         beta: float = option(
             0.9,
             "where between image (0) and fooling point (1) the next step starts",
             fraction,
-            lambda value: 0 < value <= 1,
-            "a number above 0 and at most 1",
+            **above(0, 1),
         )
 
     @property
@@ -204,25 +199,8 @@ class FABTargeted(FAB):
     """
 
     @dataclasses.dataclass(frozen=True)
-    class Options(Attack.Options):
-        steps: int = option(100, "steps of a run", int, **at_least(1))
-        restarts: int = option(1, "independent runs for each target", int, **at_least(1))
+    class Options(FAB.Options):
         targets: int = option(9, "classes that are aimed at", int, **at_least(1))
-        alpha_max: float = option(
-            0.1,
-            "largest weight of the image's projection",
-            fraction,
-            lambda value: 0 < value <= 1,
-            "a number above 0 and at most 1",
-        )
-        eta: float = option(1.05, "how far each way is overshot", fraction, **at_least(1))
-        beta: float = option(
-            0.9,
-            "where between image (0) and fooling point (1) the next step starts",
-            fraction,
-            lambda value: 0 < value <= 1,
-            "a number above 0 and at most 1",
-        )
 
     def rounds(self, num_classes):
         return min(self.targets, num_classes - 1) * self.restarts

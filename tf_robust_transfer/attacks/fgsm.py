@@ -7,7 +7,6 @@ import dataclasses
 from tf_robust_transfer.attacks.base import Attack
 from tf_robust_transfer.attacks.pgd import PGD
 from tf_robust_transfer.flag_types import boolean, fraction_or_none
-from tf_robust_transfer.losses import classification
 from tf_robust_transfer.options import above, none_or, option
 
 
@@ -20,7 +19,7 @@ class FGSM(PGD):
         random_start: start at a uniform point of the ball.
     """
 
-    steps, restarts, loss = 1, 1, staticmethod(classification.cross_entropy)
+    steps, restarts, loss = 1, 1, "cross_entropy"
     stop_when_fooled, in_evaluations = False, {}
 
     @dataclasses.dataclass(frozen=True)
@@ -29,9 +28,6 @@ class FGSM(PGD):
             None, "of the step; empty: eps", fraction_or_none, **none_or(above(0))
         )
         random_start: bool = option(False, "from a random point of the ball", boolean)
-
-    def __init__(self, *values, **keywords):
-        Attack.__init__(self, *values, **keywords)
 
     def _default_step_size(self, eps):
         # From the image itself a step of eps reaches the border; PGD's rule of 2.5 eps would get

@@ -51,15 +51,12 @@ class PGD(Attack):
 
     def __init__(self, *values, **keywords):
         super().__init__(*values, **keywords)
-        options = self.options
-        self.loss, self.uses_clean_logits = (
-            (LOSSES | ON_CLEAN)[options.loss],
-            options.loss in ON_CLEAN,
-        )
-        if self.uses_clean_logits and (options.stop_when_fooled or not options.random_start):
+        # What a subclass does not leave open is an attribute of its class.
+        name = self.loss
+        self.loss, self.uses_clean_logits = (LOSSES | ON_CLEAN)[name], name in ON_CLEAN
+        if self.uses_clean_logits and (self.stop_when_fooled or not self.random_start):
             raise InputError(
-                f"loss {options.loss} is for training, from a random start: leave stop_when_fooled "
-                "out"
+                f"loss {name} is for training, from a random start: leave stop_when_fooled out"
             )
 
     @property

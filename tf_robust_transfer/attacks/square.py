@@ -16,7 +16,7 @@ from tf_robust_transfer.flag_types import boolean, fraction
 from tf_robust_transfer.losses import classification
 from tf_robust_transfer.ops import norms
 from tf_robust_transfer.ops.examples import choose
-from tf_robust_transfer.options import at_least, option
+from tf_robust_transfer.options import above, at_least, option
 
 # After each of these proposals the share p of the pixels is halved; for 10,000 queries, as in the
 # official code.
@@ -65,11 +65,7 @@ class Square(Attack):
     class Options(Attack.Options):
         queries: int = option(5000, "proposals to each example", int, **at_least(1))
         p_init: float = option(
-            0.8,
-            "share of the pixels that a window covers at first",
-            fraction,
-            lambda value: 0 < value <= 1,
-            "a number above 0 and at most 1",
+            0.8, "share of the pixels that a window covers at first", fraction, **above(0, 1)
         )
         restarts: int = option(1, "independent runs", int, **at_least(1))
         rescale_schedule: bool = option(False, "stretch the schedule to `queries`", boolean)

@@ -25,16 +25,9 @@ def fractions(text) -> tuple[float, ...]:
     return found
 
 
-def or_none(parse: Callable) -> Callable:
-    """Reads what `parse` reads, and "" as None."""
-
-    def read(text):
-        return None if text == "" else parse(text)
-
-    return read
-
-
-fraction_or_none = or_none(fraction)
+def fraction_or_none(text) -> float | None:
+    """As `fraction`; "" is None."""
+    return None if text == "" else fraction(text)
 
 
 def names(text) -> tuple[str, ...]:

@@ -51,6 +51,8 @@ class Attack:
     class Options(Options):
         """What can be set, in Python and in an attack's name: `pgd[steps=50;restarts=5]`."""
 
+    # Of an attack that does not call __init__.
+    options = Options()
     # What an evaluation sets, where a name does not.
     in_evaluations: dict = {}
 
@@ -72,8 +74,7 @@ class Attack:
             setattr(self, name, value)
 
     def __repr__(self):
-        options = keywords_of(self.options) if hasattr(self, "options") else {}
-        given = ", ".join(f"{key}={value!r}" for key, value in options.items())
+        given = ", ".join(f"{key}={value!r}" for key, value in keywords_of(self.options).items())
         return f"{type(self).__name__}({given})"
 
     def components(self, num_classes: int, norm: str) -> dict:

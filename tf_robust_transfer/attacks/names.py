@@ -117,8 +117,7 @@ def full_name(attack: Attack) -> str:
     made = type(attack)
     name = named.get(made, f"{made.__module__}:{made.__qualname__}")
     joined = ";".join(
-        f"{option}={text.replace(',', '+')}"
-        for option, text in (to_texts(attack.options) if hasattr(attack, "options") else {}).items()
+        f"{option}={text.replace(',', '+')}" for option, text in to_texts(attack.options).items()
     )
     return f"{name}[{joined}]" if joined else name
 

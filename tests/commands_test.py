@@ -87,7 +87,7 @@ def test_train_as_a_process_prints_a_table_and_progress(tmp_path):
         check=False,
     )
     assert process.returncode == 0, process.stderr[-2000:]
-    assert "digits test, 40 images, linf eps 0.1" in process.stdout
+    assert "digits test, images of 8x8, linf eps 0.1, 40 images;" in process.stdout
     assert "images/s" in process.stderr and "cross_entropy" in process.stderr
 
 
@@ -268,12 +268,15 @@ def test_report_prints_a_row_for_each_run(call, model, tmp_path):
         )
     code, out, _ = call("report", f"--runs={tmp_path}")
     assert code == 0
-    assert out.count("digits test, 50 images, linf eps 0.1;") == 1, (
+    assert out.count("digits test, images of 8x8, linf eps 0.1, 50 images;") == 1, (
         "runs of one threat model share a table"
     )
-    assert out.count("digits test, 50 images, linf eps 0.2;") == 1
+    assert out.count("digits test, images of 8x8, linf eps 0.2, 50 images;") == 1
     stored = json.loads((tmp_path / "a" / "results.json").read_text())
     assert f"{100 * stored['accuracy']['fgsm']:.1f} [" in out
+    assert stored["image_shape"] == [8, 8, 1] and stored["precision"] == "float32"
+    code, out, _ = call("report", f"--runs={tmp_path}", "--format=json")
+    assert code == 0 and {figure["device"] for figure in json.loads(out)} == {stored["device"]}
 
 
 @pytest.mark.parametrize(

@@ -284,6 +284,7 @@ def test_json_form():
     versions = written.pop("versions")
     assert versions.pop("tf_robust_transfer")
     assert versions == {"tensorflow": tf.__version__, "keras": keras.__version__}
+    assert written.pop("device") and written.pop("commit", "a checkout's")
     assert written == {
         "model": "runs/a/model.keras",
         "dataset": "cifar10",

@@ -13,7 +13,8 @@ from tf_robust_transfer.command_line import parse
 from tf_robust_transfer.config import TrainConfig
 from tf_robust_transfer.options import Options, at_least, option
 from tf_robust_transfer.plots.input_gradients import plot_input_gradients
-from tf_robust_transfer.reports.table import show
+from tf_robust_transfer.reports.records import records
+from tf_robust_transfer.reports.table import as_text
 from tf_robust_transfer.runs import run_training
 from tf_robust_transfer.runs.images import load_split
 
@@ -43,7 +44,7 @@ def run(config: QuickstartConfig) -> None:
         row_config = parse(TrainConfig, arguments)
         folders.append(run_training(row_config).path)
         models[row] = load_model(str(folders[-1]))
-    show(folders)
+    sys.stdout.write(as_text(records(folders)))
     test = load_split(row_config, "test")
     figure = parent / "input_gradients.png"
     plot_input_gradients(models, test.images[:8].astype("float32") / 255, test.labels[:8], figure)

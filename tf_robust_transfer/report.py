@@ -1,7 +1,7 @@
 """Prints the table of run folders: python -m tf_robust_transfer.report --runs=runs/quickstart
 
-or a paper's table with what was measured beside it: python -m tf_robust_transfer.report
---table=igam_table1"""
+or a paper's table with what was measured beside it, --table=igam_table1; --write=docs fills the
+results pages from their records."""
 
 import dataclasses
 import json
@@ -10,8 +10,11 @@ import sys
 from tf_robust_transfer.command import run_command
 from tf_robust_transfer.errors import InputError, of_flag
 from tf_robust_transfer.flag_types import boolean
-from tf_robust_transfer.options import Options, option
-from tf_robust_transfer.reports.table import paper_table, robustbench_entries, show
+from tf_robust_transfer.options import Options, one_of, option
+from tf_robust_transfer.reports.pages import write_pages
+from tf_robust_transfer.reports.papers import paper_table, robustbench_entries
+from tf_robust_transfer.reports.records import records
+from tf_robust_transfer.reports.table import FORMATS, files
 from tf_robust_transfer.runs.folder import RESULTS, run_folders
 
 
@@ -27,9 +30,23 @@ class ReportConfig(Options):
         "",
         "print this table of a paper instead, such as igam_table1, our columns beside the paper's",
     )
+    format: str = option(
+        "text",
+        "text or markdown: a table for each data set and threat model; csv or json: a line or an "
+        "object for each figure",
+        **one_of(*FORMATS),
+    )
+    write: str = option(
+        "", "fill the tables and figures of the pages in this folder from its results/records"
+    )
 
 
 def run(config: ReportConfig) -> None:
+    if config.write:
+        with of_flag("write"):
+            for page in write_pages(config.write):
+                sys.stdout.write(f"written: {page}\n")
+        return
     with of_flag("runs"):
         folders = run_folders(config.runs)
     if config.table:
@@ -42,7 +59,10 @@ def run(config: ReportConfig) -> None:
     if config.robustbench:
         sys.stdout.write(json.dumps(robustbench_entries(folders), indent=2) + "\n")
     else:
-        show(folders)
+        found = records(folders)
+        sys.stdout.write(FORMATS[config.format](found))
+        if config.format == "text":
+            sys.stdout.write(files(found))
 
 
 def main(argv=None) -> None:

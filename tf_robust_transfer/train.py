@@ -6,7 +6,8 @@ import sys
 from tf_robust_transfer.command import run_command
 from tf_robust_transfer.command_line import default_run_dir, effective
 from tf_robust_transfer.config import TrainConfig
-from tf_robust_transfer.reports.table import show
+from tf_robust_transfer.reports.records import records
+from tf_robust_transfer.reports.table import as_text, files
 from tf_robust_transfer.runs import check_training, run_training
 
 
@@ -23,7 +24,8 @@ def run(config: TrainConfig) -> None:
         sys.stdout.write(effective(config))
         return
     folder = run_training(config)
-    show([folder.path])
+    found = records([folder.path])
+    sys.stdout.write(as_text(found) + files(found))
 
 
 def main(argv=None) -> None:

@@ -92,4 +92,6 @@ def evaluate(
         seconds=seconds,
         warnings=(line,),
         batch_norm="batch",
+        image_shape=tuple(images.shape[1:]),
+        batch_size=batch_size,
     )

@@ -9,6 +9,7 @@ import tensorflow as tf
 from scipy import stats
 
 from tf_robust_transfer.attacks.threat_model import ThreatModel
+from tf_robust_transfer.evaluation import origin
 
 
 class RobustnessWarning(UserWarning):
@@ -55,6 +56,9 @@ class RobustnessResult:
             what stands above is that of the largest.
         batch_norm: "moving", or "batch" where it ran on the statistics of each batch.
         settings: of each attack but "clean" its name with every option, `attacks.names.full_name`.
+        image_shape: (height, width, channels).
+        batch_size: examples that were attacked at once.
+        precision: of what the attacks saw of the model.
     """
 
     threat_model: ThreatModel
@@ -72,6 +76,9 @@ class RobustnessResult:
     radii: dict[float, "RobustnessResult"] = dataclasses.field(default_factory=dict)
     batch_norm: str = "moving"
     settings: dict[str, str] = dataclasses.field(default_factory=dict)
+    image_shape: tuple[int, ...] = ()
+    batch_size: int | None = None
+    precision: str = "float32"
 
     def to_json_dict(
         self, *, model: str, dataset: str, split: str, order: str | None = None
@@ -97,6 +104,13 @@ class RobustnessResult:
                 "tf_robust_transfer": sys.modules["tf_robust_transfer"].__version__,
             },
         }
+        if self.image_shape:
+            result["image_shape"] = list(self.image_shape)
+        if self.batch_size is not None:
+            result |= {"batch_size": self.batch_size, "precision": self.precision}
+        result["device"] = origin.device()
+        if origin.commit():
+            result["commit"] = origin.commit()
         if self.settings:
             result["settings"] = dict(self.settings)
         if order is not None:

@@ -165,7 +165,14 @@ def evaluate_robustness(
     for line in doubts:
         warnings.warn(line, RobustnessWarning, stacklevel=2)
     settings = {name: full_name(attack) for name, attack in parsed.items()}
-    return dataclasses.replace(result, warnings=tuple(doubts), settings=settings)
+    return dataclasses.replace(
+        result,
+        warnings=tuple(doubts),
+        settings=settings,
+        image_shape=tuple(images.shape[1:]),
+        batch_size=evaluation.batch_size,
+        precision=precision,
+    )
 
 
 def _at_radii(threat_model, eps) -> list[ThreatModel]:

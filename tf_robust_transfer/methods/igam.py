@@ -79,7 +79,7 @@ class IGAM(Method):
             then logged beside Eq. 10. The discriminator maximises Eq. 10 in both, and "adversarial"
             in the logs is its value: -log 4 where it cannot tell. Attack such students by more than
             PGD: without noise and l2 term AutoAttack left 4.4 and 6.6% where PGD-20 left 7.8 and
-            9.2 (docs/results/claims/vanish).
+            9.2 (docs/results/igam_terms.md).
         teacher_batch_norm: "moving", the teacher's frozen averages, or "batch", the statistics of
             the current batch (the reference code), in a copy of the teacher as it is now. Both
             leave the teacher as it is, averages included (there the averages follow the batches,

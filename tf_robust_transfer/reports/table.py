@@ -1,138 +1,266 @@
-"""Run folders as tables of text."""
+"""Records as tables: text, Markdown, CSV, JSON."""
 
-import pathlib
+import csv
+import dataclasses
+import io
+import json
+import re
 import statistics
-import sys
+from collections.abc import Callable, Sequence
 
-from tf_robust_transfer.errors import InputError
-from tf_robust_transfer.evaluation import robustbench_entry
 from tf_robust_transfer.methods import METHODS
-from tf_robust_transfer.papers import TABLES, comparison
-from tf_robust_transfer.runs.folder import RESULTS, read_flags, read_results
+from tf_robust_transfer.reports.records import NOT_RECORDED, Record, image_size
+
+_MARKS = "¹²³⁴⁵⁶⁷⁸⁹"
 
 
-def robustbench_entries(folders):
-    """RobustBench's entries of all results that have an AutoAttack, by the files that they would be
-    there.
+@dataclasses.dataclass(frozen=True)
+class Row:
+    """A line of a table: what stands before the figures, and the records of its seeds."""
+
+    label: tuple[str, ...]
+    records: tuple[Record, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class Table:
+    """Cells as text.
+
+    Attributes:
+        columns: their headings.
+        lines: a tuple of cells for each row.
+        notes: footnotes, with their marks.
+        num_examples: of every figure; None where they differ, and stand in headings or cells.
     """
-    entries = {}
-    for folder in folders:
-        for path in sorted(folder.glob(RESULTS)):
-            result = read_results(path)
-            if "autoattack" not in result["accuracy"]:
-                continue
-            entries[f"{robustbench_entry.folder(result)}/{folder.name}.json"] = (
-                robustbench_entry.entry(result)
-            )
-            if result["num_examples"] < 10000:
-                sys.stderr.write(
-                    f"warning: {path}: {result['num_examples']} examples; RobustBench wants "
-                    "10,000\n"
-                )
-    if not entries:
-        raise InputError(
-            "no results with autoattack; run evaluate --attacks=autoattack "
-            "--output=RUN/results_auto.json"
-        )
-    return entries
 
+    columns: tuple[str, ...]
+    lines: tuple[tuple[str, ...], ...]
+    notes: tuple[str, ...]
+    num_examples: int | None
 
-def paper_table(name, folders):
-    """A paper's table; all of its known names for an unknown one. A smoke run's figures mean
-    nothing and stay out.
-    """
-    if name not in TABLES:
-        raise InputError(f"--table: unknown table {name!r}; the tables are {', '.join(TABLES)}")
-    kept = [folder for folder in folders if read_flags(folder).get("smoke") != "true"]
-    results = [
-        (folder.resolve().as_posix(), read_results(path))
-        for folder in kept
-        for path in sorted(folder.glob(RESULTS))
-    ]
-    return comparison(TABLES[name], results)
-
-
-def show(folders) -> None:
-    """Prints one table for each threat model, with a row for each run, and where the runs' files
-    are.
-
-    folders: run folders that hold a results.json, and perhaps more results, such as
-    results_eps0.2.json."""
-    folders = sorted(map(pathlib.Path, folders), key=_order)
-    rows = [
-        (folder, read_results(path)) for folder in folders for path in sorted(folder.glob(RESULTS))
-    ]
-    # Rows under different threat models or on different data do not belong under one heading.
-    groups = {}
-    for folder, result in rows:
-        threat = result["threat_model"]
-        heading = (
-            f"{result['dataset']} {result['split']}, {result['num_examples']} images, "
-            f"{threat['norm']} "
-            f"eps {threat['eps']:.4g}; accuracy in % [95% interval]"
-        )
-        groups.setdefault(heading, []).append((folder, result))
-    for heading, members in groups.items():
-        columns = list(dict.fromkeys(name for _, result in members for name in result["accuracy"]))
-        table = [["model", *columns]]
-        for folder, result in members:
-            table.append([_name(folder, result), *(_cell(result, column) for column in columns)])
-        table += _means(members, columns)
-        widths = [max(len(row[i]) for row in table) for i in range(len(table[0]))]
+    def text(self) -> str:
+        """In columns of one width, for a terminal."""
+        rows = [self.columns, *self.lines]
+        widths = [max(len(row[i]) for row in rows) for i in range(len(self.columns))]
         lines = [
             "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
-            for row in table
+            for row in rows
         ]
-        sys.stdout.write(
-            f"\n{heading}\n\n"
-            + "\n".join([lines[0], "-" * max(map(len, lines)), *lines[1:]])
-            + "\n"
-        )
-    sys.stdout.write("\n")
-    for folder in folders:
-        kept = [
-            folder / name
-            for name in ("input_gradients.png", "tensorboard")
-            if (folder / name).exists()
-        ]
-        sys.stdout.write(f"{folder.name}: {folder}" + "".join(f"  {path}" for path in kept) + "\n")
+        notes = "".join(f"\n{note}" for note in self.notes)
+        return "\n".join([lines[0], "-" * max(map(len, lines)), *lines[1:]]) + notes + "\n"
+
+    def markdown(self) -> str:
+        """As GitHub reads it."""
+        rows = [self.columns, ("---",) * len(self.columns), *self.lines]
+        notes = "".join(f"\n{note}\n" for note in self.notes)
+        return "".join("| " + " | ".join(row) + " |\n" for row in rows) + notes
 
 
-def _order(folder):
-    """Baselines first, in the order of the registry of methods; then by name."""
-    method, known = read_flags(folder).get("method"), list(METHODS)
-    return (known.index(method) if method in known else len(known)), folder.name, str(folder)
+def table(headings: Sequence[str], rows: Sequence[Row], attacks: Sequence[str]) -> Table:
+    """A line for each row: its label, then each attack's figure.
 
+    One seed's figure stands with its 95% interval, several seeds' as mean ± sample standard
+    deviation. The number of images stands in the column's heading where all are of one number, and
+    else in the cell. A figure that an evaluation warned of has a mark, its footnote the warning.
 
-def _name(folder, result):
-    return f"{folder.name} (seed {result['seed']})" if result.get("seed") else folder.name
-
-
-def _means(members, columns):
-    """A row for each name that was run with several seeds: mean and sample standard deviation over
-    them.
+    Args:
+        headings: of the label's parts.
+        rows: in the table's order; one without records is told to have none.
+        attacks: the columns.
     """
-    by_name = {}
-    for folder, result in members:
-        by_name.setdefault(folder.name, []).append(result["accuracy"])
+    notes: dict[str, list[str]] = {}
+    counts = {attack: _counts(rows, attack) for attack in attacks}
+    lines = [
+        (*row.label, *(_cell(row, attack, counts[attack], notes) for attack in attacks))
+        for row in rows
+    ]
+    every = sorted({number for count in counts.values() for number in count})
+    shared = every[0] if len(every) == 1 else None
+    named = tuple(
+        f"{attack}, {count[0]:,} images" if shared is None and len(count) == 1 else attack
+        for attack, count in counts.items()
+    )
+    footnotes = tuple(
+        f"{_MARKS[index]} Warned: {_joined(kind, lines)}."
+        for index, (kind, lines) in enumerate(notes.items())
+    )
+    return Table((*headings, *named), tuple(lines), footnotes, shared)
+
+
+def _counts(rows, attack):
+    figures = [record.figure(attack) for row in rows for record in row.records]
+    return sorted({figure.num_examples for figure in figures if figure})
+
+
+def _cell(row, attack, counts, notes):
+    figures = [figure for record in row.records if (figure := record.figure(attack))]
+    if not figures:
+        return "no record" if not row.records else "-"
+    marks = {_mark(line, notes) for figure in figures for line in figure.warnings}
+    if len(figures) == 1:
+        shown = figures[0].text
+    else:
+        values = [100 * figure.accuracy for figure in figures]
+        shown = f"{statistics.mean(values):.1f} ± {statistics.stdev(values):.1f}"
+        if len(figures) < len(row.records):
+            shown += f" ({len(figures)} seeds)"
+    if len(counts) > 1:
+        shown += f" ({figures[0].num_examples:,} images)"
+    return shown + "".join(f" {mark}" for mark in _MARKS if mark in marks)
+
+
+def _mark(warning, notes):
+    """The mark of the footnote of this kind of warning: warnings that differ in numbers are one."""
+    kind = _NUMBER.sub("#", warning)
+    notes.setdefault(kind, []).append(warning)
+    return _MARKS[min([*notes].index(kind), len(_MARKS) - 1)]
+
+
+_NUMBER = re.compile(r"(?<![\w-])\d+(?:\.\d+)?")
+
+
+def _joined(kind, warnings):
+    """The kind's sentence, each of its numbers as the range over the warnings."""
+    found = [_NUMBER.findall(line) for line in warnings]
+    for numbers in zip(*found, strict=True):
+        low, high = min(numbers, key=float), max(numbers, key=float)
+        kind = kind.replace("#", low if low == high else f"{low} to {high}", 1)
+    return kind
+
+
+def by_heading(found: Sequence[Record]) -> list[tuple[str, Table]]:
+    """A table for each data set, image size and threat model: rows by method, then by name.
+
+    Seeds of one name in one folder of folders are lines of their own, with their mean below."""
+    groups: dict[str, list[Record]] = {}
+    for record in sorted(found, key=_order):
+        groups.setdefault(record.heading, []).append(record)
+    tables = []
+    for heading, members in groups.items():
+        rows = [Row((_name(record),), (record,)) for record in members]
+        for name in dict.fromkeys(record.name for record in members):
+            seeds = tuple(record for record in members if record.name == name)
+            if len(seeds) > 1:
+                rows.append(Row((f"{name}, mean of {len(seeds)} seeds",), seeds))
+        attacks = tuple(dict.fromkeys(name for record in members for name in record.attacks))
+        tables.append((heading, table(("model",), rows, attacks)))
+    return tables
+
+
+def _order(record):
+    """Baselines first, in the order of the registry of methods; then by name."""
+    method, known = record.flags.get("method"), list(METHODS)
+    return (known.index(method) if method in known else len(known)), record.name, str(record.folder)
+
+
+def _name(record):
+    return f"{record.name} (seed {record.seed})" if record.seed else record.name
+
+
+def as_text(found: Sequence[Record]) -> str:
+    """For a terminal."""
+    return "".join(f"\n{title}\n\n{one.text()}" for title, one in _titled(found))
+
+
+def as_markdown(found: Sequence[Record]) -> str:
+    """As GitHub and the docs read it."""
+    return "\n".join(f"{title}\n\n{one.markdown()}" for title, one in _titled(found))
+
+
+def _titled(found):
+    for heading, one in by_heading(found):
+        images = "" if one.num_examples is None else f", {one.num_examples:,} images"
+        yield f"{heading}{images}; accuracy in % [95% interval]", one
+
+
+def files(found: Sequence[Record]) -> str:
+    """A line for each run: where it lies and what is to be looked at there."""
+    folders = dict.fromkeys(record.folder for record in sorted(found, key=_order))
+    lines = []
+    for folder in folders:
+        kept = [folder / name for name in ("input_gradients.png", "tensorboard")]
+        shown = "".join(f"  {path}" for path in kept if path.exists())
+        lines.append(f"{folder.name}: {folder}{shown}\n")
+    return "\n" + "".join(lines)
+
+
+def as_csv(found: Sequence[Record]) -> str:
+    """A line for each figure of each record."""
+    stream = io.StringIO()
+    writer = csv.DictWriter(stream, _FIELDS, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(figures(found))
+    return stream.getvalue()
+
+
+def as_json(found: Sequence[Record]) -> str:
+    """A list of figures, each an object."""
+    return json.dumps(figures(found), indent=1) + "\n"
+
+
+FORMATS: dict[str, Callable[[Sequence[Record]], str]] = {
+    "text": as_text,
+    "markdown": as_markdown,
+    "csv": as_csv,
+    "json": as_json,
+}
+_FIELDS = (
+    "model",
+    "dataset",
+    "split",
+    "image_size",
+    "num_examples",
+    "norm",
+    "eps",
+    "seed",
+    "attack",
+    "settings",
+    "accuracy",
+    "low",
+    "high",
+    "seconds",
+    "precision",
+    "device",
+    "commit",
+    "warnings",
+)
+
+
+def figures(found: Sequence[Record]) -> list[dict]:
+    """Every figure with what is known of how it was measured; "not recorded" where a file does not
+    say.
+
+    Returns dicts of one set of keys; accuracy, low and high are fractions in [0, 1].
+    """
     rows = []
-    for name, runs in by_name.items():
-        if len(runs) > 1:
-            cells = []
-            for column in columns:
-                values = [100 * accuracy[column] for accuracy in runs if column in accuracy]
-                complete = len(values) == len(runs)
-                cells.append(
-                    f"{statistics.mean(values):.1f} sd {statistics.stdev(values):.2f}"
-                    if complete
-                    else "-"
-                )
-            rows.append([f"{name}, mean of {len(runs)} seeds", *cells])
+    for record in found:
+        for attack in record.attacks:
+            figure = record.figure(attack)
+            assert figure is not None
+            result = figure.result
+            low, high = figure.interval or (None, None)
+            rows.append(
+                {
+                    "model": record.name,
+                    "dataset": result["dataset"],
+                    "split": result["split"],
+                    "image_size": image_size(result, record.flags),
+                    "num_examples": figure.num_examples,
+                    "norm": result["threat_model"]["norm"],
+                    "eps": result["threat_model"]["eps"],
+                    "seed": record.seed,
+                    "attack": attack,
+                    "settings": result.get("settings", {}).get(
+                        attack, "" if attack == "clean" else NOT_RECORDED
+                    ),
+                    "accuracy": figure.accuracy,
+                    "low": low,
+                    "high": high,
+                    "seconds": result.get("seconds", {}).get(attack, NOT_RECORDED),
+                    "precision": result.get("precision", NOT_RECORDED),
+                    "device": result.get("device", NOT_RECORDED),
+                    "commit": result.get("commit", NOT_RECORDED),
+                    "warnings": "; ".join(figure.warnings),
+                }
+            )
     return rows
-
-
-def _cell(result, attack):
-    if attack not in result["accuracy"]:
-        return "-"
-    low, high = result["confidence_interval_95"][attack]
-    return f"{100 * result['accuracy'][attack]:.1f} [{100 * low:.1f}, {100 * high:.1f}]"

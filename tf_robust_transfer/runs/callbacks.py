@@ -2,6 +2,7 @@
 
 import logging
 import math
+import pathlib
 import sys
 import time
 
@@ -12,10 +13,18 @@ import tqdm
 
 from tf_robust_transfer.errors import InputError
 from tf_robust_transfer.evaluation import evaluate_robustness, parse_attack
+from tf_robust_transfer.files import write_text
 from tf_robust_transfer.models.precision import take_weights
 from tf_robust_transfer.plots.input_gradients import input_gradient_image
 
 _LOG = logging.getLogger("tf_robust_transfer")
+_SECONDS = "seconds.txt"
+
+
+def training_seconds(checkpoints) -> float | None:
+    """Wall time until the last checkpoint in a folder; None where an older version wrote it."""
+    clock = pathlib.Path(checkpoints) / _SECONDS
+    return float(clock.read_text()) if clock.exists() else None
 
 
 class StopOnNonFinite(keras.callbacks.Callback):
@@ -212,17 +221,24 @@ class Checkpoint(keras.callbacks.Callback):
     Args:
         manager: tf.train.CheckpointManager.
         minutes: 0 saves at the end of epochs only.
+
+    Beside the checkpoints `seconds.txt` has the wall time of all starts of the run, compiling and
+    watching included.
     """
 
     def __init__(self, manager, minutes):
         super().__init__()
         self._manager, self._seconds, self._last = manager, 60 * minutes, time.monotonic()
+        self._clock = pathlib.Path(manager.directory) / _SECONDS
+        self._start = time.monotonic() - (training_seconds(manager.directory) or 0.0)
 
     def _save(self):
         # A ReLU may hide from the losses what is wrong with the weights.
         self.model.watch.check(self.model)
         self._manager.save(checkpoint_number=self.model.steps_done)
         self._last = time.monotonic()
+        # What was trained after the last checkpoint before a kill is in no start's time.
+        write_text(self._clock, f"{time.monotonic() - self._start:.3f}\n")
 
     def on_train_batch_end(self, batch, logs=None):
         if self._seconds and time.monotonic() - self._last > self._seconds:

@@ -75,8 +75,13 @@ def run_training(config: TrainConfig) -> RunFolder:
     _fit(config, folder, method, student, train, test, batch_size, steps_per_epoch, total_steps)
     take_weights(student, method.student)
     save_model(student, folder.model)
+    cost = {
+        "seconds": callbacks.training_seconds(folder.checkpoints),
+        "steps": total_steps,
+        "images": total_steps * batch_size,
+    }
     # IGAM's own teacher has the adapter before it.
-    _evaluate(config, folder, student, getattr(method, "teacher", teacher), test)
+    _evaluate(config, folder, student, getattr(method, "teacher", teacher), test, cost)
     return folder
 
 
@@ -166,7 +171,7 @@ def _fit(config, folder, method, student, train, test, batch_size, steps_per_epo
         progress.close()
 
 
-def _evaluate(config, folder, student, teacher, test):
+def _evaluate(config, folder, student, teacher, test, cost):
     images = pixels(test.images)
     result = evaluate_robustness(
         student,
@@ -192,6 +197,9 @@ def _evaluate(config, folder, student, teacher, test):
     results = result.to_json_dict(
         model=str(folder.model), dataset=config.dataset, split="test", order=test.order
     )
+    results["training"] = cost
+    if config.ignored:
+        results["ignored_flags"] = [f"--{flag.name}={flag.text}" for flag in config.ignored]
     write_card(
         folder.model,
         model=student,

@@ -1,0 +1,231 @@
+"""Trains and attacks the rows of the results pages, and keeps their records.
+
+    python scripts/results.py --list
+    python scripts/results.py screen --jobs=2 -- --data_dir=../shared/tfds
+    python scripts/results.py igam14 mixacm28 --seeds=0,1,2
+
+What stands before `--` names files of docs/results/rows (all where none is named); what stands
+behind it goes to every command. A row whose records are there is left alone, and one that was
+interrupted goes on where it was: run folders are in --run_dir, records in --records. Each job is
+one process of one thread. Then `python -m tf_robust_transfer.report --write=docs` fills the
+pages."""
+
+import argparse
+import concurrent.futures
+import contextlib
+import json
+import multiprocessing
+import os
+import pathlib
+import re
+import sys
+
+ROOT = pathlib.Path(__file__).resolve().parents[1]
+# A row's training watches nothing and ends with its clean accuracy: the attacks come after it, on
+# what the row names.
+QUIET = ("--attacks=", "--watch_examples=0", "--checkpoint_minutes=0")
+
+
+class Runner:
+    """Trains and attacks one network after the other, each where it was left.
+
+    Args:
+        runs, records: folders.
+        further: flags that go to every command.
+    """
+
+    def __init__(self, runs, records, further):
+        self.runs, self.records, self.further = (
+            pathlib.Path(runs),
+            pathlib.Path(records),
+            list(further),
+        )
+
+    def row(self, row, seed):
+        """Trains a row's network where it is not there, and runs what its records lack."""
+        record = row.folder(self.records, seed)
+        if all((record / file).exists() for file in row.evaluations) and row.group != "teachers":
+            return f"{record}: there already"
+        # The run folder of a teacher, not its flag file, which would find it trained with fewer
+        # attacks.
+        taught = [f"--teacher={self.runs / f'seed{seed}' / teacher}" for teacher in row.needs]
+        self._train(row.name, row.flag_file, (*row.overrides, *taught), seed)
+        return "\n".join(
+            self._evaluate(row.name, record, flags, file, seed)
+            for file, flags in row.evaluations.items()
+        )
+
+    def _train(self, name, flag_file, overrides, seed):
+        folder = self.runs / f"seed{seed}" / name
+        if not ((folder / "model.keras").exists() and (folder / "results.json").exists()):
+            self._run(
+                name,
+                "train",
+                f"--flagfile={flag_file}",
+                *overrides,
+                *QUIET,
+                f"--seed={seed}",
+                f"--run_dir={folder}",
+            )
+
+    def _evaluate(self, name, record, evaluation, file, seed):
+        folder = self.runs / f"seed{seed}" / name
+        if not (record / file).exists():
+            stored = dict(
+                line[2:].split("=", 1)
+                for line in (folder / "flags.txt").read_text().split("\n")
+                if line
+            )
+            output = folder / f"evaluated_{file}"
+            same = (
+                f"--{flag}={stored[flag]}"
+                for flag in ("dataset", "image_size", "eps")
+                if stored[flag]
+            )
+            if not output.exists():
+                self._run(
+                    name,
+                    "evaluate",
+                    f"--model={folder}",
+                    *same,
+                    *evaluation,
+                    f"--seed={seed}",
+                    "--batch_size=256",
+                    f"--output={output}",
+                )
+            record.mkdir(parents=True, exist_ok=True)
+            # Without where the data lay.
+            flags = re.sub(
+                r"(?m)^--data_dir=.*$", "--data_dir=", (folder / "flags.txt").read_text()
+            )
+            (record / "flags.txt").write_text(flags)
+            trained = json.loads((folder / "results.json").read_text()).get("training")
+            found = json.loads(output.read_text()) | ({"training": trained} if trained else {})
+            (record / file).write_text(json.dumps(found, indent=1) + "\n")
+        accuracy = json.loads((record / file).read_text())["accuracy"]
+        return f"{record}: " + ", ".join(
+            f"{attack} {100 * value:.1f}" for attack, value in accuracy.items()
+        )
+
+    def _run(self, name, command, *arguments):
+        """The command in this process, which has imported TensorFlow; what it prints goes to the
+        network's log.
+        """
+        from tf_robust_transfer import evaluate, train
+
+        main = {"train": train.main, "evaluate": evaluate.main}[command]
+        log = self.runs / "logs" / f"{name}.log"
+        log.parent.mkdir(parents=True, exist_ok=True)
+        with (
+            open(log, "a") as file,
+            contextlib.redirect_stdout(file),
+            contextlib.redirect_stderr(file),
+        ):
+            print("$", command, *arguments, *self.further, flush=True)
+            try:
+                main([*arguments, *self.further])
+            except SystemExit as error:
+                raise RuntimeError(f"{command} of {name} ended with {error.code}: {log}") from None
+
+
+def _work(where, row, seed):
+    """One row of a Runner in a process of the pool."""
+    import keras
+
+    os.chdir(ROOT)
+    keras.backend.clear_session()
+    return Runner(*where).row(row, seed)
+
+
+def stages(chosen, teachers):
+    """The rows in an order in which each finds its teachers: lists of (row, seed)."""
+    left = dict.fromkeys(chosen)
+    waiting = list(left)
+    for row, seed in waiting:
+        needed = [(teachers[name], seed) for name in row.needs]
+        waiting += [item for item in needed if item not in left]
+        left |= dict.fromkeys(needed)
+    order, done = [], set()
+    while left:
+        ready = [
+            (row, seed)
+            for row, seed in left
+            if all((teachers[name].name, seed) in done for name in row.needs)
+        ]
+        order.append(ready)
+        done |= {(row.name, seed) for row, seed in ready if row.group == "teachers"}
+        left = {item: None for item in left if item not in ready}
+    return order
+
+
+def main():
+    from tf_robust_transfer.reports.experiments import all_experiments
+
+    arguments, further = sys.argv[1:], []
+    if "--" in arguments:
+        at = arguments.index("--")
+        arguments, further = arguments[:at], arguments[at + 1 :]
+    files = all_experiments(ROOT / "docs" / "results" / "rows")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("files", nargs="*", metavar="FILE", help=", ".join(files))
+    parser.add_argument("--jobs", type=int, default=1, help="processes at once")
+    parser.add_argument("--seeds", default="0,1,2", help="of the rows' own seeds, only these")
+    parser.add_argument("--only", default="", help="only rows whose names begin so")
+    parser.add_argument("--run_dir", default="runs/results")
+    parser.add_argument("--records", default="docs/results/records")
+    parser.add_argument(
+        "--list",
+        action="store_true",
+        help="print the rows and whether they have a record, run nothing",
+    )
+    options = parser.parse_args(arguments)
+    unknown = set(options.files) - set(files)
+    if unknown:
+        parser.error(f"unknown file {sorted(unknown)[0]!r}; known: {', '.join(files)}")
+    seeds = {int(seed) for seed in options.seeds.split(",")}
+    # Seed by seed, so that every row has a figure before any has a second.
+    chosen = sorted(
+        (
+            (row, seed)
+            for file in options.files or files
+            for row in files[file].values()
+            for seed in row.seeds
+            if row.flag_file and seed in seeds and row.name.startswith(options.only)
+        ),
+        key=lambda item: item[1],
+    )
+    records = pathlib.Path(options.records)
+    missing = [
+        (row, seed)
+        for row, seed in chosen
+        if not all((row.folder(records, seed) / file).exists() for file in row.evaluations)
+    ]
+    if options.list:
+        for row, seed in chosen:
+            known = "-" if (row, seed) in missing else "done"
+            print(f"{known:5s}{row.group:10s}seed {seed}  {row.name}")
+        return 0
+    os.environ |= {
+        "TF_NUM_INTRAOP_THREADS": "1",
+        "OMP_NUM_THREADS": "1",
+        "TF_CPP_MIN_LOG_LEVEL": "2",
+    }
+    where, failed = (options.run_dir, options.records, further), 0
+    context = multiprocessing.get_context("spawn")
+    with concurrent.futures.ProcessPoolExecutor(options.jobs, mp_context=context) as pool:
+        for stage in stages(missing, files["teachers"]):
+            for future in concurrent.futures.as_completed(
+                [pool.submit(_work, where, row, seed) for row, seed in stage]
+            ):
+                try:
+                    print(future.result(), flush=True)
+                except Exception as error:  # noqa: BLE001 - the other rows go on
+                    failed += 1
+                    print(f"{type(error).__name__}: {error}", file=sys.stderr, flush=True)
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,209 @@
+"""docs/results: every figure comes from a record, and `report` joins, averages and marks them."""
+
+import csv
+import io
+import json
+import pathlib
+import re
+
+import numpy as np
+import pytest
+
+from tf_robust_transfer.errors import InputError
+from tf_robust_transfer.reports import table
+from tf_robust_transfer.reports.experiments import all_experiments, read_experiments
+from tf_robust_transfer.reports.pages import Filler, write_pages
+from tf_robust_transfer.reports.records import records
+
+ROOT = pathlib.Path(__file__).resolve().parents[1]
+DOCS = ROOT / "docs"
+PAGES = [ROOT / "README.md", *sorted(DOCS.rglob("*.md"))]
+
+
+def write(
+    folder, name, seed, file="results.json", flags="--image_size=14x14\n--noise=0.4\n", **found
+):
+    run = folder / f"seed{seed}" / name
+    run.mkdir(parents=True, exist_ok=True)
+    (run / "flags.txt").write_text(flags)
+    result = {
+        "dataset": "mnist",
+        "split": "test",
+        "num_examples": 1000,
+        "seed": seed,
+        "threat_model": {"norm": "linf", "eps": 0.1},
+        "accuracy": {"clean": 0.9},
+        "confidence_interval_95": {},
+        "warnings": [],
+    }
+    (run / file).write_text(json.dumps(result | found))
+    return run
+
+
+@pytest.fixture
+def results(tmp_path):
+    folder = tmp_path / "docs" / "results"
+    (folder / "rows").mkdir(parents=True)
+    (folder / "rows" / "group.toml").write_text(
+        'flag_file = "a.flags"\n[rows.one]\nlabel = "first"\noverrides = ["--noise=0.4"]\n'
+        "[rows.two]\n"
+    )
+    return folder
+
+
+def test_the_pages_are_what_their_records_say():
+    texts = {page: page.read_text() for page in PAGES}
+    filler = Filler(DOCS / "results")
+    for page, text in texts.items():
+        assert filler.fill(text, str(page)) == text, f"{page}: run report --write=docs"
+
+
+def test_no_figure_stands_outside_generated_text():
+    """A percentage, or a figure with its interval, is from a record or not there."""
+    figures = re.compile(r"\d+(?:\.\d+)?\s?%|\d+\.\d \[\d+\.\d, \d+\.\d\]")
+    for page in PAGES:
+        text = re.sub(r"<!-- (?:table|=) .*?<!-- end -->", "", page.read_text(), flags=re.DOTALL)
+        text = re.sub(
+            r"```.*?```|`[^`\n]*`|\b95% (?:confidence )?intervals?", "", text, flags=re.DOTALL
+        )
+        text = re.sub(r"<!-- published: .*? -->.*?<!-- end -->", "", text, flags=re.DOTALL)
+        assert not figures.findall(text), page
+
+
+def test_the_rows_name_flag_files_and_teachers():
+    files = all_experiments(DOCS / "results" / "rows")
+    for rows in files.values():
+        for row in rows.values():
+            assert (ROOT / row.flag_file).is_file(), row
+            assert set(row.needs) <= set(files["teachers"]), row
+
+
+def test_every_record_belongs_to_a_row():
+    files = all_experiments(DOCS / "results" / "rows")
+    known = {(row.group, row.name) for rows in files.values() for row in rows.values()}
+    found = {
+        (path.parents[2].name, path.parent.name) for path in DOCS.rglob("records/*/*/*/*.json")
+    }
+    assert found <= known, found - known
+
+
+def test_records_name_no_place_of_another_machine():
+    for path in (DOCS / "results" / "records").glob("*/*/*/*"):
+        assert not re.search(r"[\"=]/(?:work|root|home|tmp|Users)", path.read_text()), path
+
+
+def test_a_row_joins_its_files_and_takes_the_figure_of_most_images(tmp_path):
+    run = write(tmp_path, "one", 0, num_examples=10000, accuracy={"clean": 0.91, "pgd20": 0.5})
+    write(
+        tmp_path,
+        "one",
+        0,
+        "results_autoattack.json",
+        accuracy={"clean": 0.8, "autoattack": 0.4},
+        confidence_interval_95={"autoattack": [0.37, 0.43]},
+    )
+    (record,) = records([run])
+    assert record.heading == "mnist test, images of 14x14, linf eps 0.1"
+    assert record.figure("clean").text == "91.0"
+    assert record.figure("autoattack").text == "40.0 [37.0, 43.0]"
+    assert record.figure("square") is None
+    ((_, one),) = table.by_heading([record])
+    assert one.columns[1:] == (
+        "clean, 10,000 images",
+        "pgd20, 10,000 images",
+        "autoattack, 1,000 images",
+    )
+
+
+def test_other_data_sets_and_sizes_are_other_tables(tmp_path):
+    runs = [
+        write(tmp_path, "one", 0),
+        write(tmp_path, "two", 0, flags="--image_size=\n"),
+        write(tmp_path, "three", 0, image_shape=[10, 12, 1]),
+    ]
+    unknown = write(tmp_path, "four", 0)
+    (unknown / "flags.txt").unlink()
+    headings = [heading for heading, _ in table.by_heading(records([*runs, unknown]))]
+    sizes = [re.search("images of (.*?), linf", heading)[1] for heading in headings]
+    assert sorted(sizes) == ["10x12", "14x14", "28x28", "not recorded"]
+
+
+def test_seeds_are_averaged(tmp_path):
+    accuracies = [0.5, 0.6, 0.65]
+    for seed, accuracy in enumerate(accuracies):
+        write(tmp_path, "one", seed, accuracy={"clean": accuracy})
+    ((_, one),) = table.by_heading(records(sorted(tmp_path.glob("*/*"))))
+    expected = f"{100 * np.mean(accuracies):.1f} ± {100 * np.std(accuracies, ddof=1):.1f}"
+    assert one.lines[-1] == ("one, mean of 3 seeds", expected)
+
+
+def test_warnings_are_marks_with_one_footnote_for_a_kind(tmp_path):
+    below = "AutoAttack is {} points below PGD: make claims with AutoAttack"
+    names = {"clean": 0.9, "pgd20": 0.6, "autoattack": 0.5}
+    runs = [
+        write(tmp_path, name, 0, accuracy=names, warnings=[below.format(points)])
+        for name, points in (("one", "3.5"), ("two", "10.1"))
+    ]
+    runs.append(write(tmp_path, "three", 0, accuracy=names))
+    ((_, one),) = table.by_heading(records(runs))
+    cells = {line[0]: line[1:] for line in one.lines}
+    assert cells["one"] == ("90.0", "60.0 ¹", "50.0") and cells["three"] == ("90.0", "60.0", "50.0")
+    assert one.notes == (
+        "¹ Warned: AutoAttack is 3.5 to 10.1 points below PGD: make claims with AutoAttack.",
+    )
+
+
+def test_csv_and_json_have_each_figure_and_never_guess(tmp_path):
+    run = write(tmp_path, "one", 3, confidence_interval_95={"clean": [0.88, 0.92]})
+    found = records([run])
+    (line,) = csv.DictReader(io.StringIO(table.as_csv(found)))
+    (same,) = json.loads(table.as_json(found))
+    assert (line["model"], line["seed"], line["low"]) == ("one", "3", "0.88")
+    assert line["device"] == same["device"] == "not recorded" and same["accuracy"] == 0.9
+    assert table.as_markdown(found).count("|") == 3 * 3
+
+
+def test_a_page_is_filled_from_its_records(results):
+    for seed, accuracy in ((0, 0.5), (1, 0.7)):
+        write(results / "records" / "group", "one", seed, accuracy={"clean": accuracy})
+    page = results / "page.md"
+    page.write_text(
+        "<!-- table group columns=noise -->\n<!-- end -->\n"
+        "<!-- = group:one:clean --><!-- end --> <!-- = group:one:clean:1 --><!-- end --> "
+        "<!-- = group:one:clean:1 - group:one:clean:0 --><!-- end --> "
+        "<!-- = group:one:clean:0 / group:one:clean:1 --><!-- end -->\n"
+    )
+    assert write_pages(results.parent) == [page]
+    text = page.read_text()
+    assert "| first | 0.4 | 60.0 ± 14.1 |" in text and "| two | - | no record |" in text
+    shown = re.sub("<!--.*?-->", "", text.splitlines()[-1])
+    assert shown == "60.0 70.0 20.0 71%"
+    assert write_pages(results.parent) == []
+
+
+@pytest.mark.parametrize(
+    ("comment", "says"),
+    [
+        ("<!-- table groop -->\n<!-- end -->", "no rows 'groop'; nearest valid names: group"),
+        ("<!-- table group rows=tow -->\n<!-- end -->", "no row 'tow' in group"),
+        ("<!-- table group colums=a -->\n<!-- end -->", "a table has no 'colums'"),
+        ("<!-- = group:two:clean --><!-- end -->", "no record of 'group:two:clean'"),
+        ("<!-- = group:two --><!-- end -->", "expected FILE:ROW:ATTACK"),
+        ("<!-- = a * b --><!-- end -->", "expected a, a - b or a / b"),
+    ],
+)
+def test_a_wrong_comment_is_named_with_its_page(results, comment, says):
+    (results / "page.md").write_text(comment + "\n")
+    with pytest.raises(InputError, match=rf"page.md.*{re.escape(says)}"):
+        write_pages(results.parent)
+    assert (results / "page.md").read_text() == comment + "\n"
+
+
+def test_a_row_of_an_unknown_key_is_refused(tmp_path):
+    path = tmp_path / "group.toml"
+    path.write_text('[rows.one]\nflagfile = "a"\n')
+    with pytest.raises(InputError, match="unknown key 'flagfile'; nearest valid names: flag_file"):
+        read_experiments(path)
+    path.write_text("rows = [\n")
+    with pytest.raises(InputError, match="is no TOML"):
+        read_experiments(path)

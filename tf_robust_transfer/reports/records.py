@@ -1,0 +1,148 @@
+"""Run folders and kept records as rows: what was measured of one network, its files joined."""
+
+import dataclasses
+import pathlib
+import re
+from collections.abc import Iterable
+
+from tf_robust_transfer.runs.folder import RESULTS, read_flags, read_results, run_folders
+
+NOT_RECORDED = "not recorded"
+
+
+@dataclasses.dataclass(frozen=True)
+class Figure:
+    """The accuracy of one network under one attack.
+
+    Attributes:
+        accuracy: a fraction in [0, 1].
+        interval: (low, high), its 95% interval; none where the file has none.
+        num_examples: images that were attacked.
+        warnings: of the evaluation, those that name this attack or no attack.
+        result: the whole results file that it stands in.
+    """
+
+    accuracy: float
+    interval: tuple[float, float] | None
+    num_examples: int
+    warnings: tuple[str, ...]
+    result: dict
+
+    @property
+    def text(self) -> str:
+        """`76.0 [72.0, 79.7]`, in %."""
+        shown = f"{100 * self.accuracy:.1f}"
+        if self.interval is None:
+            return shown
+        return f"{shown} [{100 * self.interval[0]:.1f}, {100 * self.interval[1]:.1f}]"
+
+
+@dataclasses.dataclass(frozen=True)
+class Record:
+    """What was measured of one network on one data set under one threat model.
+
+    Attributes:
+        folder: where it lies.
+        flags: of its flags.txt; empty where there is none.
+        results: its results files of this data and threat model.
+    """
+
+    folder: pathlib.Path
+    flags: dict[str, str]
+    results: tuple[dict, ...]
+
+    @property
+    def name(self) -> str:
+        return self.folder.name
+
+    @property
+    def seed(self) -> int:
+        return self.results[0].get("seed", 0)
+
+    @property
+    def heading(self) -> str:
+        """Data, size and threat model: records of one heading stand in one table."""
+        first = self.results[0]
+        threat = first["threat_model"]
+        size = image_size(first, self.flags)
+        return (
+            f"{first['dataset']} {first['split']}, images of {size}, "
+            f"{threat['norm']} eps {threat['eps']:.4g}"
+        )
+
+    @property
+    def attacks(self) -> tuple[str, ...]:
+        """ "clean" first, then as they ran."""
+        return tuple(dict.fromkeys(name for result in self.results for name in result["accuracy"]))
+
+    def figure(self, attack: str) -> Figure | None:
+        """That of the most images, where several files have it; None where it was not measured."""
+        having = [result for result in self.results if attack in result["accuracy"]]
+        if not having:
+            return None
+        result = max(having, key=lambda result: result["num_examples"])
+        interval = result.get("confidence_interval_95", {}).get(attack)
+        return Figure(
+            result["accuracy"][attack],
+            tuple(interval) if interval else None,
+            result["num_examples"],
+            tuple(line for line in result.get("warnings", ()) if _names(line, attack, result)),
+            result,
+        )
+
+
+def records(folders: Iterable[pathlib.Path]) -> list[Record]:
+    """A record for each folder, data set, image size and threat model, in the folders' order.
+
+    Raises:
+        InputError: a results file of other content.
+    """
+    found = []
+    for folder in map(pathlib.Path, folders):
+        flags = read_flags(folder)
+        by_heading: dict[str, list] = {}
+        for path in sorted(folder.glob(RESULTS)):
+            one = Record(folder, flags, (read_results(path),))
+            by_heading.setdefault(one.heading, []).append(one.results[0])
+        found += [Record(folder, flags, tuple(results)) for results in by_heading.values()]
+    return found
+
+
+def records_of(root) -> list[Record]:
+    """Those of a run folder, or of all run folders below a folder."""
+    return records(run_folders(root))
+
+
+def image_size(result: dict, flags: dict[str, str]) -> str:
+    """`28x28`, as the results file or else flags.txt has it; "not recorded" where neither does."""
+    if "image_shape" in result:
+        return "x".join(str(side) for side in result["image_shape"][:2])
+    # Where the flag is empty the images had the data set's own size.
+    own = _OWN_SIZES.get(result["dataset"], NOT_RECORDED) if flags else NOT_RECORDED
+    return flags.get("image_size") or own
+
+
+# For records that were written before the size was.
+_OWN_SIZES = {
+    "digits": "8x8",
+    "mnist": "28x28",
+    "fashion_mnist": "28x28",
+    "cifar10": "32x32",
+    "cifar100": "32x32",
+}
+
+
+def _names(warning, attack, result):
+    """Whether a warning is of this attack: it names it, or none of the evaluation."""
+    if re.search(r"\bAutoAttack is\b.*\bbelow PGD\b", warning):
+        # Said of PGD's figure, which is the one not to quote.
+        return attack != "clean" and not attack.startswith("autoattack")
+    named = [
+        name
+        for name in result["accuracy"]
+        if any(
+            re.search(rf"(?<![\w-]){re.escape(part)}(?![\w-])", warning)
+            for part in (name, *result.get("components", {}).get(name, ()))
+        )
+    ]
+    return attack in named if named else attack != "clean"

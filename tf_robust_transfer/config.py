@@ -155,6 +155,7 @@ class TrainConfig(AttackConfig, SharedConfig):
         "", "of the network: stem_stride=2,activation=swish,mean=[0.5,0.5,0.5]", options
     )
     teacher: str = option("", f"{SPEC}; or flagfile:PATH, trained now if it is not there")
+    initial_model: str = option("", f"start from this network in place of a fresh --model: {SPEC}")
     epochs: float = option("10", "passes over the training images", fraction, **above(0))
     train_steps: int = option("0", "steps instead of epochs", int, **at_least(0))
     train_fraction: float = option("1", "stratified share of the training images", fraction)
@@ -177,7 +178,16 @@ class TrainConfig(AttackConfig, SharedConfig):
     momentum: float = option("0.9", "of sgd", fraction, **at_least(0))
     nesterov: bool = option("false", "Nesterov momentum (MixACM)", boolean)
     schedule: str = option(
-        "cosine", "constant, cosine or piecewise", **one_of("constant", "cosine", "piecewise")
+        "cosine",
+        "constant, cosine, piecewise or one_cycle",
+        **one_of("constant", "cosine", "piecewise", "one_cycle"),
+    )
+    schedule_peak: float = option(
+        "1/2",
+        "one_cycle: the rate grows linearly from 0 for this share of the training, then falls to 0",
+        fraction,
+        check=lambda value: 0 < value < 1,
+        expected="a share between 0 and 1",
     )
     schedule_boundaries: tuple = option(
         "1/2,3/4", "piecewise: shares of the training after which the rate falls", shares
@@ -211,6 +221,7 @@ class TrainConfig(AttackConfig, SharedConfig):
     def verify(self) -> None:
         if not self.smoke:  # which takes made-up images, and networks without their weights
             super().verify()
+            check_specs("initial_model", *filter(None, [self.initial_model]))
         kind, _, path = self.teacher.partition(":")
         if self.teacher and find_method(self.method).takes_teacher:
             with of_flag("teacher"):

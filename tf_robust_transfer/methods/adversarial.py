@@ -7,6 +7,7 @@ import tensorflow as tf
 from tf_robust_transfer.attacks import Attack, ThreatModel
 from tf_robust_transfer.attacks.names import training_attack
 from tf_robust_transfer.methods.base import Method
+from tf_robust_transfer.methods.n_fgsm import NFGSM
 from tf_robust_transfer.methods.shared_options import InnerAttack
 from tf_robust_transfer.options import group
 from tf_robust_transfer.terms import CrossEntropy
@@ -19,7 +20,8 @@ class AdversarialTraining(Method):
         threat_model: ball and bounds of the examples.
         attack: an `Attack` without restarts, or a name that `evaluate_robustness` takes, such as
             "pgd7"; by default PGD with 7 steps and a random start. FGSM(random_start=True,
-            step_size=1.25 * eps) is the cheap form of Wong et al. (2020).
+            step_size=1.25 * eps) is the cheap form of Wong et al. (2020), "n-fgsm" that of de Jorge
+            et al. (2022), which a single step does not overfit to (`methods.n_fgsm`).
         warm_up_steps: eps grows linearly from 0 over the first so many steps. At large eps a small
             network otherwise stays at a constant output (seen on MNIST at eps 0.2 and above).
 
@@ -42,13 +44,15 @@ class AdversarialTraining(Method):
         *,
         student,
         threat_model: ThreatModel,
-        attack: Attack | str = "pgd7",
+        attack: Attack | NFGSM | str = "pgd7",
         warm_up_steps=0,
         **kwargs,
     ):
         super().__init__(student=student, **kwargs)
         self.threat_model = threat_model
-        self.attack = training_attack(attack) if isinstance(attack, str) else attack
+        if isinstance(attack, str):
+            attack = NFGSM() if attack == "n-fgsm" else training_attack(attack)
+        self.attack = attack
         self.warm_up_steps = warm_up_steps
         self.terms = [CrossEntropy(of=self.adversarial)]
 

@@ -12,6 +12,7 @@ from tf_robust_transfer.errors import InputError
 from tf_robust_transfer.flag_types import fraction
 from tf_robust_transfer.losses import classification
 from tf_robust_transfer.methods import given, watch
+from tf_robust_transfer.methods.averaging import WeightAverage, copy_of
 from tf_robust_transfer.methods.directions import Directions
 from tf_robust_transfer.methods.saving import SavesItsStudent
 from tf_robust_transfer.models.settings import check_settings, require_tensorflow
@@ -79,6 +80,9 @@ class Method(SavesItsStudent, keras.Model):
             Under float16 that is the norm without the loss's scale. The norm before clipping is
             logged as "gradient_norm" (0 in a step that float16's scaling skips). Keras's own
             `global_clipnorm` clips each replica's share, and before the scale is taken out.
+        weight_averaging: 0, or the decay of an average of the student's weights over the steps,
+            such as 0.999: a state of its own, which `averaged_student` gives; the student itself is
+            trained as without it.
         seed: of every random number that the steps draw, together with the step's number; so a
             resumed run draws what an uninterrupted one would have.
 
@@ -95,6 +99,14 @@ class Method(SavesItsStudent, keras.Model):
         )
         gradient_clip_norm: float = option(
             0.0, "most that the gradient's global l2 norm may be; 0: any", fraction, **at_least(0)
+        )
+        weight_averaging: float = option(
+            0.0,
+            "decay of an average of the weights, such as 0.999, which is watched, saved and "
+            "attacked in place of the last; 0: none",
+            fraction,
+            check=lambda value: 0 <= value < 1,
+            expected="0, or a decay below 1",
         )
 
     # Those of the command line, where a method may have others than in Python.
@@ -128,6 +140,9 @@ class Method(SavesItsStudent, keras.Model):
         self.weight_decay, self.weight_decay_of = options.weight_decay, options.weight_decay_of
         self.gradient_clip_norm = options.gradient_clip_norm
         self.seed = seed
+        self.average = (
+            WeightAverage(student, options.weight_averaging) if options.weight_averaging else None
+        )
         self.terms = [CrossEntropy(of=Logits(student))]
         self._trackers = {}
         self.watch = watch.Watch()
@@ -211,9 +226,29 @@ class Method(SavesItsStudent, keras.Model):
     def state(self) -> dict:
         """Everything that a resumed run needs, for `tf.train.Checkpoint(**method.state())`."""
         state = {"student": self.student, "optimizer": self.optimizer}
+        if self.average is not None:
+            state["average"] = self.average
         for term in self.terms:
             state |= term.state()
         return state
+
+    def averaged_student(self, batches) -> keras.Model:
+        """A copy of the student with the average of its weights.
+
+        Args:
+            batches: images float32 [batch, height, width, channels] of the training, such as 50
+                batches: batch norm's statistics are estimated anew on them.
+
+        Raises:
+            InputError: a method without weight_averaging, or a student that Keras cannot clone.
+        """
+        if self.average is None:
+            raise InputError(
+                "this method has no average of its weights: make it with weight_averaging=0.999"
+            )
+        copy = copy_of(self.student)
+        self.average.give(copy, self.student, batches)
+        return copy
 
     def step_seed(self):
         """int32 [2], a function of the seed and of the number of the step."""
@@ -292,6 +327,8 @@ class Method(SavesItsStudent, keras.Model):
                 norm = tf.where(tf.math.is_finite(norm), norm, 0.0)
             terms["gradient_norm"] = 0.0, replicas.once(norm)
         self.optimizer.apply(gradients, self._trained)
+        if self.average is not None:
+            self.average.see(self.student, self.optimizer.iterations)
         self.watch.see_weights(self._trained, self.optimizer.iterations)
 
     def _total(self, terms):

@@ -3,8 +3,12 @@
 import dataclasses
 
 from tf_robust_transfer.attacks import FGSM, PGD, ThreatModel
+from tf_robust_transfer.errors import InputError
 from tf_robust_transfer.flag_types import fraction
+from tf_robust_transfer.methods.n_fgsm import NFGSM
 from tf_robust_transfer.options import Options, at_least, option
+
+INNER_ATTACKS = ("pgd", "n-fgsm")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -16,12 +20,18 @@ class InnerAttack(Options):
     eps: float = option(
         0.0, "radius of the training's examples; 0: eps", fraction, **at_least(0), flag="train_eps"
     )
+    kind: str = option(
+        "pgd",
+        "pgd, or n-fgsm: one step of eps from noise",
+        choices=INNER_ATTACKS,
+        flag="train_attack",
+    )
     steps: int = option(
         7, "PGD steps; 1: FGSM, random start", int, **at_least(1), flag="train_attack_steps"
     )
     step_size: float = option(
         0.0,
-        "0: 2.5 eps / steps, FGSM 1.25 eps",
+        "0: 2.5 eps / steps, FGSM 1.25 eps, n-fgsm eps",
         fraction,
         **at_least(0),
         flag="train_attack_step_size",
@@ -39,6 +49,10 @@ class InnerAttack(Options):
         """The attack at a radius. loss: of `PGD`; a single step on another than the cross-entropy
         is PGD's as well.
         """
+        if self.kind == "n-fgsm":
+            if loss != "cross_entropy":
+                raise InputError(f"--train_attack=n-fgsm climbs the cross-entropy, not {loss}")
+            return NFGSM(step_size=self.step_size or None)
         if self.steps == 1 and loss == "cross_entropy":
             return FGSM(self.step_size or 1.25 * eps, random_start=True)
         return PGD(self.steps, self.step_size or None, loss=loss)

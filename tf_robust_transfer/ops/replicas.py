@@ -67,6 +67,20 @@ def summed_norm(gradients):
     return tf.linalg.global_norm(present)
 
 
+def update(change, variables, others, value) -> None:
+    """Changes variables of every replica by others of the same replica, without a reduction.
+
+    change: (tf.Variable, tf.Variable, tensor) -> None; variables, others: lists of Keras variables
+    of one length; value: a tensor that is equal on every replica.
+    """
+
+    def on_all(strategy, value):
+        for variable, other in zip(variables, others, strict=True):
+            strategy.extended.update(variable.value, change, args=(other.value, value), group=False)
+
+    tf.__internal__.distribute.interim.maybe_merge_call(on_all, tf.distribute.get_strategy(), value)
+
+
 def own_rows(draw, rows):
     """This replica's part of numbers that are drawn for the global batch.
 

@@ -3,6 +3,7 @@
 import keras
 
 from tf_robust_transfer import data, methods
+from tf_robust_transfer.checkpoints import load_model
 from tf_robust_transfer.errors import InputError
 from tf_robust_transfer.models import build_model
 from tf_robust_transfer.models.precision import with_precision
@@ -14,6 +15,16 @@ def student_network(config, images: data.ImageData, teacher=None) -> keras.Model
     what the method makes of its teacher."""
     if methods.find_method(config.method).makes_its_student:
         return _method(config, images, None, teacher, steps_per_epoch=1).student
+    if config.initial_model:
+        student = load_model(config.initial_model)
+        wanted = (tuple(images.input_shape), images.num_classes)
+        found = (tuple(student.input_shape[1:]), student.output_shape[-1])
+        if found != wanted:
+            raise InputError(
+                f"--initial_model takes images {found[0]} to {found[1]} classes, the data set has "
+                f"images {wanted[0]} and {wanted[1]} classes; give a network of these, or none"
+            )
+        return student
     return build_model(config.model, images.input_shape, images.num_classes, **config.model_options)
 
 
@@ -31,6 +42,10 @@ def compiled_method(
     if config.mixed_precision == "float16" and method_class.several_losses:
         raise InputError(
             f"--mixed_precision=float16 scales one loss, and {config.method} has two; use bfloat16"
+        )
+    if config.initial_model and method_class.makes_its_student:
+        raise InputError(
+            f"--initial_model: {config.method} makes its student of its teacher: leave it out"
         )
     # Two smoke steps leave no room for a warm-up.
     warm_up_steps = 0 if config.smoke else round(config.warm_up_epochs * steps_per_epoch)

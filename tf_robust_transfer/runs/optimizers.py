@@ -1,9 +1,34 @@
 """Optimizers and their schedules, from the flags."""
 
 import keras
+import tensorflow as tf
 
 from tf_robust_transfer.errors import InputError
 from tf_robust_transfer.flag_types import fraction
+
+
+@keras.saving.register_keras_serializable("tf_robust_transfer")
+class OneCycle(keras.optimizers.schedules.LearningRateSchedule):
+    """A rate that grows linearly from 0 to its peak, then falls linearly to 0 (Smith & Topin 2017,
+    as adversarial training of few epochs has it: Wong et al. 2020, de Jorge et al. 2022).
+
+    Args:
+        rate: at the peak.
+        steps: of the whole training.
+        peak: the share of them at which the peak is, between 0 and 1.
+    """
+
+    def __init__(self, rate: float, steps: int, peak: float = 0.5):
+        self.rate, self.steps, self.peak = rate, steps, peak
+
+    def __call__(self, step):
+        step = tf.cast(step, tf.float32)
+        up = step / (self.peak * self.steps)
+        down = (self.steps - step) / ((1 - self.peak) * self.steps)
+        return self.rate * tf.maximum(0.0, tf.minimum(up, down))
+
+    def get_config(self):
+        return {"rate": self.rate, "steps": self.steps, "peak": self.peak}
 
 
 def learning_rate(config, total_steps: int, warm_up_steps: int = 0):
@@ -27,6 +52,8 @@ def learning_rate(config, total_steps: int, warm_up_steps: int = 0):
         )
     if config.schedule == "cosine":
         return schedules.CosineDecay(config.learning_rate, total_steps)
+    if config.schedule == "one_cycle":
+        return OneCycle(config.learning_rate, total_steps, config.schedule_peak)
     if config.schedule == "piecewise":
         boundaries = [round(fraction(share) * total_steps) for share in config.schedule_boundaries]
         rates = [

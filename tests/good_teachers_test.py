@@ -1,0 +1,169 @@
+"""What good teachers need: N-FGSM, one-cycle rates, a network to start from."""
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+import tf_robust_transfer as rt
+from tf_robust_transfer.errors import InputError
+from tf_robust_transfer.methods.n_fgsm import NFGSM
+from tf_robust_transfer.runs.optimizers import OneCycle
+
+EPS = 0.1
+
+
+@pytest.fixture(scope="module")
+def linear():
+    """Weights [4, 3] and images [500, 2, 2, 1] of a linear model, whose gradient NumPy knows."""
+    rng = np.random.default_rng(0)
+    weights = rng.normal(size=(4, 3)).astype("float32")
+    images = rng.uniform(size=(500, 2, 2, 1)).astype("float32")
+    return weights, images, rng.integers(0, 3, 500)
+
+
+def moved(linear, attack, **keywords):
+    weights, images, labels = linear
+    return attack.perturb(
+        lambda x: tf.reshape(x, [-1, 4]) @ weights,
+        tf.constant(images),
+        tf.constant(labels),
+        rt.ThreatModel(eps=EPS),
+        tf.constant([1, 2]),
+        **keywords,
+    ).numpy()
+
+
+def test_n_fgsm_without_noise_is_a_step_along_numpys_sign(linear):
+    weights, images, labels = linear
+    logits = images.reshape(-1, 4) @ weights
+    probabilities = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
+    gradient = (probabilities - np.eye(3)[labels]) @ weights.T
+    for step in (None, 0.03):
+        expected = np.clip(images + (step or EPS) * np.sign(gradient).reshape(images.shape), 0, 1)
+        found = moved(linear, NFGSM(noise=0.0, step_size=step))
+        np.testing.assert_allclose(found, expected, atol=1e-6)
+
+
+def test_n_fgsm_starts_from_twice_the_ball_and_is_not_projected(linear):
+    images = linear[1]
+    found = moved(linear, NFGSM())
+    assert found.min() >= 0 and found.max() <= 1
+    distance = np.abs(found - images)
+    assert 2 * EPS < distance.max() <= 3 * EPS + 1e-6
+    # Where no bound is near, the noise is uniform in [-2 eps, 2 eps], on either side of which lies
+    # the step: 1/4 of the pixels end beyond 2 eps.
+    inner = (images > 3 * EPS) & (images < 1 - 3 * EPS)
+    assert abs((distance[inner] > 2 * EPS).mean() - 0.25) < 0.05
+    assert np.abs(moved(linear, NFGSM(), eps=0.01) - images).max() <= 0.03 + 1e-6
+
+
+def test_n_fgsm_is_for_linf_and_the_cross_entropy(linear):
+    with pytest.raises(InputError, match="n-fgsm is for linf"):
+        NFGSM().perturb(None, None, None, rt.ThreatModel(norm="l2", eps=1.0), [0, 0])
+    with pytest.raises(InputError, match="noise of at least 0"):
+        NFGSM(noise=-1)
+
+
+def test_one_cycle_rises_and_falls():
+    rate = OneCycle(0.2, 100, peak=0.4)
+    found = [float(rate(step)) for step in (0, 20, 40, 70, 100, 110)]
+    np.testing.assert_allclose(found, [0, 0.1, 0.2, 0.1, 0, 0], atol=1e-7)
+    again = keras.saving.deserialize_keras_object(keras.saving.serialize_keras_object(rate))
+    assert float(again(20)) == found[1]
+
+
+class TestWeightAverage:
+    """Against the recursion in NumPy, over the student's weights after each step."""
+
+    DECAY = 0.9
+
+    def method(self, decay=DECAY, batch_norm=False):
+        keras.utils.set_random_seed(1)
+        student = rt.build_model(
+            "small_cnn", input_shape=(8, 8, 1), num_classes=10, batch_norm=batch_norm
+        )
+        method = rt.Natural(student=student, weight_averaging=decay)
+        method.compile(optimizer=keras.optimizers.SGD(0.05))
+        return method
+
+    def batch(self):
+        rng = np.random.default_rng(3)
+        return rng.uniform(size=(16, 8, 8, 1)).astype("float32"), rng.integers(0, 10, 16)
+
+    def train(self, method, steps):
+        images, labels = self.batch()
+        for _ in range(steps):
+            method.train_on_batch(images, labels)
+            yield [variable.numpy() for variable in method.student.trainable_variables]
+
+    def test_it_is_numpys_recursion_and_changes_no_training(self):
+        method, plain = self.method(), self.method(decay=0.0)
+        expected = [variable.numpy() for variable in method.student.trainable_variables]
+        for step, (weights, same) in enumerate(
+            zip(self.train(method, 30), self.train(plain, 30), strict=True), start=1
+        ):
+            for one, other in zip(weights, same, strict=True):
+                np.testing.assert_array_equal(one, other)
+            decay = min(self.DECAY, (1 + step) / (10 + step))
+            expected = [decay * e + (1 - decay) * w for e, w in zip(expected, weights, strict=True)]
+        averaged = method.averaged_student([])
+        for variable, value in zip(averaged.trainable_variables, expected, strict=True):
+            np.testing.assert_allclose(variable.numpy(), value, atol=1e-6)
+        assert averaged is not method.student and method.student.count_params() == sum(
+            np.prod(variable.shape) for variable in averaged.trainable_variables
+        )
+
+    def test_its_batch_statistics_are_those_of_its_own_activations(self):
+        method = self.method(batch_norm=True)
+        for _ in self.train(method, 5):
+            pass
+        images, _ = self.batch()
+        averaged = method.averaged_student([images[:8], images[8:]])
+        first = next(
+            layer for layer in averaged.layers if isinstance(layer, keras.layers.BatchNormalization)
+        )
+        below = keras.Model(averaged.inputs[0], first.input)(images).numpy()
+        halves = [below[:8], below[8:]]
+        np.testing.assert_allclose(
+            first.moving_mean.numpy(), np.mean([h.mean((0, 1, 2)) for h in halves], 0), atol=1e-5
+        )
+        np.testing.assert_allclose(
+            first.moving_variance.numpy(), np.mean([h.var((0, 1, 2)) for h in halves], 0), atol=1e-5
+        )
+        assert first.momentum == 0.9
+
+    def test_it_goes_on_from_its_checkpoint_bit_for_bit(self, tmp_path):
+        whole, begun = self.method(), self.method()
+        for _ in self.train(whole, 6):
+            pass
+        for _ in self.train(begun, 3):
+            pass
+        path = tf.train.Checkpoint(**begun.state()).write(str(tmp_path / "state"))
+        resumed = self.method()
+        tf.train.Checkpoint(**resumed.state()).read(path).assert_consumed()
+        for _ in self.train(resumed, 3):
+            pass
+        for one, other in zip(whole.average.averages, resumed.average.averages, strict=True):
+            np.testing.assert_array_equal(one.numpy(), other.numpy())
+
+    def test_two_devices_have_the_average_of_one(self):
+        images, labels = self.batch()
+        averages = []
+        for devices in (1, 2):
+            # Collectives of two strategies in one process would wait for one another.
+            strategy = tf.distribute.MirroredStrategy(
+                [f"CPU:{index}" for index in range(devices)],
+                cross_device_ops=tf.distribute.ReductionToOneDevice(),
+            )
+            with strategy.scope():
+                method = self.method()
+            batches = tf.data.Dataset.from_tensors((images, labels)).repeat()
+            method.fit(batches, steps_per_epoch=4, verbose=0)
+            averages.append([weight.numpy() for weight in method.average.averages])
+        for one, other in zip(*averages, strict=True):
+            np.testing.assert_allclose(one, other, atol=1e-6)
+
+    def test_a_method_without_it_says_how_to_have_it(self):
+        with pytest.raises(InputError, match="make it with weight_averaging=0.999"):
+            self.method(decay=0.0).averaged_student([])

@@ -93,15 +93,13 @@ def _names():
     text += "\n## Attacks\n\nFor `--attacks` and `rt.attacks.parse`; options in brackets.\n\n"
     rows = []
     for name, made in ATTACKS.items():
-        options = full_name(parse_attack(name)).partition("[")[2].rstrip("]")
-        shown = " ".join(f"`{option}`" for option in options.split(";") if option)
-        rows.append((f"`{name}`", _prose(_summary(made)), shown))
+        rows.append((f"`{name}`", _prose(_summary(made)), _full_name(name).partition(" ")[2]))
     text += _table(("name", "attack", "options, as evaluations have them"), rows)
     text += "\nShort names, by example, and what they stand for:\n\n"
     patterns = [re.compile(pattern) for pattern in ALIASES]
     short = [n for n in EXAMPLES if any(p.fullmatch(n) for p in patterns) and n not in ATTACKS]
-    rows = [(f"`{name}`", f"`{full_name(parse_attack(name))}`") for name in short]
-    text += _table(("short", "full name"), rows)
+    rows = [(f"`{name}`", _full_name(name)) for name in short]
+    text += _table(("short", "attack and options"), rows)
     for title, where, registry in (
         ("Methods", "For `--method`.", METHODS),
         ("Networks", "For `--model` and `rt.build_model`; keywords by `--model_options`.", MODELS),
@@ -122,6 +120,12 @@ def _names():
     ]
     rows.append(("`robustbench:MODEL_ID:FILE.pt`", "A file of [Teachers](teachers.md)."))
     return text + _table(("SPEC", "what it is"), rows)
+
+
+def _full_name(name):
+    """The full name of an attack, each option a word of its own, which a table's cell breaks at."""
+    attack, _, options = full_name(parse_attack(name)).partition("[")
+    return " ".join(f"`{part}`" for part in [attack, *options.rstrip("]").split(";")] if part)
 
 
 def _api():

@@ -70,7 +70,9 @@ def link_repository_files(app, doctree):
 
 def _relink(link, page, target):
     up = "../" * page.count("/")
-    reference = nodes.reference("", "", *link.children, refuri=f"{up}{COPIES}/{target}")
+    reference = nodes.reference(
+        "", "", *link.children, internal=True, refuri=f"{up}{COPIES}/{target}"
+    )
     link.replace_self(reference)
 
 

@@ -132,9 +132,10 @@ def _api():
     text = "# API\n\n" + WRITTEN.format("the docstrings of `rt.__all__`")
     text += "\n`import tf_robust_transfer as rt`. Modules have pages of their own:\n\n"
     modules = [n for n in sorted(rt.__all__) if isinstance(getattr(rt, n), types.ModuleType)]
-    rows = [
-        (f"[rt.{name}](api_{name}.md)", _prose(_summary(getattr(rt, name)))) for name in modules
-    ]
+    rows = []
+    for name in modules:
+        about = inspect.getdoc(getattr(rt, name)).partition("\n\n")[0].replace("\n", " ")
+        rows.append((f"[rt.{name}](api_{name}.md)", _prose(about)))
     text += _table(("module", "what is in it"), rows)
     for name in sorted(set(rt.__all__) - set(modules), key=str.lower):
         text += _entry(f"rt.{name}", getattr(rt, name))

@@ -43,7 +43,8 @@ COMING = (
 )
 # Where the site keeps copies of files of the repository.
 COPIES = "files"
-_IN_LISTINGS = (".flags", ".json", ".md", ".txt")
+_IN_LISTINGS = (".csv", ".flags", ".json", ".md", ".txt")
+_AS_THEY_ARE = (".ipynb", ".pdf", ".png", ".svg")
 
 
 def link_repository_files(app, doctree):
@@ -52,6 +53,8 @@ def link_repository_files(app, doctree):
     links = [*doctree.findall(addnodes.download_reference), *doctree.findall(addnodes.pending_xref)]
     for link in links:
         target = link["reftarget"].partition("#")[0]
+        if not target:  # a place on the page itself
+            continue
         markdown = link.get("refdomain") == "doc"  # named from the root, without its ending
         path = ROOT / f"{target}.md" if markdown else (ROOT / page).parent / target
         path = Path(os.path.normpath(path))
@@ -64,8 +67,13 @@ def link_repository_files(app, doctree):
             _relink(link, page, f"{name}/index.html")
             app.env.copies.add(name)
         elif path.is_file():
-            _relink(link, page, f"{name}.txt")
+            _relink(link, page, _copy_name(name))
             app.env.copies.add(name)
+
+
+def _copy_name(name):
+    """Browsers show text, whatever its language, where the name ends in .txt."""
+    return name if name.endswith(_AS_THEY_ARE) else f"{name}.txt"
 
 
 def _relink(link, page, target):
@@ -88,7 +96,7 @@ def copy_linked_files(app, error):
     for name in sorted(app.env.copies):
         source = ROOT / name
         if source.is_file():
-            _copy(source, out / f"{name}.txt")
+            _copy(source, out / _copy_name(name))
             continue
         listed = sorted(path for path in source.rglob("*") if path.suffix in _IN_LISTINGS)
         items = []

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+import tf_robust_transfer as rt
 from scripts import update_reference
 from tests.commands import COMMANDS
 from tf_robust_transfer import command_line
@@ -145,6 +146,11 @@ def test_each_question_of_a_newcomer_has_an_answer():
     text = (ROOT / "CONTRIBUTING.md").read_text()
     rows = re.findall(r"^\| (.*\?) \| \[.*\]\(.*\) \|$", text, flags=re.MULTILINE)
     assert len(rows) == 12
+
+
+def test_the_citation_has_the_version():
+    text = (ROOT / "CITATION.cff").read_text()
+    assert re.findall(r"^version: (.*)$", text, flags=re.MULTILINE) == [rt.__version__]
 
 
 def test_every_guide_is_in_the_index():

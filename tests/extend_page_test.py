@@ -1,5 +1,5 @@
-"""docs/guide/extend.md: each block of Python that names its file is that file, and the part in it
-works by its name.
+"""The pages docs/guide/extend*.md: each block of Python that names its file is that file, and the
+part in it works by its name.
 """
 
 import os
@@ -13,7 +13,8 @@ import pytest
 import tf_robust_transfer as rt
 from tests.commands import COMMANDS
 
-PAGE = (Path(__file__).resolve().parents[1] / "docs/guide/extend.md").read_text()
+GUIDE = Path(__file__).resolve().parents[1] / "docs/guide"
+PAGES = "".join(path.read_text() for path in sorted(GUIDE.glob("extend*.md")))
 
 
 @pytest.fixture(scope="module")
@@ -23,7 +24,7 @@ def parts(tmp_path_factory):
     package = folder / f"parts_of_the_page_{os.getpid()}"
     package.mkdir()
     (package / "__init__.py").touch()
-    for block in re.findall(r"```python\n(.*?)```", PAGE, flags=re.DOTALL):
+    for block in re.findall(r"```python\n(.*?)```", PAGES, flags=re.DOTALL):
         name = re.match(r"# my_parts/(\w+\.py)\n", block)[1]
         (package / name).write_text(block.replace("my_parts", package.name))
     with pytest.MonkeyPatch.context() as patch:

@@ -20,8 +20,7 @@ project = author = "tf_robust_transfer"
 root_doc = "docs/index"
 include_patterns = ["CHANGELOG.md", "CONTRIBUTING.md", "docs/**.md"]
 exclude_patterns = [
-    "docs/results/README.md",
-    *(path.name for path in ROOT.iterdir() if path.is_dir() and path.name != "docs"),
+    *(path.name for path in ROOT.iterdir() if path.is_dir() and path.name != "docs")
 ]
 extensions = ["myst_parser"]
 myst_enable_extensions = ["dollarmath"]
@@ -35,12 +34,7 @@ html_copy_source = html_show_sphinx = html_show_copyright = False
 html_math_renderer = "mathml"
 
 # Pages that other branches bring; until then a link to one is plain text. Empty it when all are in.
-COMING = (
-    "docs/guide/several_machines.md",
-    "docs/performance.md",
-    "docs/reliability.md",
-    "docs/results/index.md",
-)
+COMING = ("docs/guide/several_machines.md", "docs/performance.md", "docs/reliability.md")
 # Where the site keeps copies of files of the repository.
 COPIES = "files"
 _IN_LISTINGS = (".csv", ".flags", ".json", ".md", ".txt")

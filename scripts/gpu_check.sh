@@ -38,8 +38,8 @@ gpu() {
 export -f gpu
 export python out torch model data checkout rehearse
 
-small=(--dataset=digits --method=adversarial_training --attacks=pgd20 --max_examples=100 --epochs=4 --batch_size=64)
-if [ -n "$rehearse" ]; then small+=(--train_fraction=0.2 --model_options=width=1 --train_attack_steps=1 --epochs=2 --attacks=fgsm); fi
+small=(--dataset=digits --method=adversarial_training --attacks=pgd20 --max_examples=100 --epochs=40 --batch_size=64)
+if [ -n "$rehearse" ]; then small+=(--train_fraction=0.2 --model_options=width=1 --train_attack_steps=1 --epochs=10 --attacks=fgsm); fi
 
 part device 60 "$python" -c 'import tensorflow as tf
 for gpu in tf.config.list_physical_devices("GPU") or ["no GPU"]: print(gpu)'

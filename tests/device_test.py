@@ -266,6 +266,12 @@ def test_out_of_memory_is_one_line(capsys):
     said = capsys.readouterr().err
     assert said == "error: out of memory at --batch_size=128: give a smaller --batch_size=64\n"
 
+    def full(config):
+        raise tf.errors.ResourceExhaustedError(None, None, "run/x; No space left on device")
+
+    with pytest.raises(tf.errors.ResourceExhaustedError):
+        run_command(full, SharedConfig, [])
+
 
 def test_a_gpu_that_tensorflow_does_not_see_is_told(monkeypatch, caplog):
     monkeypatch.setattr(device, "has_nvidia_driver", lambda: True)

@@ -33,6 +33,8 @@ def run_command(run, config_class, arguments=None) -> None:
         try:
             run(config)
         except tf.errors.ResourceExhaustedError as error:
+            if not device.is_out_of_memory(error):
+                raise
             raise InputError(device.out_of_memory(config)) from error
     except InputError as error:
         sys.stderr.write(f"error: {error}\n")

@@ -5,6 +5,7 @@ import glob
 import logging
 import os
 import pathlib
+import re
 import shutil
 
 import tensorflow as tf
@@ -110,6 +111,11 @@ def line(found: dict) -> str:
         f"device: {found['device']}; {found['precision']}; XLA {on[found['jit']]}; "
         f"deterministic operations {on[found['deterministic']]}"
     )
+
+
+def is_out_of_memory(error: tf.errors.ResourceExhaustedError) -> bool:
+    """TensorFlow calls a full disk and too many open files by the same name."""
+    return re.search(r"\bOOM\b|out of memory|\ballocat", error.message, re.IGNORECASE) is not None
 
 
 def out_of_memory(config) -> str:

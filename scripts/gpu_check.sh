@@ -30,20 +30,20 @@ part() {
 }
 
 gpu() {
-  local name="$1" minutes="$2"
+  local name="$1" minutes=$(($2 * factor))
   shift 2
   "$python" benchmarks/gpu.py --part="$name" --output="$out/$name.jsonl" --minutes="$minutes" --torch_python="$torch" \
     ${model:+--model="$model"} ${data:+--data_dir="$data"} ${checkout:+--autoattack="$checkout"} $rehearse "$@"
 }
 export -f gpu
-export python out torch model data checkout rehearse
+export python out torch model data checkout rehearse factor
 
 small=(--dataset=digits --method=adversarial_training --attacks=pgd20 --max_examples=100 --epochs=40 --batch_size=64)
 if [ -n "$rehearse" ]; then small+=(--train_fraction=0.2 --model_options=width=1 --train_attack_steps=1 --epochs=10 --attacks=fgsm); fi
 
 part device 60 "$python" -c 'import tensorflow as tf
 for gpu in tf.config.list_physical_devices("GPU") or ["no GPU"]: print(gpu)'
-part steps 200 bash -c 'gpu steps 3.2'
+part steps 200 bash -c 'gpu steps 3'
 # A kill and a resume, as auto chooses and to the bit: the last lines say whether the weights are those of a run alone.
 part resume 120 "$python" scripts/kill_and_resume.py "$out/resume" -- "${small[@]}"
 part evaluate 80 bash -c 'gpu evaluate 1'

@@ -22,6 +22,7 @@ import time
 import keras
 import numpy as np
 import profiling
+import speed
 import tensorflow as tf
 from cleverhans.tf2.attacks.fast_gradient_method import fast_gradient_method
 from cleverhans.tf2.attacks.projected_gradient_descent import projected_gradient_descent
@@ -213,6 +214,7 @@ def profile(prefix, functions):
 
 def table_of_attacks(options):
     """Images a second on fresh networks, and what the examples do to the model's own loss."""
+    rows: list[dict] = []
     print(
         f"images a second, batch {options.batch_size}, linf eps 8/255, no early stopping, started "
         "at the image"
@@ -249,6 +251,18 @@ def table_of_attacks(options):
                     f"{float(tf.reduce_mean(losses)):10.4f}",
                     flush=True,
                 )
+                rows.append(
+                    {
+                        "network": network,
+                        "attack": attack,
+                        "": name,
+                        "images/s": options.batch_size / seconds,
+                        "/ CleverHans": base[0] / seconds,
+                        "images/CPU s": options.batch_size / processor,
+                        "/ CleverHans, CPU": base[1] / processor,
+                    }
+                )
+    return rows
 
 
 def cleverhans_evaluation(model, images, labels, options, compiled):
@@ -294,16 +308,14 @@ def table_of_evaluations(model, images, labels, options):
             precision=precision,
         ).accuracy["pgd20"]
 
-    functions = {
-        f"native {precision}": native(precision) for precision in ("float32", "mixed", "bfloat16")
-    }
+    functions = {f"native {precision}": native(precision) for precision in options.precisions}
     functions["cleverhans"] = cleverhans_evaluation(model, images, labels, options, compiled=False)
     functions["cleverhans+tf.function"] = cleverhans_evaluation(
         model, images, labels, options, compiled=True
     )
     if options.profile:
         profile(f"evaluation by PGD-{STEPS}, ", functions)
-        return
+        return []
     runs = {name: [] for name in functions}
     for _ in range(options.repeats + 1):
         for name, function in functions.items():
@@ -320,21 +332,35 @@ def table_of_evaluations(model, images, labels, options):
         name: [statistics.median(part) for part in list(zip(*rest))[:2]]
         for name, (_, *rest) in runs.items()
     }
-    base = then["cleverhans"]
+    base, rows = then["cleverhans"], []
     for name, ((first, _, accuracy), *_) in runs.items():
         seconds, processor = then[name]
         print(
             f"{name:<24} {first:8.1f} s {seconds:7.1f} s {base[0] / seconds:12.2f}x "
             f"{processor:7.1f} s {base[1] / processor:12.2f}x {accuracy:8.2%}"
         )
+        rows.append(
+            {
+                "": name,
+                "first run, s": first,
+                "then, s": seconds,
+                "CleverHans /": base[0] / seconds,
+                "CPU s": processor,
+                "CleverHans /, CPU": base[1] / processor,
+                "accuracy, %": 100 * float(accuracy),
+            }
+        )
     with Lanes() as lanes:
-        functions["native float32"]()
+        functions[f"native {options.precisions[0]}"]()
     lanes.print()
     print(flush=True)
+    return rows
 
 
 def table_of_autoattack(model, images, labels, options):
-    """AutoAttack standard, once each: seconds (compiling included) and robust accuracy."""
+    """AutoAttack standard: seconds and robust accuracy of --repeats rounds, in each of which all
+    take a turn. Compiling is included: each round attacks a model of its own.
+    """
     import torch
     from torch_twin import TorchTwin
 
@@ -359,8 +385,11 @@ def table_of_autoattack(model, images, labels, options):
             return float((twin(found).argmax(1) == y).float().mean())
 
     def native(precision):
+        # What is compiled is kept with the model: a copy has nothing.
+        copy = keras.models.clone_model(model)
+        copy.set_weights(model.get_weights())
         return rt.evaluate_robustness(
-            model,
+            copy,
             images,
             labels,
             threat_model=ThreatModel("linf", options.eps),
@@ -378,7 +407,7 @@ def table_of_autoattack(model, images, labels, options):
                 for precision in ("float32", "mixed")
             },
         )
-        return
+        return []
     print(
         f"AutoAttack standard on {len(labels)} examples, linf eps {options.eps:g}, batch "
         f"{options.batch_size}"
@@ -386,23 +415,44 @@ def table_of_autoattack(model, images, labels, options):
     print(
         f"{'':<24} {'seconds':>10} {'official /':>11} {'CPU':>9} {'official /':>11} {'accuracy':>9}"
     )
-    base = None
-    for name, function in {
+    functions = {
         "official, PyTorch": official,
-        "native float32": lambda: native("float32"),
-        "native mixed": lambda: native("mixed"),
-    }.items():
-        with Lanes() as lanes:
-            seconds, processor, accuracy = timed(function)
-        base = base or (seconds, processor)
-        print(
-            f"{name:<24} {seconds:8.1f} s {base[0] / seconds:10.2f}x {processor:7.1f} s "
-            f"{base[1] / processor:10.2f}x "
-            f"{accuracy:8.2%}",
-            flush=True,
-        )
-        if lanes.searches:
-            lanes.print()
+        **{
+            f"native {precision}": lambda p=precision: native(p)
+            for precision in options.precisions
+            if precision != "bfloat16"
+        },
+    }
+    runs = {name: [] for name in functions}
+    for turn in range(options.repeats):
+        for name, function in functions.items():
+            with Lanes() as lanes:
+                runs[name].append(timed(function))
+            seconds, processor, accuracy = runs[name][-1]
+            base = runs["official, PyTorch"][turn]
+            print(
+                f"{name:<24} {seconds:8.1f} s {base[0] / seconds:10.2f}x {processor:7.1f} s "
+                f"{base[1] / processor:10.2f}x {accuracy:8.2%}",
+                flush=True,
+            )
+            if lanes.searches:
+                lanes.print()
+    middle = {
+        name: [statistics.median(part) for part in list(zip(*turns))[:2]]
+        for name, turns in runs.items()
+    }
+    base = middle["official, PyTorch"]
+    return [
+        {
+            "": name,
+            "seconds": seconds,
+            "official /": base[0] / seconds,
+            "CPU s": processor,
+            "official /, CPU": base[1] / processor,
+            "accuracy, %": 100 * runs[name][0][2],
+        }
+        for name, (seconds, processor) in middle.items()
+    ]
 
 
 def parse_arguments():
@@ -412,7 +462,9 @@ def parse_arguments():
     )
     parser.add_argument("--batch_size", type=int, default=128)
     parser.add_argument(
-        "--repeats", type=int, default=5, help="runs after the first, of which the median counts"
+        "--repeats",
+        type=int,
+        help="runs after the first, of which the median counts: 5; of AutoAttack, rounds: 1",
     )
     parser.add_argument(
         "--threads", type=int, default=os.cpu_count(), help="of TensorFlow and of PyTorch each"
@@ -427,7 +479,13 @@ def parse_arguments():
     )
     parser.add_argument("--eps", type=float, default=0.2)
     parser.add_argument(
+        "--precisions", default="float32,mixed,bfloat16", help="of the native evaluations"
+    )
+    parser.add_argument(
         "--profile", action="store_true", help="print where the time goes, by kind of operation"
+    )
+    parser.add_argument(
+        "--output", type=pathlib.Path, help="the table as JSON too, with commit and machine"
     )
     parser.add_argument(
         "--autoattack",
@@ -435,7 +493,10 @@ def parse_arguments():
         help="checkout of github.com/fra31/auto-attack; needs --model",
     )
     options = parser.parse_args()
+    if options.repeats is None:
+        options.repeats = 1 if options.autoattack else 5
     options.networks = options.networks.split(",")
+    options.precisions = options.precisions.split(",")
     if unknown := set(options.networks) - set(NETWORKS):
         parser.error(
             f"unknown networks {', '.join(sorted(unknown))}; known are {', '.join(NETWORKS)}"
@@ -471,11 +532,13 @@ def main():
             raise SystemExit(f"attacks.py: {error}") from None
         images, labels = data.images.astype(np.float32) / 255, data.labels.astype(np.int32)
         if options.autoattack:
-            table_of_autoattack(model, images, labels, options)
+            rows = table_of_autoattack(model, images, labels, options)
         else:
-            table_of_evaluations(model, images, labels, options)
+            rows = table_of_evaluations(model, images, labels, options)
     else:
-        table_of_attacks(options)
+        rows = table_of_attacks(options)
+    if options.output and rows:
+        speed.write(options.output, rows)
     devices = ", ".join(device.device_type for device in tf.config.list_logical_devices())
     versions = {
         module: sys.modules[module].__version__

@@ -16,6 +16,13 @@ gc.freeze()
 gc.set_threshold(20_000, 20, 50)
 
 
+def pytest_collection_modifyitems(items):
+    marked = [item for item in items if item.get_closest_marker("gpu")]
+    if marked and not tf.config.list_physical_devices("GPU"):
+        for item in marked:
+            item.add_marker(pytest.mark.skip(reason="needs a GPU"))
+
+
 @pytest.fixture
 def at_the_root(monkeypatch):
     monkeypatch.chdir(Path(__file__).resolve().parents[1])

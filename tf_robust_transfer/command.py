@@ -10,13 +10,14 @@ from tf_robust_transfer.command_line import parse
 from tf_robust_transfer.errors import InputError
 from tf_robust_transfer.evaluation import RobustnessWarning
 from tf_robust_transfer.models.settings import check_settings, require_tensorflow
+from tf_robust_transfer.runs import device
 
 
 def run_command(run, config_class, arguments=None) -> None:
     """Parses arguments, by default the command line's, into config_class and calls run(config).
 
-    Exit codes: 0 done; 2 bad input, with one line on stderr; 1 anything unforeseen, with its
-    traceback."""
+    Exit codes: 0 done; 2 bad input or too little memory, with one line on stderr; 1 anything
+    unforeseen, with its traceback."""
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
     logging.getLogger("tf_robust_transfer").setLevel(logging.INFO)
     # Each attack on each model is a function of its own, which TensorFlow takes for one function
@@ -27,7 +28,14 @@ def run_command(run, config_class, arguments=None) -> None:
     try:
         require_tensorflow("the commands")
         check_settings()
-        run(parse(config_class, sys.argv[1:] if arguments is None else arguments))
+        config = parse(config_class, sys.argv[1:] if arguments is None else arguments)
+        device.prepare()
+        try:
+            run(config)
+        except tf.errors.ResourceExhaustedError as error:
+            if not device.is_out_of_memory(error):
+                raise
+            raise InputError(device.out_of_memory(config)) from error
     except InputError as error:
         sys.stderr.write(f"error: {error}\n")
         sys.exit(2)

@@ -202,7 +202,19 @@ class TrainConfig(AttackConfig, SharedConfig):
         "0.1", "piecewise: what the rate is multiplied by", fraction, **above(0)
     )
     mixed_precision: str = option(
-        "none", "bfloat16 or float16 inside the student", **one_of("none", "bfloat16", "float16")
+        "none",
+        "bfloat16 or float16 inside the student; auto: none, until it is measured",
+        **one_of("none", "auto", "bfloat16", "float16"),
+    )
+    jit: str = option(
+        "auto",
+        "steps compiled by XLA; auto: on where one GPU trains",
+        **one_of("auto", "on", "off"),
+    )
+    deterministic: str = option(
+        "auto",
+        "operations that give the same bits each time; auto: on, but on a GPU, where they are slow",
+        **one_of("auto", "on", "off"),
     )
     # What is watched and kept
     watch_attack: str = option("pgd10", "attack of the robust accuracy by epoch", attack_name)

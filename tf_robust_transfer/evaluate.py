@@ -3,6 +3,7 @@
 """
 
 import dataclasses
+import logging
 import pathlib
 import sys
 
@@ -24,11 +25,14 @@ from tf_robust_transfer.evaluation import challenge_files, evaluate_robustness
 from tf_robust_transfer.evaluation.model_card import add_results, card_path
 from tf_robust_transfer.files import write_json
 from tf_robust_transfer.flag_types import boolean, fractions
-from tf_robust_transfer.inference.faster_copy import PRECISIONS
+from tf_robust_transfer.inference.faster_copy import PRECISIONS, on_gpu
 from tf_robust_transfer.models.batch_statistics import BATCH_NORMS
 from tf_robust_transfer.options import one_of, option
 from tf_robust_transfer.reports.lines import accuracy_line, accuracy_lines, diagnostics_text
+from tf_robust_transfer.runs import device
 from tf_robust_transfer.runs.images import load_split, pixels
+
+_LOG = logging.getLogger("tf_robust_transfer")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -113,6 +117,7 @@ class EvaluateConfig(AttackConfig, SharedConfig):
 
 def run(config: EvaluateConfig) -> None:
     config.verify()
+    _LOG.info(device.line(device.record(precision=config.precision, jit=on_gpu())))
     model = load_model(config.model)
     teacher = load_model(config.teacher) if config.teacher else None
     test = load_split(config, config.split)

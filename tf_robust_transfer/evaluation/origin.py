@@ -1,6 +1,7 @@
 """Where a figure was measured: what results.json says of the device and of the code."""
 
 import functools
+import os
 import pathlib
 import platform
 import re
@@ -11,15 +12,18 @@ import tensorflow as tf
 
 @functools.cache
 def device() -> str:
-    """The GPUs that TensorFlow uses, or else the processor: `NVIDIA H200`, `AMD EPYC 9R14`."""
-    gpus = tf.config.list_physical_devices("GPU")
+    """The GPUs that TensorFlow uses, or else the processor: `NVIDIA H200`, `CPU, 2 cores, AMD EPYC
+    9R14`.
+    """
+    gpus = tf.config.get_visible_devices("GPU")
     if gpus:
-        names = [tf.config.experimental.get_device_details(gpu) for gpu in gpus]
-        first = names[0].get("device_name", "GPU")
-        return first if len(gpus) == 1 else f"{len(gpus)} x {first}"
+        details = [tf.config.experimental.get_device_details(gpu) for gpu in gpus]
+        return ", ".join(found.get("device_name", "GPU") for found in details)
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     cpuinfo = pathlib.Path("/proc/cpuinfo")
     found = re.search(r"model name\s*:\s*(.*)", cpuinfo.read_text()) if cpuinfo.exists() else None
-    return found[1].strip() if found else platform.processor() or platform.machine()
+    name = found[1].strip() if found else platform.processor() or platform.machine()
+    return f"CPU, {cores} cores, {name}"
 
 
 @functools.cache

@@ -194,6 +194,27 @@ class Method(SavesItsStudent, keras.Model):
             # Keras would build the optimizer for teacher and discriminator as well.
             self.optimizer.build(self._trained)
             self._trackers = self._trackers or {n: keras.metrics.Mean(name=n) for n in names}
+        self.watch.terms = tuple(self._trackers)
+
+    # Keras's own setter turns XLA off, with a warning, under deterministic operations. Every
+    # method's step compiles and runs under them.
+    @keras.Model.jit_compile.setter
+    def jit_compile(self, value):
+        """Raises an InputError where XLA is asked for and cannot be had."""
+        if value:
+            refused = sorted({x.name for x in self._flatten_layers() if not x.supports_jit})
+            if refused:
+                raise InputError(
+                    f"XLA cannot compile the layers {', '.join(refused)}: jit_compile=False "
+                    "(--jit=off)"
+                )
+            if self.distribute_strategy.num_replicas_in_sync > 1:
+                raise InputError(
+                    "XLA compiles the steps of one device, here are "
+                    f"{self.distribute_strategy.num_replicas_in_sync}: jit_compile=False "
+                    "(--jit=off), or --distribution_strategy=one_device"
+                )
+        self._jit_compile = value
 
     def fit(self, x=None, y=None, *args, **kwargs):
         """As keras.Model.fit, of images and labels that are checked as they come.
@@ -346,6 +367,7 @@ class Method(SavesItsStudent, keras.Model):
         for name, value in shown.items():
             self._trackers[name].update_state(replicas.whole(value))
         self._trackers["accuracy"].update_state(classification.is_correct(logits, labels))
+        self.watch.see_losses(shown, self.optimizer.iterations)
         self.watch.see_logits(logits)
         # A term that this step does not have (IGAM's during its warm start) is not shown as 0.
         return {name: self._trackers[name].result() for name in (*shown, "accuracy")}

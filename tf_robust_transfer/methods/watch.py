@@ -1,8 +1,9 @@
-"""What goes wrong in a training without a word: gradients that are not finite, constant logits.
+"""What goes wrong in a training without a word: losses and gradients that are not finite, constant
+logits.
 
 A ReLU on the CPU turns NaN into 0, so that a loss may stay finite while weights are NaN. Each step
-leaves what it found in variables on its device; nothing is read from there before an epoch ends or
-something is saved."""
+leaves what it found in variables on its device; nothing is read from there before an epoch ends,
+something is saved, or someone asks."""
 
 import logging
 
@@ -21,6 +22,9 @@ class Watch:
     """Made in the scope of the method's strategy."""
 
     def __init__(self):
+        # The names of what a step may lose by; `compile` sets them.
+        self.terms = ()
+
         def variable(value, dtype):
             # Each replica writes its own.
             return tf.Variable(
@@ -32,6 +36,8 @@ class Watch:
             )
 
         self._bad_step = variable(0, tf.int64)  # counted from 1; 0: none
+        self._bad_loss_step = variable(0, tf.int64)
+        self._bad_terms = variable(0, tf.int64)  # of that step; a bit for each term
         self._spread = variable(1.0, tf.float32)
 
     def see_weights(self, weights, iterations) -> None:
@@ -47,6 +53,25 @@ class Watch:
         first = tf.logical_and(self._bad_step == 0, ~tf.math.is_finite(total))
         self._bad_step.assign(tf.where(first, tf.cast(iterations, tf.int64), self._bad_step))
 
+    def see_losses(self, losses: dict, iterations) -> None:
+        """Inside a step, after the optimizer's: remembers the first step with a loss that is not
+        finite, and which of its terms are not.
+
+        losses: {name: scalar}; iterations: as in `see_weights`."""
+        bits = [
+            tf.where(
+                tf.math.is_finite(tf.cast(value, tf.float32)),
+                tf.constant(0, tf.int64),
+                tf.constant(1 << self.terms.index(name), tf.int64),
+            )
+            for name, value in losses.items()
+        ]
+        bad = tf.add_n(bits)
+        first = tf.logical_and(self._bad_loss_step == 0, bad > 0)
+        step = tf.cast(iterations, tf.int64)
+        self._bad_loss_step.assign(tf.where(first, step, self._bad_loss_step))
+        self._bad_terms.assign(tf.where(first, bad, self._bad_terms))
+
     def see_logits(self, logits) -> None:
         """Inside a step: remembers how far its logits differ between images, of their size.
 
@@ -60,10 +85,20 @@ class Watch:
         )
 
     def check(self, method) -> None:
-        """Raises an InputError where a step of this `fit` left a weight that is not finite."""
-        steps = [int(step) for step in _of_replicas(method, self._bad_step) if int(step)]
-        if steps:
-            _refuse(f"the gradient or the weights are not finite at step {min(steps)}", method)
+        """Raises an InputError where a step of this `fit` had a loss, or left a weight, that is not
+        finite: of the first such step.
+        """
+        loss_step = _first(method, self._bad_loss_step)
+        weights_step = _first(method, self._bad_step)
+        if loss_step and (not weights_step or loss_step <= weights_step):
+            bad = 0
+            for bits in _of_replicas(method, self._bad_terms):
+                bad |= int(bits)
+            names = [name for place, name in enumerate(self.terms) if bad >> place & 1]
+            terms = [name for name in names if name != "loss"] or names
+            _refuse(f"the loss is not finite at step {loss_step}: {', '.join(terms)}", method)
+        if weights_step:
+            _refuse(f"the gradient or the weights are not finite at step {weights_step}", method)
 
     def check_saved(self, method) -> None:
         """Raises an InputError where the student has a weight that is not finite."""
@@ -73,7 +108,8 @@ class Watch:
 
     def reset(self) -> None:
         """Forgets, for a new `fit`."""
-        self._bad_step.assign(0)
+        for variable in (self._bad_step, self._bad_loss_step, self._bad_terms):
+            variable.assign(0)
 
     def tell_collapse(self, method) -> None:
         """A line where the logits of the last step were the same for all images."""
@@ -98,6 +134,11 @@ class AtEpochsEnd(keras.callbacks.Callback):
 
 def _of_replicas(method, variable):
     return method.distribute_strategy.experimental_local_results(variable)
+
+
+def _first(method, variable) -> int:
+    """The first step that a replica remembers; 0: none does."""
+    return min((int(step) for step in _of_replicas(method, variable) if int(step)), default=0)
 
 
 def _refuse(what, method):

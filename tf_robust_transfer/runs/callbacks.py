@@ -1,7 +1,6 @@
 """Keras callbacks of a run: they watch, they write, they change nothing about the training."""
 
 import logging
-import math
 import pathlib
 import sys
 import time
@@ -11,7 +10,6 @@ import numpy as np
 import tensorflow as tf
 import tqdm
 
-from tf_robust_transfer.errors import InputError
 from tf_robust_transfer.evaluation import evaluate_robustness, parse_attack
 from tf_robust_transfer.files import write_text
 from tf_robust_transfer.models.precision import take_weights
@@ -28,25 +26,25 @@ def training_seconds(checkpoints) -> float | None:
 
 
 class StopOnNonFinite(keras.callbacks.Callback):
-    """Stops the run at the first loss term that is NaN or infinite.
+    """Stops the run where a loss term or a weight has become NaN or infinite.
+
+    The device remembers the first such step and its terms, see `Watch`; it is asked at most once in
+    `SECONDS`, since it has to finish its work for an answer, at the end of each epoch, and before
+    anything is saved.
 
     Raises:
-        InputError: names the step and the terms. It is raised before any checkpoint of that step is
-            written, so it has to come before the callbacks that write.
+        InputError: names the step and the terms.
     """
 
+    SECONDS = 1.0
+
+    def on_train_begin(self, logs=None):
+        self._asked = time.monotonic()
+
     def on_train_batch_end(self, batch, logs=None):
-        # The logs are means since the start of the epoch: the first bad value is seen in the step
-        # that made it.
-        bad = [name for name, value in (logs or {}).items() if not math.isfinite(float(value))]
-        if bad:
-            terms = [name for name in bad if name != "loss"] or bad
-            raise InputError(
-                f"the loss is not finite at step {self.model.steps_done}: {', '.join(terms)}; the "
-                "last good "
-                "checkpoint is kept; try a smaller learning rate or weight of that term, in a new "
-                "run folder"
-            )
+        if time.monotonic() - self._asked >= self.SECONDS:
+            self.model.watch.check(self.model)
+            self._asked = time.monotonic()
 
 
 class WatchFirstSteps(keras.callbacks.Callback):
@@ -88,29 +86,18 @@ def first_kernel(model) -> np.ndarray:
     return next(v for v in model.trainable_variables if len(v.shape) > 1).numpy()
 
 
-class WatchAccuracy(keras.callbacks.Callback):
-    """Adds clean and robust accuracy on a few test examples, learning rate and images a second to
-    each epoch's logs.
+class Rates(keras.callbacks.Callback):
+    """Adds learning rate and images a second to each epoch's logs.
 
-    Has to come before the callbacks that read the logs.
+    Has to come before the callbacks that read the logs, and before those that take time.
 
     Args:
-        images, labels: float32 [n, height, width, channels] in [0, 1] and int [n]; n = 0 measures
-            no accuracy.
-        threat_model: of the robust accuracy.
-        attack: name of the attack, such as "pgd10".
-        batch_size: of the training, for the images a second.
-        seed: of the attack.
-        student: keras.Model that is measured, with the weights that the trained student has by
-            then: that student itself, or what `in_float32` made of it.
+        batch_size: of the training.
     """
 
-    def __init__(self, images, labels, *, threat_model, attack, batch_size, seed, student):
+    def __init__(self, batch_size):
         super().__init__()
-        self.images, self.labels, self.threat_model = images, labels, threat_model
-        # One object for all epochs, so that it is compiled once.
-        self.attack = {attack: parse_attack(attack)}
-        self.batch_size, self.seed, self.student = batch_size, seed, student
+        self._batch_size = batch_size
 
     def on_epoch_begin(self, epoch, logs=None):
         self._started, self._steps = time.monotonic(), 0
@@ -119,12 +106,35 @@ class WatchAccuracy(keras.callbacks.Callback):
         self._steps += 1
 
     def on_epoch_end(self, epoch, logs=None):
-        logs["images_per_second"] = (
-            self._steps * self.batch_size / (time.monotonic() - self._started)
-        )
-        logs["learning_rate"] = float(
-            keras.ops.convert_to_numpy(self.model.optimizer.learning_rate)
-        )
+        seconds = time.monotonic() - self._started
+        logs["images_per_second"] = self._steps * self._batch_size / seconds
+        rate = keras.ops.convert_to_numpy(self.model.optimizer.learning_rate)
+        logs["learning_rate"] = float(rate)
+
+
+class WatchAccuracy(keras.callbacks.Callback):
+    """Adds clean and robust accuracy on a few test examples to each epoch's logs.
+
+    Has to come before the callbacks that read the logs.
+
+    Args:
+        images, labels: float32 [n, height, width, channels] in [0, 1] and int [n]; n = 0 measures
+            no accuracy.
+        threat_model: of the robust accuracy.
+        attack: name of the attack, such as "pgd10".
+        seed: of the attack.
+        student: keras.Model that is measured, with the weights that the trained student has by
+            then: that student itself, or what `in_float32` made of it.
+    """
+
+    def __init__(self, images, labels, *, threat_model, attack, seed, student):
+        super().__init__()
+        self.images, self.labels, self.threat_model = images, labels, threat_model
+        # One object for all epochs, so that it is compiled once.
+        self.attack = {attack: parse_attack(attack)}
+        self.seed, self.student = seed, student
+
+    def on_epoch_end(self, epoch, logs=None):
         if len(self.images):
             take_weights(self.student, self.model.student)
             result = evaluate_robustness(
@@ -215,8 +225,8 @@ class InputGradientImages(keras.callbacks.Callback):
 
 
 class Checkpoint(keras.callbacks.Callback):
-    """Saves the whole state of the run at the end of each epoch, and within one every so many
-    minutes.
+    """Saves the whole state of the run at the end of each epoch and of the training, and within an
+    epoch every so many minutes.
 
     Args:
         manager: tf.train.CheckpointManager.
@@ -246,3 +256,8 @@ class Checkpoint(keras.callbacks.Callback):
 
     def on_epoch_end(self, epoch, logs=None):
         self._save()
+
+    def on_train_end(self, logs=None):
+        last = self._manager.latest_checkpoint or ""
+        if not last.endswith(f"-{self.model.steps_done}"):
+            self._save()

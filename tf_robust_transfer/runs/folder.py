@@ -11,6 +11,8 @@ from tf_robust_transfer.files import write_text
 RESULTS = "results*.json"
 # Flags that change where or how fast a run works, but not what comes out of it.
 _FREE_FLAGS = ("run_dir", "data_dir", "distribution_strategy", "checkpoint_minutes")
+# Nor do these of a run that is finished: a teacher that a GPU trained serves on a CPU.
+_FREE_WHEN_FINISHED = ("jit", "deterministic")
 
 
 class RunFolder:
@@ -54,8 +56,9 @@ class RunFolder:
         stored = dict(
             line[2:].partition("=")[::2] for line in self.flags.read_text().splitlines() if line
         )
+        free = _FREE_FLAGS + (_FREE_WHEN_FINISHED if self.finished else ())
         for name, text in texts.items():
-            if name not in _FREE_FLAGS and stored.get(name, text) != text:
+            if name not in free and stored.get(name, text) != text:
                 raise InputError(
                     f"the run folder {str(self.path)!r} was made with --{name}={stored[name]}, not "
                     f"--{name}={text}; give "

@@ -54,7 +54,9 @@ def compiled_method(
     if config.mixed_precision != "none":
         student = with_precision(student, config.mixed_precision)
     built = _method(config, images, student, teacher, steps_per_epoch)
-    built.compile(optimizer=step, **built.compile_arguments(config.of_method))
+    built.compile(
+        optimizer=step, jit_compile=config.jit == "on", **built.compile_arguments(config.of_method)
+    )
     return built
 
 

@@ -57,14 +57,16 @@ def load(config, train: Callable | None = None):
 def teacher_flags(config, path: str) -> TrainConfig:
     """The flags of a teacher that --teacher=flagfile:PATH names.
 
-    It inherits seed, data directory and strategy unless its flag file sets them, and its run folder
-    stands beside the student's, named as its flag file."""
+    It inherits seed, data directory, strategy, jit and determinism unless its flag file sets them,
+    and its run folder stands beside the student's, named as its flag file."""
     beside = pathlib.Path(config.run_dir).parent / pathlib.Path(path).stem
     inherited = {
         "seed": config.seed,
         "data_dir": config.data_dir,
         "smoke": str(config.smoke).lower(),
         "distribution_strategy": config.distribution_strategy,
+        "jit": config.jit,
+        "deterministic": config.deterministic,
         "run_dir": beside,
     }
     arguments = [f"--{name}={value}" for name, value in inherited.items()]

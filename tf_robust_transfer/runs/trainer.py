@@ -14,9 +14,10 @@ from tf_robust_transfer.evaluation.model_card import write_card
 from tf_robust_transfer.files import write_json
 from tf_robust_transfer.models.precision import in_float32, take_weights
 from tf_robust_transfer.plots.input_gradients import plot_input_gradients
-from tf_robust_transfer.runs import callbacks, teachers
+from tf_robust_transfer.runs import callbacks, device, teachers
 from tf_robust_transfer.runs.diagnostics import GradientDiagnostics
 from tf_robust_transfer.runs.folder import RunFolder
+from tf_robust_transfer.runs.host import Allowance, Callbacks
 from tf_robust_transfer.runs.images import load_split, load_train, pixels
 from tf_robust_transfer.runs.method import compiled_method
 from tf_robust_transfer.runs.strategy import distribution_strategy
@@ -36,20 +37,22 @@ def run_training(config: TrainConfig) -> RunFolder:
     Raises:
         InputError: bad input (see the flags), or a loss that is not finite.
     """
+    config = device.resolved(config)
     folder = RunFolder(config)
     if folder.finished:
         _LOG.info("%s is finished already", folder.path)
         return folder
     config.verify()
     tell_ignored(config)
-    # Resumed or not, the same seed has to give the same weights, bit for bit.
-    tf.config.experimental.enable_op_determinism()
     if teachers.is_untrained(config):
         check_training(config)
     teacher = teachers.load(config, run_training)
+    # After the teacher's training, which may have its own.
+    device.set_determinism(config.deterministic == "on")
     _LOG.info(
         "training %s (%s, %s) in %s", config.model, config.method, config.dataset, folder.path
     )
+    _LOG.info(device.line(_on(config)))
     train, test = load_train(config), load_split(config, "test")
     batch_size = 2 if config.smoke else config.batch_size
     steps_per_epoch = data.steps_per_epoch(train, batch_size)
@@ -94,6 +97,7 @@ def check_training(config: TrainConfig) -> None:
     Raises:
         InputError: as run_training.
     """
+    config = device.resolved(config)
     train = load_train(config)
     steps_per_epoch = data.steps_per_epoch(train, 2 if config.smoke else config.batch_size)
     total_steps = config.train_steps or max(1, round(config.epochs * steps_per_epoch))
@@ -103,6 +107,14 @@ def check_training(config: TrainConfig) -> None:
         teacher=teachers.load(config),
         steps_per_epoch=steps_per_epoch,
         total_steps=total_steps,
+    )
+
+
+def _on(config):
+    """What the run works on and with; config: resolved."""
+    return device.record(
+        precision="float32" if config.mixed_precision == "none" else config.mixed_precision,
+        jit=config.jit == "on",
     )
 
 
@@ -121,27 +133,34 @@ def _fit(config, folder, method, student, train, test, batch_size, steps_per_epo
     progress = callbacks.Progress(
         total_steps=total_steps, start_step=step, batch_size=batch_size, name=folder.path.name
     )
+    accuracy = callbacks.WatchAccuracy(
+        images,
+        labels,
+        threat_model=config.threat_model,
+        attack=config.watch_attack,
+        seed=config.seed,
+        student=student,
+    )
+    pictures = callbacks.InputGradientImages(
+        folder.tensorboard / "input_gradients", images[:8], labels[:8], teacher
+    )
+    diagnostics = GradientDiagnostics(
+        folder.tensorboard / "diagnostics", images[:500], labels[:500], teacher
+    )
+    kept = callbacks.Checkpoint(manager, config.checkpoint_minutes)
+    allowance = Allowance()
+    for callback in (accuracy, pictures, diagnostics, kept):
+        allowance.limit(callback)
     used = [
         callbacks.StopOnNonFinite(),
         callbacks.WatchFirstSteps(),
-        callbacks.WatchAccuracy(
-            images,
-            labels,
-            threat_model=config.threat_model,
-            attack=config.watch_attack,
-            batch_size=batch_size,
-            seed=config.seed,
-            student=student,
-        ),
+        callbacks.Rates(batch_size),
+        accuracy,
         progress,
-        callbacks.InputGradientImages(
-            folder.tensorboard / "input_gradients", images[:8], labels[:8], teacher
-        ),
-        GradientDiagnostics(
-            folder.tensorboard / "diagnostics", images[:500], labels[:500], teacher
-        ),
+        pictures,
+        diagnostics,
         keras.callbacks.TensorBoard(str(folder.tensorboard), write_graph=False),
-        callbacks.Checkpoint(manager, config.checkpoint_minutes),
+        kept,
     ]
     try:
         # The first and the last epoch may be cut: by a resumed run, by a number of steps.
@@ -157,12 +176,13 @@ def _fit(config, folder, method, student, train, test, batch_size, steps_per_epo
                 augmentation=config.augmentation,
             )
             with data.told_when_unreadable(config.dataset):
+                epochs = epoch + max(1, whole)
                 method.fit(
                     batches,
                     initial_epoch=epoch,
-                    epochs=epoch + max(1, whole),
+                    epochs=epochs,
                     steps_per_epoch=steps,
-                    callbacks=used,
+                    callbacks=Callbacks(used, method, epochs=epochs, steps=steps),
                     shuffle=False,
                     verbose=0,
                 )
@@ -197,7 +217,7 @@ def _evaluate(config, folder, student, teacher, test, cost):
     results = result.to_json_dict(
         model=str(folder.model), dataset=config.dataset, split="test", order=test.order
     )
-    results["training"] = cost
+    results["training"] = cost | _on(config)
     if config.ignored:
         results["ignored_flags"] = [f"--{flag.name}={flag.text}" for flag in config.ignored]
     write_card(

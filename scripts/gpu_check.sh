@@ -1,0 +1,56 @@
+#!/usr/bin/env bash
+# What a GPU has to show, in the order of its worth, in at most ten minutes; a run that is cut off leaves its records.
+#
+#   scripts/gpu_check.sh OUT [MODEL] [DATA_DIR] [CHECKOUT]
+#   scripts/gpu_check.sh --rehearse OUT ["" "" CHECKOUT]      tiny sizes, on a CPU too
+#
+# OUT: folder of the records; the same command goes on there. MODEL: a PreAct-ResNet-18 to attack, of cifar10 in
+# DATA_DIR. CHECKOUT: of github.com/fra31/auto-attack. PY: the Python that has TensorFlow, by default that of .venv
+# (nothing is installed). TORCH_PY: the one that has PyTorch, by default python3. On a machine without a package
+# registry see pack.py beside the project's shared data: . ./env.sh; PY=$PY scripts/gpu_check.sh ...
+set -uo pipefail
+rehearse=""
+if [ "${1:-}" = --rehearse ]; then rehearse=--rehearse && shift; fi
+out="${1:?usage: scripts/gpu_check.sh [--rehearse] OUT [MODEL] [DATA_DIR] [CHECKOUT]}"
+model="${2:-}" data="${3:-}" checkout="${4:-}"
+mkdir -p "$out" && out="$(cd -- "$out" && pwd)"
+cd -- "$(dirname -- "${BASH_SOURCE[0]}")/.."
+python="${PY:-.venv/bin/python}" torch="${TORCH_PY:-python3}"
+export PYTHONPATH="$PWD${PYTHONPATH:+:$PYTHONPATH}" TF_CPP_MIN_LOG_LEVEL="${TF_CPP_MIN_LOG_LEVEL:-2}" PYTHONUNBUFFERED=1
+# A slow machine that rehearses may take longer.
+end=$((SECONDS + ${SECONDS_IN_ALL:-590})) factor="${PART_FACTOR:-1}"
+
+# part NAME SECONDS COMMAND...: at most so long and no longer than is left; a line about its end in OUT/parts.txt.
+part() {
+  local name="$1" most=$(($2 * factor)) left=$((end - SECONDS)) begun=$SECONDS code=0
+  shift 2
+  if ((left < 10)); then echo "$name: no time left" | tee -a "$out/parts.txt" && return; fi
+  timeout -k 5 "$((most < left ? most : left))" "$@" >"$out/$name.log" 2>&1 || code=$?
+  echo "$name: code $code, $((SECONDS - begun)) s; $(grep -v '^$' "$out/$name.log" | tail -n 1 | cut -c 1-160)" | tee -a "$out/parts.txt"
+}
+
+gpu() {
+  local name="$1" minutes=$(($2 * factor))
+  shift 2
+  "$python" benchmarks/gpu.py --part="$name" --output="$out/$name.jsonl" --minutes="$minutes" --torch_python="$torch" \
+    ${model:+--model="$model"} ${data:+--data_dir="$data"} ${checkout:+--autoattack="$checkout"} $rehearse "$@"
+}
+export -f gpu
+export python out torch model data checkout rehearse factor
+
+small=(--dataset=digits --method=adversarial_training --attacks=pgd20 --max_examples=100 --epochs=40 --batch_size=64)
+if [ -n "$rehearse" ]; then small+=(--train_fraction=0.2 --model_options=width=1 --train_attack_steps=1 --epochs=10 --attacks=fgsm); fi
+
+part device 60 "$python" -c 'import tensorflow as tf
+for gpu in tf.config.list_physical_devices("GPU") or ["no GPU"]: print(gpu)'
+part steps 200 bash -c 'gpu steps 3'
+# A kill and a resume, as auto chooses and to the bit: the last lines say whether the weights are those of a run alone.
+part resume 120 "$python" scripts/kill_and_resume.py "$out/resume" -- "${small[@]}"
+part evaluate 80 bash -c 'gpu evaluate 1'
+part autoattack 180 bash -c 'gpu autoattack 3'
+if [ -n "$rehearse" ]; then
+  part tests 60 "$python" -m pytest -q -p no:cacheprovider -m gpu tests --co
+else
+  part tests 400 "$python" -m pytest -q -p no:cacheprovider -m "gpu or not slow" tests
+fi
+cat "$out/parts.txt"

@@ -6,8 +6,10 @@ import sys
 from tf_robust_transfer.command import run_command
 from tf_robust_transfer.command_line import default_run_dir, effective
 from tf_robust_transfer.config import TrainConfig
+from tf_robust_transfer.ops import workers
 from tf_robust_transfer.reports.table import show
 from tf_robust_transfer.runs import check_training, run_training
+from tf_robust_transfer.runs.strategy import distribution_strategy
 
 
 def run(config: TrainConfig) -> None:
@@ -23,7 +25,8 @@ def run(config: TrainConfig) -> None:
         sys.stdout.write(effective(config))
         return
     folder = run_training(config)
-    show([folder.path])
+    if workers.is_chief(distribution_strategy(config.distribution_strategy)):
+        show([folder.path])
 
 
 def main(argv=None) -> None:

@@ -29,7 +29,9 @@ def run_command(run, config_class, arguments=None) -> None:
     try:
         require_tensorflow("the commands")
         check_settings()
-        run(parse(config_class, arguments))
+        config = parse(config_class, arguments)
+        _tell_unused_strategy(config)
+        run(config)
     except InputError as error:
         sys.stderr.write(f"error: {error}\n")
         tell_others(arguments, error)
@@ -40,6 +42,14 @@ def run_command(run, config_class, arguments=None) -> None:
     except KeyboardInterrupt:
         sys.stderr.write("interrupted; start the same command again to go on\n")
         sys.exit(130)
+
+
+def _tell_unused_strategy(config):
+    strategy = getattr(config, "distribution_strategy", "auto")
+    if strategy not in getattr(config, "strategies", (strategy,)):
+        logging.getLogger("tf_robust_transfer").warning(
+            "--distribution_strategy=%s has no effect on this command", strategy
+        )
 
 
 def _show_warning(message, category, filename, lineno, file=None, line=None):

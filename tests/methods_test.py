@@ -1260,8 +1260,9 @@ for name in sys.argv[2:]:
         with strategy.scope():
             keras.utils.set_random_seed(0)
             method = build()
-            rate = keras.optimizers.schedules.PiecewiseConstantDecay([10], [0.02, 0.01])
-            method.compile(optimizer=keras.optimizers.SGD(rate, momentum=0.9))
+            rate = keras.optimizers.schedules.PiecewiseConstantDecay([10], [0.005, 0.0025])
+            # Of larger steps the game of the gradients is chaotic: rounding doubles with each.
+            method.compile(optimizer=keras.optimizers.SGD(rate))
         models = [method.student, getattr(method, "discriminator", None)]
         weights = [w for model in models if model for w in model.get_weights()]
         for i, w in enumerate(weights):
@@ -1316,7 +1317,7 @@ def test_two_devices_give_the_weights_of_one(two_devices, case):
     weights = [name for name in names if name.startswith("weight")]
     apart = {n: np.abs(found[f"{case}/1/{n}"] - found[f"{case}/2/{n}"]).max() for n in names}
     moved = [np.abs(found[f"{case}/0/{n}"] - found[f"{case}/1/{n}"]).max() for n in weights]
-    assert np.median(moved) > 1e-2  # far more than the tolerance
+    assert np.median(moved) > 2e-3  # far more than the tolerance
     furthest = max(apart[name] for name in weights)
     if case == "igam_each_its_own":
         assert furthest > 1e-3

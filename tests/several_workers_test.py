@@ -29,7 +29,9 @@ SHARED = (
     "--batch_size=64",
     "--train_fraction=0.45",  # 9 batches an epoch
     "--model_options=batch_norm=True",
-    "--learning_rate=0.01",
+    # Of larger steps the game of the gradients is chaotic: rounding doubles with each.
+    "--learning_rate=0.005",
+    "--momentum=0",
     "--eps=0.1",
     "--attacks=fgsm",
     "--max_examples=20",

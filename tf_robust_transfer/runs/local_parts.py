@@ -34,6 +34,6 @@ def run(texts: dict[str, str], count: int) -> None:
     failed = [i for i, part in enumerate(parts) if part.wait()]
     if failed:
         raise InputError(
-            f"part {failed[0]}/{count} failed, what it wrote says why; start the same command again "
-            "to go on"
+            f"part {failed[0]}/{count} failed, what it wrote says why; start the same command "
+            "again to go on"
         )

@@ -293,7 +293,7 @@ class TestReplicasOnOneDevice:
         assert float(replicas.global_mean(values)) == 3.0
         assert float(replicas.global_sum(values)) == 9.0
         assert float(replicas.once(tf.constant(5.0))) == 5.0
-        assert float(replicas.whole(tf.constant(5.0))) == 5.0
+        assert float(replicas.whole({"loss": tf.constant(5.0)})["loss"]) == 5.0
 
     def test_random_numbers_are_a_function_of_the_seed(self):
         shape = tf.constant([4, 2, 2, 1])
@@ -334,9 +334,11 @@ for name, sizes in {"even": (2, 2), "uneven": (3, 1), "empty": (4, 0)}.items():
     mean = tf.function(lambda x: summed(replicas.global_mean, x))(part)
     total = tf.function(lambda x: summed(replicas.global_sum, x))(part)
     whole = tf.function(
-        lambda x: strategy.run(lambda y: replicas.whole(replicas.global_mean(y)), args=(x,))
+        lambda x: strategy.run(
+            lambda y: replicas.whole({"mean": replicas.global_mean(y), "zero": 0.0}), args=(x,)
+        )
     )(part)
-    local = [float(x) for x in strategy.experimental_local_results(whole)]
+    local = [float(x) for x in strategy.experimental_local_results(whole["mean"])]
     found[name] = [float(mean), float(total), local]
 found["once"] = float(summed(lambda: replicas.once(tf.constant(5.0))))
 for draw in (replicas.random_uniform, replicas.random_normal):

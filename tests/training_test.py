@@ -411,7 +411,6 @@ def test_finetuning_keeps_the_teachers_features(teacher, tmp_path):
             "no option 'widht'; nearest valid names: width",
         ),
         (["--augmentation=flop"], "unknown augmentation 'flop'; nearest valid names: flip"),
-        (["--distribution_strategy=multi_worker_mirrored"], "use mirrored"),
         (["--train_fraction=2"], "train_fraction"),
     ],
 )

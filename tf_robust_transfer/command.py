@@ -7,17 +7,19 @@ import warnings
 import tensorflow as tf
 
 from tf_robust_transfer.command_line import parse
-from tf_robust_transfer.errors import InputError
+from tf_robust_transfer.errors import InputError, LostWorkerError
 from tf_robust_transfer.evaluation import RobustnessWarning
 from tf_robust_transfer.models.settings import check_settings, require_tensorflow
 from tf_robust_transfer.runs import device
+from tf_robust_transfer.runs.strategy import tell_others
 
 
 def run_command(run, config_class, arguments=None) -> None:
     """Parses arguments, by default the command line's, into config_class and calls run(config).
 
-    Exit codes: 0 done; 2 bad input or too little memory, with one line on stderr; 1 anything
-    unforeseen, with its traceback."""
+    Exit codes: 0 done; 2 bad input or too little memory, with one line on stderr; 1 a lost worker,
+    with one line, and anything unforeseen, with its traceback; 143 after SIGTERM."""
+    arguments = sys.argv[1:] if arguments is None else arguments
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
     logging.getLogger("tf_robust_transfer").setLevel(logging.INFO)
     # Each attack on each model is a function of its own, which TensorFlow takes for one function
@@ -28,7 +30,8 @@ def run_command(run, config_class, arguments=None) -> None:
     try:
         require_tensorflow("the commands")
         check_settings()
-        config = parse(config_class, sys.argv[1:] if arguments is None else arguments)
+        config = parse(config_class, arguments)
+        _tell_unused_strategy(config)
         device.prepare()
         try:
             run(config)
@@ -38,10 +41,22 @@ def run_command(run, config_class, arguments=None) -> None:
             raise InputError(device.out_of_memory(config)) from error
     except InputError as error:
         sys.stderr.write(f"error: {error}\n")
+        tell_others(arguments, error)
         sys.exit(2)
+    except LostWorkerError as error:
+        sys.stderr.write(f"error: {error}\n")
+        sys.exit(1)
     except KeyboardInterrupt:
         sys.stderr.write("interrupted; start the same command again to go on\n")
         sys.exit(130)
+
+
+def _tell_unused_strategy(config):
+    strategy = getattr(config, "distribution_strategy", "auto")
+    if strategy not in getattr(config, "strategies", (strategy,)):
+        logging.getLogger("tf_robust_transfer").warning(
+            "--distribution_strategy=%s has no effect on this command", strategy
+        )
 
 
 def _show_warning(message, category, filename, lineno, file=None, line=None):

@@ -81,6 +81,9 @@ def augmentations(text) -> tuple[str, ...]:
 class SharedConfig(Options):
     """Flags of every command."""
 
+    # Values of --distribution_strategy that have an effect on the command, or are the default.
+    strategies = ("auto", "one_device")
+
     dataset: str = option(
         "digits",
         "digits (built in), folder:PATH, a TFDS name such as mnist, or package.module:NAME",
@@ -142,6 +145,8 @@ class AttackConfig(Options):
 @dataclasses.dataclass(frozen=True)
 class TrainConfig(AttackConfig, SharedConfig):
     """Flags of `train`."""
+
+    strategies = STRATEGIES
 
     method: str = option(
         "natural",

@@ -13,6 +13,12 @@ class InputError(ValueError):
     """
 
 
+class LostWorkerError(RuntimeError):
+    """Another process of the same training is gone. The commands print its message alone and exit
+    with code 1.
+    """
+
+
 @contextlib.contextmanager
 def of_flag(name: str):
     """Within it an InputError that does not name the flag gets --NAME before it."""

@@ -12,6 +12,7 @@ from tf_robust_transfer.attacks.threat_model import ThreatModel
 from tf_robust_transfer.checkpoints import load_model
 from tf_robust_transfer.checkpoints.native import native_file
 from tf_robust_transfer.command import run_command
+from tf_robust_transfer.command_line import to_text
 from tf_robust_transfer.config import (
     SPEC,
     AttackConfig,
@@ -23,21 +24,30 @@ from tf_robust_transfer.config import (
 from tf_robust_transfer.errors import InputError
 from tf_robust_transfer.evaluation import challenge_files, evaluate_robustness
 from tf_robust_transfer.evaluation.model_card import add_results, card_path
+from tf_robust_transfer.evaluation.parts import part_of, part_path, paths_beside
 from tf_robust_transfer.files import write_json
 from tf_robust_transfer.flag_types import boolean, fractions
 from tf_robust_transfer.inference.faster_copy import PRECISIONS, on_gpu
 from tf_robust_transfer.models.batch_statistics import BATCH_NORMS
 from tf_robust_transfer.options import one_of, option
 from tf_robust_transfer.reports.lines import accuracy_line, accuracy_lines, diagnostics_text
-from tf_robust_transfer.runs import device
+from tf_robust_transfer.runs import device, local_parts
 from tf_robust_transfer.runs.images import load_split, pixels
 
 _LOG = logging.getLogger("tf_robust_transfer")
 
 
+def part_text(text) -> str:
+    """ "I/N" as it is written, or ""."""
+    part_of(text)
+    return text
+
+
 @dataclasses.dataclass(frozen=True)
 class EvaluateConfig(AttackConfig, SharedConfig):
     """Flags of `evaluate`."""
+
+    strategies = ("auto", "one_device", "mirrored")
 
     eps: tuple = option(
         "8/255",
@@ -71,6 +81,15 @@ class EvaluateConfig(AttackConfig, SharedConfig):
     adversarial_examples: str = option(
         "", "measure accuracy on these examples, .npy, instead of attacking"
     )
+    part: str = option(
+        "",
+        "I/N, I from 0 to N-1: attack every N-th example alone, into a file beside --output; "
+        "--merge makes one of all parts",
+        part_text,
+    )
+    merge: bool = option(
+        "false", "make --output of the parts that lie beside it, with the parts' flags", boolean
+    )
     diagnostics: bool = option(
         "false", "measure alignment and linearised robustness too (IGAM, section 6)", boolean
     )
@@ -102,6 +121,14 @@ class EvaluateConfig(AttackConfig, SharedConfig):
             )
         if self.diagnostics and self.adversarial_examples:
             raise InputError("--diagnostics are of clean images: leave out --adversarial_examples")
+        in_parts = self.part or self.merge or self.distribution_strategy == "mirrored"
+        if in_parts and (not self.output or self.state or self.adversarial_examples):
+            raise InputError(
+                "an evaluation in parts (--part, --merge, --distribution_strategy=mirrored) has an "
+                "--output, beside which the parts lie, no --state and no --adversarial_examples"
+            )
+        if self.part and self.merge:
+            raise InputError("--part makes a part, --merge one of all of them: give one of the two")
         check_outputs(self, "output", "save_adversarial", "state")
         check_inputs(self, "adversarial_examples")
         check_specs("model", self.model)
@@ -117,6 +144,9 @@ class EvaluateConfig(AttackConfig, SharedConfig):
 
 def run(config: EvaluateConfig) -> None:
     config.verify()
+    if config.distribution_strategy == "mirrored" and not (config.part or config.merge):
+        local_parts.run(to_text(config), local_parts.num_devices())
+        config = dataclasses.replace(config, merge=True)
     _LOG.info(device.line(device.record(precision=config.precision, jit=on_gpu())))
     model = load_model(config.model)
     teacher = load_model(config.teacher) if config.teacher else None
@@ -141,10 +171,13 @@ def run(config: EvaluateConfig) -> None:
     # Before the attacks, which may take hours: a teacher that does not fit is to be told at once.
     diagnostics = (
         _diagnostics(model, teacher, images, test.labels, config.batch_size)
-        if config.diagnostics
+        if config.diagnostics and not config.part
         else {}
     )
+    part, parts = part_of(config.part), paths_beside(config.output) if config.merge else ()
     state = config.state or (f"{config.output}.state.npz" if config.output else None)
+    if part or parts:
+        state = part_path(config.output, part) if part else None
     result = evaluate_robustness(
         model,
         images,
@@ -160,8 +193,12 @@ def run(config: EvaluateConfig) -> None:
         state=state,
         precision=config.precision,
         batch_norm=config.batch_norm,
+        part=part,
+        parts=parts,
     )
     sys.stdout.write(accuracy_lines(result))
+    if part:
+        return
     for name, summary in diagnostics.items():
         sys.stdout.write(diagnostics_text(name, summary))
     if config.save_adversarial:
@@ -174,8 +211,8 @@ def run(config: EvaluateConfig) -> None:
     if config.model_card:
         record = pathlib.Path(config.output).name or "not kept"
         add_results(native_file(config.model), written, record)
-    if state:
-        pathlib.Path(state).unlink(missing_ok=True)
+    for path in (*([state] if state else []), *parts):
+        pathlib.Path(path).unlink(missing_ok=True)
 
 
 def _diagnostics(model, teacher, images, labels, batch_size):

@@ -6,9 +6,11 @@ import sys
 from tf_robust_transfer.command import run_command
 from tf_robust_transfer.command_line import default_run_dir, effective
 from tf_robust_transfer.config import TrainConfig
+from tf_robust_transfer.ops import workers
 from tf_robust_transfer.reports.records import records
 from tf_robust_transfer.reports.table import as_text, files
 from tf_robust_transfer.runs import check_training, run_training
+from tf_robust_transfer.runs.strategy import distribution_strategy
 
 
 def run(config: TrainConfig) -> None:
@@ -24,8 +26,9 @@ def run(config: TrainConfig) -> None:
         sys.stdout.write(effective(config))
         return
     folder = run_training(config)
-    found = records([folder.path])
-    sys.stdout.write(as_text(found) + files(found))
+    if workers.is_chief(distribution_strategy(config.distribution_strategy)):
+        found = records([folder.path])
+        sys.stdout.write(as_text(found) + files(found))
 
 
 def main(argv=None) -> None:

@@ -85,12 +85,15 @@ def load_training_data(
     train_fraction: float = 1.0,
     seed: int = 0,
     download: bool = True,
+    worker: tuple[int, int] = (0, 1),
 ) -> ImageData | StreamedData:
     """The train split for `train_batches`: streamed where it is large, in memory otherwise.
 
     Streamed are imagenet2012, and every TFDS set of which all images, decoded and of `image_size`,
     have more than `MEMORY_BUDGET` bytes. A `train_fraction` below 1 is chosen by the labels of all
     images, for which they are brought into memory.
+
+    worker: (shard_index, num_shards) of `stream_data`; images in memory are whole on each.
 
     Args, raises: as `load_data`; InputError too for a part of imagenet2012.
     """
@@ -103,7 +106,7 @@ def load_training_data(
             "streamed, not held in memory; give train_fraction=1"
         )
     if train_fraction == 1.0 and datasets.is_tfds(name) and _is_large(name, **arguments):
-        return stream_data(name, **arguments)
+        return stream_data(name, shard_index=worker[0], num_shards=worker[1], **arguments)
     return datasets.load_data(name, "train", train_fraction=train_fraction, seed=seed, **arguments)
 
 

@@ -12,6 +12,7 @@ import time
 import warnings
 import zlib
 
+import keras
 import numpy as np
 import tensorflow as tf
 from tqdm import tqdm
@@ -25,6 +26,7 @@ from tf_robust_transfer.checkpoints import as_model
 from tf_robust_transfer.errors import InputError, look_up
 from tf_robust_transfer.evaluation import batch_statistics, checks
 from tf_robust_transfer.evaluation.examples import collect, image_shape
+from tf_robust_transfer.evaluation.parts import examples_of, merge
 from tf_robust_transfer.evaluation.result import (
     RobustnessResult,
     RobustnessWarning,
@@ -60,6 +62,8 @@ def evaluate_robustness(
     check_model: bool = True,
     precision: str = "float32",
     batch_norm: str = "moving",
+    part: tuple[int, int] | None = None,
+    parts=(),
 ) -> RobustnessResult:
     """Accuracy of a model, clean and under attacks.
 
@@ -92,8 +96,13 @@ def evaluate_robustness(
             fooled is always judged by the model itself.
         batch_norm: "moving" averages, or "batch": the statistics of each batch, to reproduce
             figures of code that attacks networks in training mode, such as IGAM's; see
-            `evaluation.batch_statistics`. It goes without keep_adversarial, state and another
-            precision.
+            `evaluation.batch_statistics`. It goes without keep_adversarial, state, part and
+            another precision.
+        part: (i, n), i in [0, n): attack every n-th example from the i-th on, as the whole
+            evaluation attacks it. The result is of these examples, and the flags of the others are
+            False; with `state` it is one of the `parts` of the whole.
+        parts: the states of all parts, in their order, in place of attacking: the result is that of
+            the whole evaluation, with the parts' seconds summed. See `evaluation.parts`.
         check_model: look at the model too for what makes its figures doubtful
             (`checks.check_model`).
 
@@ -103,7 +112,7 @@ def evaluate_robustness(
 
     Raises:
         InputError: unknown attack, no examples, examples that do not fit the model or the bounds,
-            or a state of another evaluation.
+            or a state or part of another evaluation.
     """
     require_tensorflow("attacks")
     names = tuple(
@@ -121,10 +130,10 @@ def evaluate_robustness(
     look_up("batch_norm", batch_norm, dict.fromkeys(BATCH_NORMS))
     if batch_norm == "batch":
         batch_statistics.check_attacks(parsed)
-        if keep_adversarial or precision != "float32":
+        if keep_adversarial or precision != "float32" or part or parts:
             raise InputError(
-                "batch_norm batch keeps no adversarial examples and is float32: leave these "
-                "options out"
+                "batch_norm batch keeps no adversarial examples, is float32 and in one piece: "
+                "leave these options out"
             )
         if len(threat_models) > 1:
             raise InputError("batch_norm batch takes one radius; call it once for each")
@@ -145,13 +154,17 @@ def evaluate_robustness(
         model, images, labels, threat_models, int(seed), min(batch_size, len(labels)), progress
     )
     evaluation.precision = precision
-    evaluation.state = State(
-        state, evaluation.identity(names, step_size, keep_adversarial) if state else {}
-    )
+    evaluation.take(part)
+    identity = {}
+    if state or parts:
+        identity = evaluation.identity(names, step_size, keep_adversarial)
+    evaluation.state = State(state, identity | (_of_part(part) if part else {}))
     if keep_adversarial:
         evaluation.kept = {}
+    if parts:
+        evaluation.merge(parts, parsed, lambda part: identity | _of_part(part))
     evaluation.clean()
-    doubts = evaluation.doubts() if check_model else []
+    doubts = evaluation.doubts() if check_model and not part else []
     for name in names[1:]:
         for threat_model in threat_models:
             evaluation.attack(name, parsed[name], threat_model)
@@ -186,6 +199,12 @@ def _at_radii(threat_model, eps) -> list[ThreatModel]:
     return sorted(at_each, key=lambda at: at.eps)
 
 
+def _of_part(part) -> dict[str, str]:
+    """What parts have to agree in beside what any state has."""
+    versions = f"tensorflow {tf.__version__}, keras {keras.__version__}"
+    return {"part": f"{part[0]}/{part[1]}", "version": versions}
+
+
 def _digest(arrays) -> str:
     sha256 = hashlib.sha256()
     for array in arrays:
@@ -207,6 +226,26 @@ class _Evaluation:
         self.threat_models, self.threat_model = threat_models, threat_models[-1]
         self.seed, self.batch_size, self.progress = seed, batch_size, progress
         self._copies = {}
+        self.take(None)
+
+    def take(self, part):
+        """Attacks this part, (i, n), alone; None: all."""
+        self.part, self.own = part, examples_of(part, len(self.labels))
+
+    def merge(self, paths, attacks, identity_of):
+        """Takes over what the parts have found. attacks: by name, without "clean"."""
+        labels = {
+            self._label(name, at): (name, attack)
+            for name, attack in attacks.items()
+            for at in self.threat_models
+        }
+        merge(paths, self.state, ["clean", *labels], identity_of)
+        for label, (name, attack) in labels.items():
+            finished, components = self.state.values["finished"][label], self._components(attack)
+            for component, part in components.items():
+                fooled_at = self.state.arrays[f"fooled_at/{label}/{component}"]
+                finished["warnings"] += self._of_progress(name, component, part, fooled_at)
+            finished["warnings"] += self._of_components(name, components, finished["components"])
 
     def identity(self, names, step_size, keep_adversarial):
         """What a state has to be of, so that going on with it gives what an evaluation in one piece
@@ -251,9 +290,11 @@ class _Evaluation:
         if "finished" in self.state.values:
             return
         start = time.perf_counter()
-        self.state.arrays["correct/clean"] = self._search(_NO_ATTACK).judge(
-            self.images, self.labels
+        right = np.zeros(len(self.labels), bool)
+        right[self.own] = self._search(_NO_ATTACK).judge(
+            self.images[self.own], self.labels[self.own]
         )[0]
+        self.state.arrays["correct/clean"] = right
         seconds = time.perf_counter() - start
         self.state.values["finished"] = {
             "clean": {"seconds": seconds, "components": {}, "warnings": []}
@@ -298,16 +339,11 @@ class _Evaluation:
                 state.arrays["running/images"] = images.copy()
                 state.arrays["running/margins"] = np.full(len(self.labels), -np.inf, np.float32)
         running = state.values["running"]
-        components = attack.components(self.model.output_shape[-1], self.threat_model.norm)
+        components = self._components(attack)
         for component, part in components.items():
             if component not in running["components"]:
                 self._component(name, component, part, threat_model.eps)
-        running["warnings"] += fewer_classes(
-            [part or name for part in components], self.model.output_shape[-1]
-        )
-        running["warnings"] += [
-            line for line in [checks.check_square(running["components"])] if line
-        ]
+        running["warnings"] += self._of_components(name, components, running["components"])
         state.values["finished"][label] = {
             key: running[key] for key in ("seconds", "components", "warnings")
         }
@@ -317,6 +353,22 @@ class _Evaluation:
             del state.arrays["running/margins"]
         del state.values["running"]
         state.write()
+
+    def _components(self, attack):
+        return attack.components(self.model.output_shape[-1], self.threat_model.norm)
+
+    def _of_components(self, name, components, accuracies) -> list[str]:
+        """Warnings. accuracies: after each component."""
+        named = [component or name for component in components]
+        lines = fewer_classes(named, self.model.output_shape[-1])
+        return lines + [line for line in [checks.check_square(accuracies)] if line]
+
+    def _of_progress(self, name, component, attack, fooled_at) -> list[str]:
+        """Warnings. fooled_at: of `checks.check_progress`."""
+        if attack.rounds(self.model.output_shape[-1]) != attack.restarts:
+            return []
+        full = f"{name} {component}".strip()
+        return checks.check_progress(full, attack, fooled_at, int(self.own.sum()))
 
     def _component(self, name, component, attack, eps):
         """One component, on what resists those before it."""
@@ -352,13 +404,15 @@ class _Evaluation:
                 # A decided example is spared the steps that are left.
                 left = int((resists & ~state.arrays["running/done"]).sum())
                 bar.set_postfix_str(
-                    f"{left} examples left, robust at most {resists.mean():.1%}", refresh=False
+                    f"{left} examples left, robust at most {resists[self.own].mean():.1%}",
+                    refresh=False,
                 )
                 bar.update(bar.total - left * search.steps + decided.steps - bar.n)
         running["seconds"] = before + time.perf_counter() - start
         running["components"][component] = float(resists.mean())
-        if attack.rounds(self.model.output_shape[-1]) == attack.restarts:
-            running["warnings"] += checks.check_progress(full, attack, fooled_at, len(resists))
+        running["warnings"] += self._of_progress(name, component, attack, fooled_at)
+        if self.part:
+            state.arrays[f"fooled_at/{running['name']}/{component}"] = fooled_at
         del state.arrays["running/done"], state.arrays["running/fooled_at"]
         state.write()
 
@@ -367,24 +421,24 @@ class _Evaluation:
         arrays, finished = self.state.arrays, self.state.values["finished"]
         labels = {name: self._label(name, threat_model) for name in names}
         correct = {name: arrays[f"correct/{label}"] for name, label in labels.items()}
-        accuracy = {name: float(right.mean()) for name, right in correct.items()}
+        own = {name: right[self.own] for name, right in correct.items()}
+        accuracy = {name: float(right.mean()) for name, right in own.items()}
         components = {name: finished[label]["components"] for name, label in labels.items()}
         doubts = [line for label in labels.values() for line in finished[label]["warnings"]]
         doubts += [line for line in [checks.check_autoattack(accuracy)] if line]
         worst_case = None
         if len(names) > 2:
             together = np.logical_and.reduce(list(correct.values()))
-            worst_case = WorstCase(together, float(together.mean()), clopper_pearson(together))
+            tried = together[self.own]
+            worst_case = WorstCase(together, float(tried.mean()), clopper_pearson(tried))
         return RobustnessResult(
             threat_model=threat_model,
-            num_examples=len(self.labels),
+            num_examples=int(self.own.sum()),
             seed=self.seed,
             attacks=names,
             correct=correct,
             accuracy=accuracy,
-            confidence_interval_95={
-                name: clopper_pearson(right) for name, right in correct.items()
-            },
+            confidence_interval_95={name: clopper_pearson(right) for name, right in own.items()},
             seconds={name: finished[label]["seconds"] for name, label in labels.items()},
             components={name: after for name, after in components.items() if len(after) > 1},
             warnings=tuple(doubts),

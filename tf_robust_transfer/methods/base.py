@@ -9,14 +9,15 @@ import keras
 import tensorflow as tf
 
 from tf_robust_transfer.errors import InputError
-from tf_robust_transfer.flag_types import fraction
+from tf_robust_transfer.flag_types import boolean, fraction
 from tf_robust_transfer.losses import classification
 from tf_robust_transfer.methods import given, watch
 from tf_robust_transfer.methods.averaging import WeightAverage, copy_of
 from tf_robust_transfer.methods.directions import Directions
 from tf_robust_transfer.methods.saving import SavesItsStudent
+from tf_robust_transfer.methods.synchronized import batch_norm_layers, synchronized
 from tf_robust_transfer.models.settings import check_settings, require_tensorflow
-from tf_robust_transfer.ops import replicas
+from tf_robust_transfer.ops import replicas, workers
 from tf_robust_transfer.options import (
     Options,
     at_least,
@@ -29,6 +30,7 @@ from tf_robust_transfer.terms import CrossEntropy, Logits, evaluate, total
 from tf_robust_transfer.terms.weight_decay import half_squares, kernels
 
 WEIGHT_DECAY_OF = ("kernels", "all")
+_ASKED = "asked to stop"  # how many workers are, among the logs of a step
 
 
 @dataclasses.dataclass(frozen=True)
@@ -83,12 +85,18 @@ class Method(SavesItsStudent, keras.Model):
         weight_averaging: 0, or the decay of an average of the student's weights over the steps,
             such as 0.999: a state of its own, which `averaged_student` gives; the student itself is
             trained as without it.
+        synchronized_batch_norm: under a strategy of several replicas, batch norm in training takes
+            the statistics of the whole batch, as on one device, in every network of the step, your
+            own among them. False: each replica its own examples', which is faster, and another
+            training. Nothing of it is saved.
         seed: of every random number that the steps draw, together with the step's number; so a
             resumed run draws what an uninterrupted one would have.
 
     Attributes:
         terms: list of `terms.Term`, the loss in the order of its sum, set before `compile`; by
             default the cross-entropy on the images as they come.
+        asked_to_stop: set to True to end a training of several workers, on one of them;
+            `told_to_stop` is True on all of them after the same step.
     """
 
     @dataclasses.dataclass(frozen=True)
@@ -107,6 +115,9 @@ class Method(SavesItsStudent, keras.Model):
             fraction,
             check=lambda value: 0 <= value < 1,
             expected="0, or a decay below 1",
+        )
+        synchronized_batch_norm: bool = option(
+            True, "on several replicas: statistics of the whole batch, as on one device", boolean
         )
 
     # Those of the command line, where a method may have others than in Python.
@@ -146,6 +157,7 @@ class Method(SavesItsStudent, keras.Model):
         self.terms = [CrossEntropy(of=Logits(student))]
         self._trackers = {}
         self.watch = watch.Watch()
+        self.asked_to_stop = self.told_to_stop = False
         self.built = True
 
     @classmethod
@@ -226,6 +238,61 @@ class Method(SavesItsStudent, keras.Model):
                 student or teacher of probabilities, before the first step; at the end of an epoch,
                 a gradient or weight that is not finite."""
         return given.fit(self, super().fit, x, y, *args, **kwargs)
+
+    def make_train_function(self, force=False):
+        """As keras.Model's; under several replicas with the statistics of the whole batch."""
+        if self.train_function is None or force:
+            if workers.several(self.distribute_strategy):
+                self.train_function = self._step_of_several_workers()
+            else:
+                super().make_train_function(force=True)
+            several = self.distribute_strategy.num_replicas_in_sync > 1
+            if several and self.options.synchronized_batch_norm:
+                self.train_function = self._synchronized(self.train_function)
+        return self.train_function
+
+    def _step_of_several_workers(self):
+        """Keras's own would reduce each entry of the logs once more, over an axis of examples."""
+        if self.steps_per_execution != 1:
+            raise InputError("several workers take single steps: steps_per_execution must be 1")
+        strategy = self.distribute_strategy
+
+        def of_replica(data, asked):
+            self._asked = asked
+            return self.train_step(data)
+
+        @tf.function(reduce_retracing=True, autograph=False)
+        def step(iterator, asked):
+            logs = strategy.run(of_replica, args=(iterator.get_next(), asked))
+            # They are the same on every replica.
+            return {name: strategy.experimental_local_results(logs[name])[0] for name in logs}
+
+        def train_function(iterator):
+            logs = step(iterator, tf.constant(float(self.asked_to_stop)))
+            self.told_to_stop = float(logs.pop(_ASKED)) > 0
+            return logs
+
+        return train_function
+
+    def _synchronized(self, train_function):
+        layers = batch_norm_layers(self.networks())
+
+        def step(iterator):
+            # It traces for every new shape of a batch.
+            with synchronized(layers):
+                return train_function(iterator)
+
+        return step
+
+    def networks(self) -> list:
+        """The models and layers that a step runs."""
+        of_terms = (part for term in self.terms for part in term.state().values())
+        return [self, *(part for part in of_terms if isinstance(part, keras.Layer))]
+
+    def _maybe_symbolic_build(self, iterator=None, data_batch=None):
+        """Nothing: student and optimizer are built.
+
+        Keras would draw a batch for it, and under several workers fails to reduce that one."""
 
     def train_on_batch(self, x, y=None, **kwargs):
         """As keras.Model.train_on_batch, checked as `fit`."""
@@ -364,13 +431,19 @@ class Method(SavesItsStudent, keras.Model):
 
     def _log(self, loss, terms, logits, labels):
         shown = {"loss": loss, **{name: value for name, (_, value) in terms.items()}}
-        for name, value in shown.items():
-            self._trackers[name].update_state(replicas.whole(value))
-        self._trackers["accuracy"].update_state(classification.is_correct(logits, labels))
+        right = tf.cast(classification.is_correct(logits, labels), tf.float32)
+        counts = {"right": replicas.global_sum(right), "seen": tf.cast(tf.size(right), tf.float32)}
+        several = workers.several(self.distribute_strategy)
+        wholes = replicas.whole(shown | counts | ({_ASKED: self._asked} if several else {}))
+        for name in shown:
+            self._trackers[name].update_state(wholes[name])
+        weights = tf.stack([wholes["right"], wholes["seen"] - wholes["right"]])
+        self._trackers["accuracy"].update_state(tf.constant([1.0, 0.0]), sample_weight=weights)
         self.watch.see_losses(shown, self.optimizer.iterations)
         self.watch.see_logits(logits)
         # A term that this step does not have (IGAM's during its warm start) is not shown as 0.
-        return {name: self._trackers[name].result() for name in (*shown, "accuracy")}
+        results = {name: self._trackers[name].result() for name in (*shown, "accuracy")}
+        return results | ({_ASKED: wholes[_ASKED]} if several else {})
 
 
 def unpack(data):

@@ -20,6 +20,7 @@ from tf_robust_transfer.models.classifier import (
     probability_layer,
     write_line,
 )
+from tf_robust_transfer.ops import workers
 
 ROLES = ("student", "teacher")
 # Images that are this far outside their bounds are of another range: augmentation may overshoot.
@@ -276,6 +277,8 @@ def fit(method, keras_fit, x=None, y=None, batch_size=None, epochs=1, verbose="a
     check_networks(method)
     checks = batches(method)
     x, y = checks.checked(x, y)
+    if isinstance(x, tf.data.Dataset):
+        x = workers.rows(method.distribute_strategy, x)
     callbacks = kwargs.pop("callbacks", None)
     if isinstance(callbacks, keras.callbacks.CallbackList):
         watching = AtEpochsEnd()

@@ -220,6 +220,9 @@ class IGAM(Method):
         self.train_function = train_function
         return train_function
 
+    def networks(self):
+        return [*super().networks(), self.gradients.matched_teacher]
+
     def step_terms(self):
         return self.terms if self._matching else self.warm_start_terms
 

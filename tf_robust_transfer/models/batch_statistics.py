@@ -21,8 +21,7 @@ class BatchStatistics(keras.layers.BatchNormalization):
         """inputs: float [batch, ...] -> the same shape. training and mask change nothing."""
         # As Keras does: half precision overflows in a variance.
         x = keras.ops.cast(inputs, keras.backend.result_type(inputs.dtype, "float32"))
-        axes = [axis for axis in range(len(x.shape)) if axis != self.axis % len(x.shape)]
-        mean, variance = keras.ops.moments(x, axes=axes, synchronized=self.synchronized)
+        mean, variance = self._moments(x, None)
         scale, offset = (
             None if v is None else keras.ops.cast(v, x.dtype) for v in (self.gamma, self.beta)
         )

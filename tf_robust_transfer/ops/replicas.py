@@ -46,13 +46,32 @@ def once(value):
     return value / _num_replicas()
 
 
-def whole(share):
-    """The sum of all replicas' shares: the value that belongs in the log. Returns a scalar, equal
-    on every replica.
-    """
-    return (
-        _context().all_reduce(tf.distribute.ReduceOp.SUM, share) if _num_replicas() > 1 else share
-    )
+def whole(shares: dict) -> dict:
+    """The sums of all replicas' shares: the values that belong in the log.
+
+    shares: {name: scalar}. Returns the same names, equal on every replica, after one all-reduce: a
+    small one costs as much as a large one, where machines wait for each other."""
+    if _num_replicas() == 1:
+        return shares
+    stacked = tf.stack([tf.cast(share, tf.float32) for share in shares.values()])
+    summed = _context().all_reduce(tf.distribute.ReduceOp.SUM, stacked)
+    return dict(zip(shares, tf.unstack(summed), strict=True))
+
+
+def moments(x, axes):
+    """Mean and (biased) variance of the whole batch, along the axes; the first is the batch's.
+
+    x: float32 [replica batch, ...]. Returns two tensors of the axes that are left, equal on every
+    replica. Gradients, second ones too, are those of `tf.nn.moments` on one device."""
+    context, total = _context(), tf.reduce_sum(x, axes, keepdims=True)
+    count = tf.cast(tf.size(x) / tf.size(total), x.dtype)
+    total, count = context.all_reduce(tf.distribute.ReduceOp.SUM, [total, count])
+    mean = total / tf.stop_gradient(count)
+    squares = tf.math.squared_difference(x, tf.stop_gradient(mean))
+    squares = tf.reduce_sum(squares, axes, keepdims=True)
+    squares = context.all_reduce(tf.distribute.ReduceOp.SUM, squares)
+    variance = squares / tf.stop_gradient(count)
+    return tf.squeeze(mean, axes), tf.squeeze(variance, axes)
 
 
 def summed_norm(gradients):

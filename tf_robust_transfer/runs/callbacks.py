@@ -2,7 +2,9 @@
 
 import logging
 import pathlib
+import signal
 import sys
+import threading
 import time
 
 import keras
@@ -13,8 +15,10 @@ import tqdm
 from tf_robust_transfer.evaluation import evaluate_robustness, parse_attack
 from tf_robust_transfer.files import write_text
 from tf_robust_transfer.models.precision import take_weights
+from tf_robust_transfer.ops import workers
 from tf_robust_transfer.plots.input_gradients import input_gradient_image
 
+TERMINATED = 128 + signal.SIGTERM  # the exit code that a shell gives to what the signal ended
 _LOG = logging.getLogger("tf_robust_transfer")
 _SECONDS = "seconds.txt"
 
@@ -242,7 +246,7 @@ class Checkpoint(keras.callbacks.Callback):
         self._clock = pathlib.Path(manager.directory) / _SECONDS
         self._start = time.monotonic() - (training_seconds(manager.directory) or 0.0)
 
-    def _save(self):
+    def save(self):
         # A ReLU may hide from the losses what is wrong with the weights.
         self.model.watch.check(self.model)
         self._manager.save(checkpoint_number=self.model.steps_done)
@@ -252,12 +256,61 @@ class Checkpoint(keras.callbacks.Callback):
 
     def on_train_batch_end(self, batch, logs=None):
         if self._seconds and time.monotonic() - self._last > self._seconds:
-            self._save()
+            self.save()
 
     def on_epoch_end(self, epoch, logs=None):
-        self._save()
+        self.save()
 
     def on_train_end(self, logs=None):
         last = self._manager.latest_checkpoint or ""
         if not last.endswith(f"-{self.model.steps_done}"):
-            self._save()
+            self.save()
+
+
+class StopWhenTerminated(keras.callbacks.Callback):
+    """After SIGTERM: finishes the step, saves, and ends with exit code 143.
+
+    Of several workers all end after the same step, whichever got the signal. A context manager: the
+    signal is caught within it. Has to come last.
+
+    Args:
+        strategy: of the training.
+        checkpoint: `Checkpoint`; None on workers that do not write.
+    """
+
+    def __init__(self, strategy, checkpoint):
+        super().__init__()
+        self._strategy, self._checkpoint = strategy, checkpoint
+        self._asked, self._before = False, None
+
+    def __enter__(self):
+        # Python tells signals to the main thread alone, and Ray Train trains in another.
+        if threading.current_thread() is threading.main_thread():
+            self._before = signal.signal(signal.SIGTERM, self._ask)
+        return self
+
+    def __exit__(self, *raised):
+        if self._before is not None:
+            signal.signal(signal.SIGTERM, self._before)
+        # It may have come after the last step, all of which is saved.
+        if raised[0] is None and any(workers.exchange(self._strategy, "x" * self._asked)):
+            sys.exit(TERMINATED)
+
+    def _ask(self, *_):
+        self._asked = True
+
+    def on_train_batch_begin(self, batch, logs=None):
+        self.model.asked_to_stop = self._asked
+
+    def on_train_batch_end(self, batch, logs=None):
+        several = workers.several(self._strategy)
+        if not (self.model.told_to_stop if several else self._asked):
+            return
+        if self._checkpoint is not None:
+            self._checkpoint.save()
+        workers.exchange(self._strategy, "")  # nobody leaves before it is saved
+        sys.stderr.write(
+            f"terminated after step {self.model.steps_done}; start the same command again to go "
+            "on\n"
+        )
+        sys.exit(TERMINATED)

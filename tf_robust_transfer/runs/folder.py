@@ -20,12 +20,13 @@ class RunFolder:
 
     Args:
         config: the run's TrainConfig.
+        writes: whether this process is the one that writes; the others look at nothing here.
 
     Raises:
         InputError: the folder cannot be written, or holds a run with other flags.
     """
 
-    def __init__(self, config):
+    def __init__(self, config, writes=True):
         self.path = pathlib.Path(config.run_dir)
         self.flags = self.path / "flags.txt"
         self.model = self.path / "model.keras"
@@ -34,6 +35,10 @@ class RunFolder:
         self.checkpoints = self.path / "checkpoints"
         self.evaluation_state = self.path / "evaluation.state.npz"
         self.tensorboard = self.path / "tensorboard"
+        # How many workers share the files of streamed data.
+        self.workers = self.checkpoints / "workers.txt"
+        if not writes:
+            return
         texts = to_text(config)
         try:
             self.path.mkdir(parents=True, exist_ok=True)

@@ -36,8 +36,10 @@ def load_split(config, split: str) -> data.ImageData:
         return data.synthetic_data(shape, num_classes, 16, config.seed)
 
 
-def load_train(config) -> data.ImageData | data.StreamedData:
-    """The train split for a training: as `load_split`'s, but streamed where it is large."""
+def load_train(config, worker=(0, 1)) -> data.ImageData | data.StreamedData:
+    """The train split for a training: as `load_split`'s, but streamed where it is large.
+
+    worker: (number, count) of the workers, among whom the files of streamed data are shared out."""
     try:
         return data.load_training_data(
             config.dataset,
@@ -46,6 +48,7 @@ def load_train(config) -> data.ImageData | data.StreamedData:
             train_fraction=config.train_fraction,
             seed=config.seed,
             download=not config.smoke,
+            worker=worker,
         )
     except InputError:
         if not config.smoke:

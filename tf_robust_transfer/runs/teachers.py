@@ -13,6 +13,7 @@ from tf_robust_transfer.errors import InputError
 from tf_robust_transfer.methods import find_method
 from tf_robust_transfer.runs.images import load_train
 from tf_robust_transfer.runs.method import student_network
+from tf_robust_transfer.runs.strategy import SEVERAL_WORKERS
 
 
 def is_untrained(config) -> bool:
@@ -70,7 +71,10 @@ def teacher_flags(config, path: str) -> TrainConfig:
         "run_dir": beside,
     }
     arguments = [f"--{name}={value}" for name, value in inherited.items()]
-    return parse(TrainConfig, [*arguments, f"--flagfile={path}"])
+    arguments.append(f"--flagfile={path}")
+    if config.distribution_strategy == SEVERAL_WORKERS:  # they train the teacher together too
+        arguments.append(f"--distribution_strategy={SEVERAL_WORKERS}")
+    return parse(TrainConfig, arguments)
 
 
 def in_scope(model):

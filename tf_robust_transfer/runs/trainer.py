@@ -7,12 +7,14 @@ import tensorflow as tf
 
 from tf_robust_transfer import data
 from tf_robust_transfer.checkpoints import save_model
-from tf_robust_transfer.command_line import tell_ignored
+from tf_robust_transfer.command_line import tell_ignored, to_text
 from tf_robust_transfer.config import TrainConfig
+from tf_robust_transfer.errors import InputError
 from tf_robust_transfer.evaluation import evaluate_robustness
 from tf_robust_transfer.evaluation.model_card import write_card
-from tf_robust_transfer.files import write_json
+from tf_robust_transfer.files import write_json, write_text
 from tf_robust_transfer.models.precision import in_float32, take_weights
+from tf_robust_transfer.ops import workers
 from tf_robust_transfer.plots.input_gradients import plot_input_gradients
 from tf_robust_transfer.runs import callbacks, device, teachers
 from tf_robust_transfer.runs.diagnostics import GradientDiagnostics
@@ -29,39 +31,66 @@ _LOG = logging.getLogger("tf_robust_transfer")
 def run_training(config: TrainConfig) -> RunFolder:
     """Trains a student, or goes on training it, and evaluates it.
 
-    A finished run is left as it is. The run folder's files are those of `RunFolder`.
+    A finished run is left as it is. The run folder's files are those of `RunFolder`. Of several
+    workers all train, and the chief alone writes and evaluates; the others return when it has.
 
     Args:
         config: the flags; run_dir is set.
 
     Raises:
-        InputError: bad input (see the flags), or a loss that is not finite.
+        InputError: bad input (see the flags), of another worker too; or a loss that is not finite.
+        LostWorkerError: another worker is gone.
+        SystemExit: after SIGTERM, with code 143; the step in work is done and saved.
     """
+    # First of all: several processes have to be connected before TensorFlow does anything else.
+    strategy = distribution_strategy(config.distribution_strategy)
     config = device.resolved(config)
-    folder = RunFolder(config)
-    if folder.finished:
+    with workers.told_when_lost(strategy):
+        folder = _run(config, strategy)
+        workers.exchange(strategy, "")  # the others wait for the chief's files
+    return folder
+
+
+def _run(config, strategy):
+    chief = workers.is_chief(strategy)
+    if not chief:
+        _LOG.setLevel(logging.WARNING)
+    with workers.together(strategy):
+        folder = RunFolder(config, writes=chief)
+    _check_same_command(config, strategy)
+    if workers.chiefs(strategy, folder.finished):
         _LOG.info("%s is finished already", folder.path)
         return folder
-    config.verify()
-    tell_ignored(config)
-    if teachers.is_untrained(config):
-        check_training(config)
-    teacher = teachers.load(config, run_training)
-    # After the teacher's training, which may have its own.
-    device.set_determinism(config.deterministic == "on")
-    _LOG.info(
-        "training %s (%s, %s) in %s", config.model, config.method, config.dataset, folder.path
-    )
-    _LOG.info(device.line(_on(config)))
-    train, test = load_train(config), load_split(config, "test")
-    batch_size = 2 if config.smoke else config.batch_size
-    steps_per_epoch = data.steps_per_epoch(train, batch_size)
+    with workers.together(strategy):
+        config.verify()
+        if chief:
+            tell_ignored(config)
+        untrained = teachers.is_untrained(config)
+    if workers.chiefs(strategy, untrained):
+        with workers.together(strategy):
+            check_training(config)
+    with workers.together(strategy):
+        teacher = teachers.load(config, run_training)
+        # After the teacher's training, which may have its own.
+        device.set_determinism(config.deterministic == "on")
+        _LOG.info(
+            "training %s (%s, %s) in %s", config.model, config.method, config.dataset, folder.path
+        )
+        _LOG.info(device.line(_on(config)))
+        train = load_train(config, workers.index(strategy))
+        test = load_split(config, "test")
+        batch_size = config.batch_size
+        if config.smoke:
+            batch_size = max(2, strategy.num_replicas_in_sync)
+        workers.check_divides(batch_size, strategy.num_replicas_in_sync)
+        steps_per_epoch = data.steps_per_epoch(train, batch_size)
     total_steps = config.train_steps or max(1, round(config.epochs * steps_per_epoch))
     if config.smoke:
         total_steps = 2
         test = data.synthetic_data(test.input_shape, test.num_classes, 2, config.seed)
+    seen = f"{len(train)} of {train.input_shape} in {train.num_classes} classes"
+    workers.check_same(strategy, "training images", {"images": seen, "steps": str(total_steps)})
 
-    strategy = distribution_strategy(config.distribution_strategy)
     with strategy.scope():
         if teacher is not None and strategy.num_replicas_in_sync > 1:
             teacher = teachers.in_scope(teacher)
@@ -75,17 +104,30 @@ def run_training(config: TrainConfig) -> RunFolder:
         )
     # The student itself, or of one in mixed precision a copy.
     student = in_float32(method.student)
-    _fit(config, folder, method, student, train, test, batch_size, steps_per_epoch, total_steps)
-    take_weights(student, method.student)
-    save_model(student, folder.model)
-    cost = {
-        "seconds": callbacks.training_seconds(folder.checkpoints),
-        "steps": total_steps,
-        "images": total_steps * batch_size,
-    }
-    # IGAM's own teacher has the adapter before it.
-    _evaluate(config, folder, student, getattr(method, "teacher", teacher), test, cost)
+    _fit(
+        config, strategy, folder, method, student, train, test, batch_size, steps_per_epoch,
+        total_steps,
+    )  # fmt: skip
+    if chief:
+        take_weights(student, method.student)
+        save_model(student, folder.model)
+        cost = {
+            "seconds": callbacks.training_seconds(folder.checkpoints),
+            "steps": total_steps,
+            "images": total_steps * batch_size,
+        }
+        # IGAM's own teacher has the adapter before it.
+        _evaluate(config, folder, student, getattr(method, "teacher", teacher), test, cost)
     return folder
+
+
+def _check_same_command(config, strategy):
+    """Other flags would draw other numbers, or apply the same gradients otherwise."""
+    flags = {name: text for name, text in to_text(config).items() if name != "data_dir"}
+    versions = {"tensorflow": tf.__version__, "keras": keras.__version__}
+    workers.check_same(
+        strategy, "flags or versions", {f"--{n}": flags[n] for n in flags} | versions
+    )
 
 
 def check_training(config: TrainConfig) -> None:
@@ -118,21 +160,87 @@ def _on(config):
     )
 
 
-def _fit(config, folder, method, student, train, test, batch_size, steps_per_epoch, total_steps):
+def _fit(
+    config, strategy, folder, method, student, train, test, batch_size, steps_per_epoch, total_steps
+):
+    chief = workers.is_chief(strategy)
     checkpoint = tf.train.Checkpoint(**method.state())
     manager = tf.train.CheckpointManager(checkpoint, str(folder.checkpoints), max_to_keep=2)
     if manager.latest_checkpoint:
         checkpoint.restore(manager.latest_checkpoint).assert_consumed()
     step = method.steps_done
+    workers.check_same(strategy, f"files in {folder.path}", {"step": str(step)})
+    _check_workers(strategy, folder, train, step)
     if step:
         _LOG.info("going on at step %d of %d", step, total_steps)
+    save = callbacks.Checkpoint(manager, config.checkpoint_minutes)
+    allowance = Allowance()
+    allowance.limit(save)
+    stop = callbacks.StopWhenTerminated(strategy, save if chief else None)
+    used = [callbacks.StopOnNonFinite()]
+    progress = None
+    if chief:
+        progress = callbacks.Progress(
+            total_steps=total_steps, start_step=step, batch_size=batch_size, name=folder.path.name
+        )
+        used += _watching(config, folder, method, student, test, batch_size, progress, allowance)
+        used.append(save)
+    used.append(stop)
+    try:
+        with stop:
+            # The first and the last epoch may be cut: by a resumed run, by a number of steps.
+            while step < total_steps:
+                epoch, done = divmod(step, steps_per_epoch)
+                whole = (total_steps - step) // steps_per_epoch if done == 0 else 0
+                steps = min(steps_per_epoch - done, total_steps - step)
+                batches = data.train_batches(
+                    train,
+                    batch_size=batch_size,
+                    seed=config.seed,
+                    start_step=step,
+                    augmentation=config.augmentation,
+                )
+                if isinstance(train, data.StreamedData):
+                    batches = workers.rows(strategy, batches, own=True)
+                epochs = epoch + max(1, whole)
+                with data.told_when_unreadable(config.dataset):
+                    method.fit(
+                        batches,
+                        initial_epoch=epoch,
+                        epochs=epochs,
+                        steps_per_epoch=steps,
+                        callbacks=Callbacks(used, method, epochs=epochs, steps=steps),
+                        shuffle=False,
+                        verbose=0,
+                    )
+                step = method.steps_done
+    finally:
+        if progress is not None:
+            progress.close()
+
+
+def _check_workers(strategy, folder, train, step):
+    """Each worker reads its own files of streamed data: of another number the order is another."""
+    if not isinstance(train, data.StreamedData):
+        return
+    _, now = workers.index(strategy)
+    before = int(folder.workers.read_text()) if step and folder.workers.exists() else 1
+    if step and workers.chiefs(strategy, before) != now:
+        raise InputError(
+            f"{str(folder.path)!r} was begun by {before} workers, among whom the files of "
+            f"{train.name!r} are shared out; go on with as many, not with {now}"
+        )
+    if workers.is_chief(strategy) and now > 1:
+        folder.workers.parent.mkdir(parents=True, exist_ok=True)
+        write_text(folder.workers, f"{now}\n")
+
+
+def _watching(config, folder, method, student, test, batch_size, progress, allowance):
+    """The callbacks that look at the training, in their order."""
     # A smoke run watches nothing: on a large network that takes longer than its two steps.
     watched = slice(0, 0 if config.smoke else config.watch_examples)
     images, labels = pixels(test.images[watched]), test.labels[watched]
     teacher = getattr(method, "teacher", None)
-    progress = callbacks.Progress(
-        total_steps=total_steps, start_step=step, batch_size=batch_size, name=folder.path.name
-    )
     accuracy = callbacks.WatchAccuracy(
         images,
         labels,
@@ -147,12 +255,9 @@ def _fit(config, folder, method, student, train, test, batch_size, steps_per_epo
     diagnostics = GradientDiagnostics(
         folder.tensorboard / "diagnostics", images[:500], labels[:500], teacher
     )
-    kept = callbacks.Checkpoint(manager, config.checkpoint_minutes)
-    allowance = Allowance()
-    for callback in (accuracy, pictures, diagnostics, kept):
+    for callback in (accuracy, pictures, diagnostics):
         allowance.limit(callback)
-    used = [
-        callbacks.StopOnNonFinite(),
+    return [
         callbacks.WatchFirstSteps(),
         callbacks.Rates(batch_size),
         accuracy,
@@ -160,35 +265,7 @@ def _fit(config, folder, method, student, train, test, batch_size, steps_per_epo
         pictures,
         diagnostics,
         keras.callbacks.TensorBoard(str(folder.tensorboard), write_graph=False),
-        kept,
     ]
-    try:
-        # The first and the last epoch may be cut: by a resumed run, by a number of steps.
-        while step < total_steps:
-            epoch, done = divmod(step, steps_per_epoch)
-            whole = (total_steps - step) // steps_per_epoch if done == 0 else 0
-            steps = min(steps_per_epoch - done, total_steps - step)
-            batches = data.train_batches(
-                train,
-                batch_size=batch_size,
-                seed=config.seed,
-                start_step=step,
-                augmentation=config.augmentation,
-            )
-            with data.told_when_unreadable(config.dataset):
-                epochs = epoch + max(1, whole)
-                method.fit(
-                    batches,
-                    initial_epoch=epoch,
-                    epochs=epochs,
-                    steps_per_epoch=steps,
-                    callbacks=Callbacks(used, method, epochs=epochs, steps=steps),
-                    shuffle=False,
-                    verbose=0,
-                )
-            step = method.steps_done
-    finally:
-        progress.close()
 
 
 def _evaluate(config, folder, student, teacher, test, cost):

@@ -1,0 +1,323 @@
+"""Several processes that train one model, on loopback: against two devices of one process, against
+one device, and against themselves after a signal.
+
+    pytest tests/several_workers_test.py -m "slow or not slow"
+
+Weights are compared by position: names repeat from run to run of one process."""
+
+import concurrent.futures
+import inspect
+import json
+import re
+import signal
+import socket
+
+import keras
+import numpy as np
+import pytest
+from keras.src.backend.tensorflow.trainer import TensorFlowTrainer
+
+import tf_robust_transfer as rt
+from tests import fresh_process
+from tf_robust_transfer.errors import InputError
+from tf_robust_transfer.ops import workers
+from tf_robust_transfer.runs.strategy import cluster, host_names
+
+SLOW = pytest.mark.slow
+SHARED = (
+    "--dataset=digits",
+    "--batch_size=64",
+    "--train_fraction=0.45",  # 9 batches an epoch
+    "--model_options=batch_norm=True",
+    # Of larger steps the game of the gradients is chaotic: rounding doubles with each.
+    "--learning_rate=0.005",
+    "--momentum=0",
+    "--eps=0.1",
+    "--attacks=fgsm",
+    "--max_examples=20",
+    "--watch_examples=0",
+)
+TWENTY = ("--train_steps=20", *SHARED)
+_WORKER = """
+import os, sys
+
+os.environ["TF_CONFIG"] = sys.argv.pop(1)
+exec(sys.argv.pop(1))
+from tf_robust_transfer.train import main
+
+main(sys.argv[1:])
+"""
+_MIRRORED = """
+import sys
+import tensorflow as tf
+
+cpu = tf.config.list_physical_devices("CPU")[0]
+devices = [tf.config.LogicalDeviceConfiguration()] * int(sys.argv.pop(1))
+tf.config.set_logical_device_configuration(cpu, devices)
+from tf_robust_transfer.runs.strategy import distribution_strategy
+from tf_robust_transfer.train import main
+
+assert distribution_strategy("mirrored").num_replicas_in_sync == len(devices)
+main([*sys.argv[1:], "--distribution_strategy=mirrored"])
+"""
+
+
+def free_ports(count):
+    sockets = [socket.create_server(("localhost", 0)) for _ in range(count)]
+    ports = [s.getsockname()[1] for s in sockets]
+    for s in sockets:
+        s.close()
+    return ports
+
+
+def two_workers(*arguments, first=("", "")):
+    """What two workers did, each `subprocess.CompletedProcess`, of `train` with the arguments.
+
+    first: (of the chief, of the other): code that runs before `train` does, or a flag more.
+    """
+    names = [f"localhost:{port}" for port in free_ports(2)]
+
+    def worker(index):
+        task = {"type": "worker", "index": index}
+        config = json.dumps({"cluster": {"worker": names}, "task": task})
+        flag = [first[index]] if first[index].startswith("--") else []
+        code = "" if flag else first[index]
+        strategy = "--distribution_strategy=multi_worker_mirrored"
+        return fresh_process.run(_WORKER, config, code, strategy, *arguments, *flag)
+
+    with concurrent.futures.ThreadPoolExecutor(2) as pool:
+        return list(pool.map(worker, range(2)))
+
+
+def weights(folder):
+    return rt.load_model(str(folder)).get_weights()
+
+
+def apart(one, other):
+    """The largest difference of two runs' students, which are not the same as at the start."""
+    return max(np.abs(a - b).max() for a, b in zip(weights(one), weights(other), strict=True))
+
+
+def done(processes, code=0):
+    for process in processes:
+        assert process.returncode == code, process.stderr[-3000:]
+
+
+def test_two_workers_train_as_one_process_and_the_chief_alone_writes(tmp_path):
+    short = "--train_steps=3", *SHARED
+    chief, other = two_workers(*short, f"--run_dir={tmp_path}/two")
+    done([chief, other])
+    assert "digits test" in chief.stdout and other.stdout == ""
+    assert "epoch 1" in chief.stderr and "epoch" not in other.stderr
+    done(
+        [fresh_process.run_module("tf_robust_transfer.train", *short, f"--run_dir={tmp_path}/one")]
+    )
+    assert apart(tmp_path / "one", tmp_path / "two") <= 1e-5
+
+
+@pytest.fixture(scope="module")
+def teacher(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("runs") / "teacher"
+    arguments = "--train_steps=60", *SHARED, "--learning_rate=0.1", f"--run_dir={folder}"
+    done([fresh_process.run_module("tf_robust_transfer.train", *arguments)])
+    return folder
+
+
+IGAM = ("--method=igam", "--lambda_diff=1", "--discriminator_every=2", "--noise=0.05")
+METHODS = {
+    "adversarial_training": ("--method=adversarial_training", "--train_attack_steps=2"),
+    "mixacm": ("--method=mixacm", "--blocks=block1,block2"),
+    "igam": IGAM,
+    "igam_without_game": (*IGAM, "--lambda_adv=0"),
+    "igam_reference_code": (
+        "--method=igam", "--preset=reference_code", "--lambda_diff=100", "--noise=0.05"),
+}  # fmt: skip
+
+
+@SLOW
+@pytest.mark.parametrize("method", METHODS)
+def test_twenty_steps_of_two_workers(method, teacher, tmp_path):
+    arguments = [*TWENTY, *METHODS[method], "--augmentation=crop:1,flip"]
+    arguments += [] if method == "adversarial_training" else [f"--teacher={teacher}"]
+    done(two_workers(*arguments, f"--run_dir={tmp_path}/workers"))
+    done([fresh_process.run(_MIRRORED, 2, *arguments, f"--run_dir={tmp_path}/devices")])
+    done(
+        [
+            fresh_process.run_module(
+                "tf_robust_transfer.train", *arguments, f"--run_dir={tmp_path}/one"
+            )
+        ]
+    )
+    assert apart(tmp_path / "workers", tmp_path / "devices") == 0
+    assert apart(tmp_path / "workers", tmp_path / "one") <= 1e-5
+
+
+# TensorFlow takes one CPU device of each worker.
+_TWO_DEVICES = """
+import tensorflow as tf
+from tensorflow.python.distribute.collective_all_reduce_strategy import CollectiveAllReduceExtended
+
+cpu = tf.config.list_physical_devices("CPU")[0]
+tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
+assert hasattr(CollectiveAllReduceExtended, "_initialize_local_devices"), "renamed by TensorFlow"
+CollectiveAllReduceExtended._initialize_local_devices = lambda self, resolver, worker: (
+    tuple(f"{worker}/device:CPU:{i}" for i in range(2)), "CPU")
+from tf_robust_transfer.methods import Method
+
+build = Method.compile
+
+
+def compile(self, *arguments, **keywords):
+    assert self.distribute_strategy.num_replicas_in_sync == 4
+    build(self, *arguments, **keywords)
+
+
+Method.compile = compile
+"""
+
+
+@SLOW
+def test_two_workers_of_two_devices_each(teacher, tmp_path):
+    arguments = [*TWENTY, *METHODS["igam"], f"--teacher={teacher}"]
+    done(
+        two_workers(*arguments, f"--run_dir={tmp_path}/workers", first=(_TWO_DEVICES, _TWO_DEVICES))
+    )
+    done(
+        [
+            fresh_process.run_module(
+                "tf_robust_transfer.train", *arguments, f"--run_dir={tmp_path}/one"
+            )
+        ]
+    )
+    assert apart(tmp_path / "workers", tmp_path / "one") <= 1e-5
+
+
+_SIGNAL = """
+import os, signal
+import keras
+from tf_robust_transfer.runs import callbacks
+
+
+def after_step_13(self, batch, logs=None):
+    if self.model.steps_done == 13:
+        os.kill(os.getpid(), signal.{})
+
+
+callbacks.StopOnNonFinite.on_train_batch_end = after_step_13
+"""
+OFTEN = ("--checkpoint_minutes=0.00001",)
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("runs") / "uninterrupted"
+    done(two_workers(*TWENTY, f"--run_dir={folder}"))
+    return folder
+
+
+@SLOW
+@pytest.mark.parametrize("killed", [0, 1])
+def test_after_kill_9_of_one_worker_the_other_ends_and_both_go_on(killed, uninterrupted, tmp_path):
+    code = ["", ""]
+    code[killed] = _SIGNAL.format("SIGKILL")
+    found = two_workers(*TWENTY, *OFTEN, f"--run_dir={tmp_path}/run", first=code)
+    assert found[killed].returncode == -signal.SIGKILL
+    assert found[1 - killed].returncode == 1, found[1 - killed].stderr[-3000:]
+    assert "another worker is gone" in found[1 - killed].stderr
+    assert not (tmp_path / "run/model.keras").exists()
+    done(two_workers(*TWENTY, *OFTEN, f"--run_dir={tmp_path}/run"))
+    assert apart(tmp_path / "run", uninterrupted) == 0
+
+
+@SLOW
+@pytest.mark.parametrize("asked", [0, 1])
+def test_sigterm_to_one_worker_saves_and_ends_both(asked, uninterrupted, tmp_path):
+    code = ["", ""]
+    code[asked] = _SIGNAL.format("SIGTERM")
+    found = two_workers(*TWENTY, f"--run_dir={tmp_path}/run", first=code)
+    done(found, code=143)
+    steps = [re.search(r"terminated after step (\d+)", p.stderr)[1] for p in found]
+    assert steps[0] == steps[1] and int(steps[0]) in (13, 14)
+    if asked:
+        done(two_workers(*TWENTY, f"--run_dir={tmp_path}/run"))
+        assert apart(tmp_path / "run", uninterrupted) == 0
+    else:  # gone on with by one
+        again = *TWENTY, f"--run_dir={tmp_path}/run"
+        done([fresh_process.run_module("tf_robust_transfer.train", *again)])
+        assert apart(tmp_path / "run", uninterrupted) <= 1e-5
+
+
+def test_sigterm_to_one_process_saves_and_ends_it(tmp_path):
+    arguments = "--train_steps=20", *SHARED, f"--run_dir={tmp_path}/run"
+    code = _SIGNAL.format("SIGTERM") + "from tf_robust_transfer.train import main\nmain()"
+    found = fresh_process.run(code, *arguments)
+    assert found.returncode == 143, found.stderr[-3000:]
+    assert "terminated after step 13" in found.stderr
+    checkpoint = (tmp_path / "run/checkpoints/checkpoint").read_text()
+    assert 'model_checkpoint_path: "ckpt-13"' in checkpoint
+
+
+@SLOW
+@pytest.mark.parametrize(
+    "flag, line",
+    [
+        ("--seed=1", "worker 1 has other flags or versions than the chief: --seed=1, not 0"),
+        ("--seed=none", "--seed"),
+        ("--data_dir=/no/such", "/no/such"),
+        ("--batch_size=63", "--batch_size=63, not 64"),
+    ],
+)
+def test_other_flags_or_bad_input_on_one_worker_ends_both_with_its_line(flag, line, tmp_path):
+    found = two_workers(*TWENTY, f"--run_dir={tmp_path}/run", first=("", flag))
+    done(found, code=2)
+    for process in found:
+        assert line in process.stderr.splitlines()[-1]
+
+
+@SLOW
+def test_a_batch_that_cannot_be_shared_out_is_refused(tmp_path):
+    found = two_workers(*TWENTY, "--batch_size=63", f"--run_dir={tmp_path}/run")
+    done(found, code=2)
+    assert "a batch of 63 cannot be shared out evenly among 2 devices" in found[1].stderr
+
+
+def test_what_is_overridden_is_called_by_keras():
+    """Keras's `fit` draws a batch in vain, and fails under several workers, unless the method's own
+    `_maybe_symbolic_build` stands in for its own; batch norm has to take its moments by name."""
+    assert "self._maybe_symbolic_build(" in inspect.getsource(TensorFlowTrainer.fit), (
+        "Keras has renamed _maybe_symbolic_build, which methods/base.py overrides"
+    )
+    assert "self.make_train_function(" in inspect.getsource(TensorFlowTrainer.fit)
+    assert "self._moments(" in inspect.getsource(keras.layers.BatchNormalization.call), (
+        "Keras has renamed BatchNormalization._moments, which methods/synchronized.py sets"
+    )
+    assert "_reduction_axes" in inspect.getsource(keras.layers.BatchNormalization)
+
+
+def test_slurms_variables():
+    assert host_names("gpu[1-3,08-10],login") == [
+        "gpu1", "gpu2", "gpu3", "gpu08", "gpu09", "gpu10", "login"]  # fmt: skip
+    assert host_names("r[1-2]n[9-10]") == ["r1n9", "r1n10", "r2n9", "r2n10"]
+    found = cluster(
+        {
+            "SLURM_PROCID": "2",
+            "SLURM_STEP_NODELIST": "n[9-11]",
+            "SLURM_STEP_TASKS_PER_NODE": "2(x2),1",
+            "SLURM_JOB_ID": "301",
+        }
+    )
+    assert found["task"] == {"type": "worker", "index": 2}
+    names = ["n9:12064", "n9:12065", "n10:12064", "n10:12065", "n11:12064"]
+    assert found["cluster"]["worker"] == names
+
+
+@pytest.mark.parametrize("text", [None, "{", '{"cluster": {}}', '{"cluster": {"ps": ["a:1"]}}'])
+def test_a_cluster_that_is_none(text):
+    with pytest.raises(InputError, match="expected TF_CONFIG such as"):
+        cluster({} if text is None else {"TF_CONFIG": text})
+
+
+def test_a_batch_for_the_devices():
+    workers.check_divides(64, 4)
+    with pytest.raises(InputError, match="a multiple of 3"):
+        workers.check_divides(64, 3)

@@ -5,6 +5,7 @@ one place."""
 
 import dataclasses
 
+from tf_robust_transfer import flag_files
 from tf_robust_transfer.attacks.base import ThreatModel
 from tf_robust_transfer.attacks.names import parse_attack
 from tf_robust_transfer.checkpoints import check_spec
@@ -215,7 +216,7 @@ class TrainConfig(AttackConfig, SharedConfig):
         if self.teacher and find_method(self.method).takes_teacher:
             with of_flag("teacher"):
                 if kind == "flagfile":
-                    check_readable(path)
+                    check_readable(flag_files.find(path))
                 elif not self.smoke:
                     check_spec(self.teacher)
 

@@ -17,7 +17,7 @@ def run_command(run, config_class, arguments=None) -> None:
 
     Exit codes: 0 done; 2 bad input, with one line on stderr; 1 anything unforeseen, with its
     traceback."""
-    logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
+    logging.basicConfig(level=logging.WARNING, format="%(message)s", handlers=[_Stderr()])
     logging.getLogger("tf_robust_transfer").setLevel(logging.INFO)
     # Each attack on each model is a function of its own, which TensorFlow takes for one function
     # traced again and again.
@@ -34,6 +34,14 @@ def run_command(run, config_class, arguments=None) -> None:
     except KeyboardInterrupt:
         sys.stderr.write("interrupted; start the same command again to go on\n")
         sys.exit(130)
+
+
+class _Stderr(logging.StreamHandler):
+    """To what is stderr at the time, which a line that is redrawn takes over while it stands."""
+
+    def emit(self, record):
+        self.stream = sys.stderr
+        super().emit(record)
 
 
 def _show_warning(message, category, filename, lineno, file=None, line=None):

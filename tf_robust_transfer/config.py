@@ -200,6 +200,9 @@ class TrainConfig(AttackConfig, SharedConfig):
     watch_examples: int = option(
         "500", "test examples of the accuracies by epoch; 0: none", int, **at_least(0)
     )
+    log_every: int = option(
+        "100", "steps between TensorBoard's scalars, beside each epoch's", int, **at_least(1)
+    )
     checkpoint_minutes: float = option(
         "5", "a checkpoint at least so often, beside each epoch's", fraction, **at_least(0)
     )

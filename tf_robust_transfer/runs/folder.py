@@ -10,7 +10,7 @@ from tf_robust_transfer.files import write_text
 
 RESULTS = "results*.json"
 # Flags that change where or how fast a run works, but not what comes out of it.
-_FREE_FLAGS = ("run_dir", "data_dir", "distribution_strategy", "checkpoint_minutes")
+FREE_FLAGS = ("run_dir", "data_dir", "distribution_strategy", "checkpoint_minutes", "log_every")
 
 
 class RunFolder:
@@ -55,7 +55,7 @@ class RunFolder:
             line[2:].partition("=")[::2] for line in self.flags.read_text().splitlines() if line
         )
         for name, text in texts.items():
-            if name not in _FREE_FLAGS and stored.get(name, text) != text:
+            if name not in FREE_FLAGS and stored.get(name, text) != text:
                 raise InputError(
                     f"the run folder {str(self.path)!r} was made with --{name}={stored[name]}, not "
                     f"--{name}={text}; give "

@@ -1,6 +1,7 @@
 """One training run, from flags to a run folder that holds everything about it."""
 
 import logging
+import math
 
 import keras
 import tensorflow as tf
@@ -14,8 +15,9 @@ from tf_robust_transfer.evaluation.model_card import write_card
 from tf_robust_transfer.files import write_json
 from tf_robust_transfer.models.precision import in_float32, take_weights
 from tf_robust_transfer.plots.input_gradients import plot_input_gradients
-from tf_robust_transfer.runs import callbacks, teachers
+from tf_robust_transfer.runs import callbacks, teachers, tensorboard
 from tf_robust_transfer.runs.diagnostics import GradientDiagnostics
+from tf_robust_transfer.runs.events import Events
 from tf_robust_transfer.runs.folder import RunFolder
 from tf_robust_transfer.runs.images import load_split, load_train, pixels
 from tf_robust_transfer.runs.method import compiled_method
@@ -76,7 +78,7 @@ def run_training(config: TrainConfig) -> RunFolder:
     take_weights(student, method.student)
     save_model(student, folder.model)
     # IGAM's own teacher has the adapter before it.
-    _evaluate(config, folder, student, getattr(method, "teacher", teacher), test)
+    _evaluate(config, folder, student, getattr(method, "teacher", teacher), test, total_steps)
     return folder
 
 
@@ -113,8 +115,15 @@ def _fit(config, folder, method, student, train, test, batch_size, steps_per_epo
     watched = slice(0, 0 if config.smoke else config.watch_examples)
     images, labels = pixels(test.images[watched]), test.labels[watched]
     teacher = getattr(method, "teacher", None)
+    events = Events(folder.tensorboard, step)
+    if not step:
+        tensorboard.begin(events, config, str(folder.path))
     progress = callbacks.Progress(
-        total_steps=total_steps, start_step=step, batch_size=batch_size, name=folder.path.name
+        total_steps=total_steps,
+        start_step=step,
+        steps_per_epoch=steps_per_epoch,
+        batch_size=batch_size,
+        name=folder.path.name,
     )
     used = [
         callbacks.StopOnNonFinite(),
@@ -129,13 +138,15 @@ def _fit(config, folder, method, student, train, test, batch_size, steps_per_epo
             student=student,
         ),
         progress,
-        callbacks.InputGradientImages(
-            folder.tensorboard / "input_gradients", images[:8], labels[:8], teacher
+        GradientDiagnostics(events, images[:500], labels[:500], teacher),
+        tensorboard.TensorBoard(
+            events,
+            every=config.log_every,
+            epochs=math.ceil(total_steps / steps_per_epoch),
+            images=images[:8],
+            labels=labels[:8],
+            teacher=teacher,
         ),
-        GradientDiagnostics(
-            folder.tensorboard / "diagnostics", images[:500], labels[:500], teacher
-        ),
-        keras.callbacks.TensorBoard(str(folder.tensorboard), write_graph=False),
         callbacks.Checkpoint(manager, config.checkpoint_minutes),
     ]
     try:
@@ -164,9 +175,10 @@ def _fit(config, folder, method, student, train, test, batch_size, steps_per_epo
             step = method.steps_done
     finally:
         progress.close()
+        events.close()
 
 
-def _evaluate(config, folder, student, teacher, test):
+def _evaluate(config, folder, student, teacher, test, steps):
     images = pixels(test.images)
     result = evaluate_robustness(
         student,
@@ -202,5 +214,6 @@ def _evaluate(config, folder, student, teacher, test):
         command="python -m tf_robust_transfer.train --flagfile=flags.txt",
         results=results,
     )
+    tensorboard.end(folder.tensorboard, steps, result.accuracy)
     write_json(folder.results, results)
     folder.evaluation_state.unlink(missing_ok=True)

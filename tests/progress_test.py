@@ -67,7 +67,7 @@ def test_a_terminal_is_redrawn_and_lines_stand_above(capsys, clock, monkeypatch)
     log.addHandler(_Stderr())
     with terminal(monkeypatch) as screen, progress.Bar("teacher", 1000, unit="images") as bar:
         clock[0] += 1.0
-        bar.update(250, lambda: "loss [1]")
+        bar.update(250, lambda: "loss [1]" + " and a term" * 20)
         bar.write("epoch 1  [a] " + 20 * "wide ")
         log.warning("a log line")
         print("a warning", file=sys.stderr)

@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Column
 
 WIDTH = 100
 
@@ -35,16 +36,22 @@ class Bar:
         self._live, self._shown, self._every = None, shown, self.SECONDS
         if shown and sys.stderr.isatty():
             self._every = self._REDRAWN
+            # Only the text gives way where the terminal is narrow.
+            rest = Column(ratio=1, no_wrap=True, overflow="ellipsis")
             columns = (
-                TextColumn("{task.description}", markup=False),
-                BarColumn(20),
-                TextColumn("{task.percentage:>3.0f}%"),
-                TimeRemainingColumn(compact=True),
-                TextColumn("{task.fields[text]}", markup=False),
+                TextColumn("{task.description}", markup=False, table_column=_fixed(len(name))),
+                BarColumn(20, table_column=_fixed(20)),
+                TextColumn("{task.percentage:>3.0f}%", table_column=_fixed(4)),
+                TimeRemainingColumn(compact=True, table_column=_fixed(7)),
+                TextColumn("{task.fields[text]}", markup=False, table_column=rest),
             )
             # stdout may be another file, or the next program of a pipe.
             self._live = Progress(
-                *columns, console=Console(stderr=True), transient=True, redirect_stdout=False
+                *columns,
+                console=Console(stderr=True),
+                transient=True,
+                expand=True,
+                redirect_stdout=False,
             )
             self._task = self._live.add_task(name, total=total, completed=start, text="")
             self._live.start()
@@ -82,6 +89,10 @@ class Bar:
 
     def __exit__(self, *error):
         self.close()
+
+
+def _fixed(width):
+    return Column(width=width, no_wrap=True)
 
 
 def _clock(seconds):

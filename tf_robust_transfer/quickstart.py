@@ -51,11 +51,11 @@ def run(config: QuickstartConfig) -> None:
         row_config = parse(TrainConfig, arguments)
         folders.append(run_training(row_config).path)
         models[row] = load_model(str(folders[-1]))
-    show(folders)
+    show(folders, files=False)
     test = load_split(row_config, "test")
     figure = parent / "input_gradients.png"
     plot_input_gradients(models, test.images[:8].astype("float32") / 255, test.labels[:8], figure)
-    python = os.path.relpath(sys.executable)
+    python = min(os.path.relpath(sys.executable), sys.executable, key=len)
     by_name = pathlib.Path(sys.argv[0]).name.startswith("rt-")
     start = "rt-" if by_name else f"{python} -m tf_robust_transfer."
     sys.stdout.write(

@@ -52,9 +52,9 @@ def paper_table(name, folders):
     return comparison(TABLES[name], results)
 
 
-def show(folders) -> None:
-    """Prints one table for each threat model, with a row for each run, and where the runs' files
-    are.
+def show(folders, files: bool = True) -> None:
+    """Prints one table for each threat model, with a row for each run, and, with files, where the
+    runs' files are.
 
     folders: run folders that hold a results.json, and perhaps more results, such as
     results_eps0.2.json."""
@@ -88,8 +88,9 @@ def show(folders) -> None:
             + "\n".join([lines[0], "-" * max(map(len, lines)), *lines[1:]])
             + "\n"
         )
-    sys.stdout.write("\n")
-    for folder in folders:
+    if files:
+        sys.stdout.write("\n")
+    for folder in folders if files else ():
         kept = [
             folder / name
             for name in ("input_gradients.png", "tensorboard")

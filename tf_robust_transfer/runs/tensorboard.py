@@ -101,7 +101,7 @@ class TensorBoard(keras.callbacks.Callback):
 def begin(events: Events, config, name: str) -> None:
     """The flags and the command of a run, as text and as its row of the tab HParams.
 
-    name: of the run folder; it tells runs of the same flags apart.
+    name: of the run, such as seed0/mnist_igam; it tells runs of the same flags apart.
     """
     texts = to_text(config)
     defaults = to_texts(type(config)()) | to_texts(type(config.of_method)())

@@ -117,7 +117,7 @@ def _fit(config, folder, method, student, train, test, batch_size, steps_per_epo
     teacher = getattr(method, "teacher", None)
     events = Events(folder.tensorboard, step)
     if not step:
-        tensorboard.begin(events, config, str(folder.path))
+        tensorboard.begin(events, config, "/".join(folder.path.absolute().parts[-2:]))
     progress = callbacks.Progress(
         total_steps=total_steps,
         start_step=step,

@@ -4,6 +4,7 @@ same words in both.
 
 import dataclasses
 import inspect
+import pathlib
 import re
 
 import pytest
@@ -25,6 +26,8 @@ from tf_robust_transfer.options import (
     option,
     to_texts,
 )
+
+ROOT = pathlib.Path(__file__).resolve().parents[1]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -189,6 +192,28 @@ class TestFlagFiles:
         assert [(flag.text, flag.line, flag.file.rpartition("/")[2]) for flag in given] == [
             ("1", 1, "inner.flags"), ("2", 3, "outer.flags"), ("3", 0, ""),
         ]  # fmt: skip
+
+    @pytest.mark.parametrize("name", ["quickstart/common.flags", "flags/quickstart/common.flags"])
+    def test_the_packages_own_come_last(self, name, tmp_path, monkeypatch):
+        monkeypatch.chdir(tmp_path)
+        assert flag_files.find(name).samefile(ROOT / "flags/quickstart/common.flags")
+        beside = tmp_path / "mine/quickstart/common.flags"
+        for own in (beside, tmp_path / "flags/quickstart/common.flags", tmp_path / name):
+            own.parent.mkdir(parents=True, exist_ok=True)
+        beside.touch()
+        if name.startswith("quickstart"):
+            assert flag_files.find(name, str(tmp_path / "mine/a.flags")) == beside
+        (tmp_path / name).touch()
+        found = flag_files.find(name, str(tmp_path / "mine/a.flags"))
+        assert found.samefile(tmp_path / name)
+
+    def test_a_row_of_the_package_anywhere(self, tmp_path, monkeypatch):
+        monkeypatch.chdir(tmp_path)
+        arguments = ["--flagfile=quickstart/igam.flags"]
+        assert command_line.default_run_dir(arguments) == "runs/quickstart/igam"
+        read = command_line.parse(config.TrainConfig, arguments)
+        assert read.method == "igam" and read.batch_size == 64
+        read.verify()  # its teacher's file is found too
 
     @pytest.mark.parametrize(
         ("text", "says"),

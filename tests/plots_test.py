@@ -1,5 +1,7 @@
 """Pictures of input gradients: pixels against the gradient of a linear model, and files."""
 
+import io
+
 import keras
 import numpy as np
 import pytest
@@ -7,7 +9,8 @@ from keras import layers
 from matplotlib import image as mpimage
 
 from tf_robust_transfer.errors import InputError
-from tf_robust_transfer.plots import input_gradient_image, plot_input_gradients
+from tf_robust_transfer.plots import plot_input_gradients, scaled_gradients
+from tf_robust_transfer.plots.input_gradients import gradient_picture
 
 SHAPE = (10, 12, 3)
 
@@ -34,24 +37,46 @@ def images():
 def test_pixels_are_the_scaled_gradient(kernel, images):
     # d cross-entropy / dx is (p - onehot) . kernel: a positive multiple of the kernel for label 0,
     # negative for 1.
-    picture = input_gradient_image(linear_model(kernel), images, np.array([0, 1]))
+    found = scaled_gradients(linear_model(kernel), images, np.array([0, 1]))
     scaled = np.clip(kernel / np.percentile(np.abs(kernel), 99), -1, 1)
-    assert picture.dtype == np.uint8 and picture.shape == images.shape
-    for got, sign in zip(picture.astype(int), (1, -1), strict=True):
-        assert np.abs(got - 255 * (0.5 + 0.5 * sign * scaled)).max() <= 0.5 + 1e-2
-    assert picture.min() == 0 and picture.max() == 255
+    assert found.dtype == np.float32 and found.shape == images.shape
+    np.testing.assert_allclose(found, [scaled, -scaled], atol=1e-4)
+    assert found.min() == -1 and found.max() == 1
 
 
-def test_a_gradient_of_zero_is_mid_grey(images):
-    assert np.all(input_gradient_image(linear_model(np.zeros(SHAPE)), images, [0, 1]) == 128)
+def test_a_gradient_of_zero_stays_zero(images):
+    assert np.all(scaled_gradients(linear_model(np.zeros(SHAPE)), images, [0, 1]) == 0)
 
 
 def test_a_gradient_of_one_pixel_is_seen(images):
     kernel = np.zeros(SHAPE)  # its 99th percentile is zero
     kernel[3, 4, 1] = 1e-4
-    picture = input_gradient_image(linear_model(kernel), images, [0, 1])
-    assert picture[0, 3, 4, 1] == 255 and picture[1, 3, 4, 1] == 0
-    assert np.sum(picture != 128) == 2
+    found = scaled_gradients(linear_model(kernel), images, [0, 1])
+    assert found[0, 3, 4, 1] == 1 and found[1, 3, 4, 1] == -1
+    assert np.count_nonzero(found) == 2
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_one_picture_has_a_column_for_each_model_in_the_figures_colours(images, channels):
+    images = images[..., :channels]
+    gradients = np.zeros_like(images)
+    gradients[0, 0, 0], gradients[1, -1, -1] = 1.0, -1.0
+    png, size = gradient_picture(images, {"teacher": gradients, "student": -gradients})
+    picture = mpimage.imread(io.BytesIO(png))[..., :3]
+    assert size == (picture.shape[1], picture.shape[0])
+    # 12 pixels of 8 each and a gap of 4, three times; two rows of 10 below 20 for the titles.
+    assert size == (3 * (12 * 8 + 4), 2 * (10 * 8 + 4) + 20)
+    assert picture[:20].min() < 0.5, "titles"
+    row = picture[20 + 4]
+    expected = np.broadcast_to(images[0, 0], (12, 3)) if channels == 1 else images[0, 0]
+    np.testing.assert_allclose(row[4:96:8], expected, atol=1.01 / 255)
+    first, last = row[100 + 4], picture[20 + 84 + 76, 100 + 92]
+    if channels == 1:
+        assert first[0] > first[2] + 0.2 and last[2] > last[0] + 0.2, "red, blue"
+    else:
+        assert first.min() == 1 and last.max() == 0
+    student = row[200 + 4]
+    np.testing.assert_allclose(student, last, atol=1e-6)
 
 
 @pytest.mark.parametrize("channels", [1, 3])
@@ -99,5 +124,5 @@ def test_bad_input_says_what_was_expected(kernel, images, tmp_path):
     with pytest.raises(InputError, match=r"end the name in .png"):
         plot_input_gradients({"model": model}, images, [0, 1], tmp_path / "a.xyz")
     with pytest.raises(InputError, match="labels must lie in 0..1"):
-        input_gradient_image(model, images, [0, 7])
+        scaled_gradients(model, images, [0, 7])
     assert not list(tmp_path.iterdir())

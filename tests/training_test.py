@@ -8,7 +8,6 @@ import signal
 import keras
 import numpy as np
 import pytest
-from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 import tf_robust_transfer as rt
 from tests import fresh_process
@@ -156,38 +155,6 @@ def test_flags_txt_reproduces_the_run(run, tmp_path, request):
     run_training(parse(TrainConfig, [f"--flagfile={folder}/flags.txt", f"--run_dir={again}"]))
     for first, second in zip(weights(folder), weights(again), strict=True):
         np.testing.assert_array_equal(first, second)
-
-
-def test_tensorboard_shows_scalars_and_images(igam):
-    scalars, images = {}, set()
-    for events in (igam / "tensorboard").rglob("events.out.tfevents.*"):
-        accumulator = EventAccumulator(str(events), size_guidance={"tensors": 0}).Reload()
-        for tag in accumulator.Tags()["tensors"]:
-            points = accumulator.Tensors(tag)
-            plugin = accumulator.SummaryMetadata(tag).plugin_data.plugin_name
-            if plugin == "images":
-                images.add(tag)
-                # Width and height, then one PNG for each example.
-                assert points[0].tensor_proto.string_val[2].startswith(b"\x89PNG")
-            elif plugin == "scalars":
-                scalars[tag] = [point.step for point in points]
-    expected = (
-        "loss",
-        "cross_entropy",
-        "adversarial",
-        "difference",
-        "discriminator_accuracy",
-        "weight_decay",
-        "learning_rate",
-        "images_per_second",
-        "test_clean_accuracy",
-        "test_robust_accuracy",
-    )
-    for name in expected:
-        assert f"epoch_{name}" in scalars, f"no scalar {name} in {sorted(scalars)}"
-    assert scalars["epoch_loss"] == [0, 1, 2]
-    assert scalars["epoch_difference"] == [1, 2], "the warm start has no difference term"
-    assert images == {"input_gradients/student", "input_gradients/teacher"}
 
 
 _KILLED = """

@@ -2,14 +2,17 @@
 
 import sys as _sys
 
+from tf_robust_transfer import startup as _startup
+
 try:
+    _startup.hold()
     import keras as _  # noqa: F401 - before all that needs it
 except (ImportError, ValueError) as _error:  # the backend that Keras is told to use is not there
     _message = (
         f"Keras cannot start: {' '.join(str(_error).split())}; this package computes in "
         "TensorFlow: set the environment variable KERAS_BACKEND=tensorflow"
     )
-    if _sys.argv[:1] == ["-m"]:  # one of the commands
+    if _startup.is_command():
         _sys.stderr.write(f"error: {_message}\n")
         _sys.exit(2)
     raise ImportError(_message) from _error
@@ -41,6 +44,8 @@ from tf_robust_transfer.methods import (
 )
 from tf_robust_transfer.models import build_discriminator, build_model, list_models
 from tf_robust_transfer.runs.callbacks import StopOnNonFinite
+
+_startup.release()
 
 __version__ = "0.1.0"
 

@@ -20,7 +20,7 @@ def run_command(run, config_class, arguments=None) -> None:
     Exit codes: 0 done; 2 bad input or too little memory, with one line on stderr; 1 a lost worker,
     with one line, and anything unforeseen, with its traceback; 143 after SIGTERM."""
     arguments = sys.argv[1:] if arguments is None else arguments
-    logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
+    logging.basicConfig(level=logging.WARNING, format="%(message)s", handlers=[_Stderr()])
     logging.getLogger("tf_robust_transfer").setLevel(logging.INFO)
     # Each attack on each model is a function of its own, which TensorFlow takes for one function
     # traced again and again.
@@ -57,6 +57,14 @@ def _tell_unused_strategy(config):
         logging.getLogger("tf_robust_transfer").warning(
             "--distribution_strategy=%s has no effect on this command", strategy
         )
+
+
+class _Stderr(logging.StreamHandler):
+    """To what is stderr at the time, which a line that is redrawn takes over while it stands."""
+
+    def emit(self, record):
+        self.stream = sys.stderr
+        super().emit(record)
 
 
 def _show_warning(message, category, filename, lineno, file=None, line=None):

@@ -210,7 +210,10 @@ def default_run_dir(arguments: Sequence[str]) -> str:
     for argument in arguments:
         name, _, value = argument.lstrip("-").partition("=")
         if name == "flagfile" and value:
-            path = pathlib.PurePath(os.path.relpath(value)).with_suffix("")
+            path = flag_files.find(value).with_suffix("")
+            if path.is_relative_to(flag_files.PACKAGED):
+                return str("runs" / path.relative_to(flag_files.PACKAGED))
+            path = pathlib.PurePath(os.path.relpath(path))
             parts = (
                 path.parts[path.parts.index("flags") + 1 :]
                 if "flags" in path.parts

@@ -5,6 +5,7 @@ one place."""
 
 import dataclasses
 
+from tf_robust_transfer import flag_files
 from tf_robust_transfer.attacks.base import ThreatModel
 from tf_robust_transfer.attacks.names import parse_attack
 from tf_robust_transfer.checkpoints import check_spec
@@ -226,6 +227,9 @@ class TrainConfig(AttackConfig, SharedConfig):
     watch_examples: int = option(
         "500", "test examples of the accuracies by epoch; 0: none", int, **at_least(0)
     )
+    log_every: int = option(
+        "100", "steps between TensorBoard's scalars, beside each epoch's", int, **at_least(1)
+    )
     checkpoint_minutes: float = option(
         "5", "a checkpoint at least so often, beside each epoch's", fraction, **at_least(0)
     )
@@ -243,7 +247,7 @@ class TrainConfig(AttackConfig, SharedConfig):
         if self.teacher and find_method(self.method).takes_teacher:
             with of_flag("teacher"):
                 if kind == "flagfile":
-                    check_readable(path)
+                    check_readable(flag_files.find(path))
                 elif not self.smoke:
                     check_spec(self.teacher)
 

@@ -2,8 +2,7 @@
 
 Flag files are read as their users write them: one flag a line, `--name=value` or `--name value`,
 value with or without quotes, comments in lines of their own or behind ` # `, with a byte-order mark
-or without. A file that names another one means one in the working folder, or else one beside
-itself."""
+or without. `find` says where a file of a name is looked for."""
 
 import dataclasses
 import pathlib
@@ -13,6 +12,9 @@ from collections.abc import Collection, Sequence
 from tf_robust_transfer.errors import InputError, nearest
 
 _FLAGFILE = "flagfile"
+# Beside the package in a checkout; in it where setup.py has put them into a wheel.
+_HERE = pathlib.Path(__file__).resolve().parent
+PACKAGED = _HERE / "flags" if (_HERE / "flags").is_dir() else _HERE.parent / "flags"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -106,27 +108,38 @@ def _expanded(words, known, switches, files):
             yield Given(name, text, file, line)
 
 
+def find(name: str, naming: str = "") -> pathlib.Path:
+    """The flag file of a name: in the working folder, beside the file that names it, or the
+    package's own, with `flags/` before its name or without. Where there is none: the name itself.
+
+    naming: the file that names it; "" for a command line.
+
+    Example:
+        find("small/mnist_igam.flags")  # anywhere that the package is installed
+    """
+    path = pathlib.Path(name)
+    beside = [pathlib.Path(naming).parent / path] if naming else []
+    own = path.relative_to("flags") if path.parts[:1] == ("flags",) else path
+    places = [path, *beside, PACKAGED / own]
+    return next((place for place in places if place.is_file()), path)
+
+
 def _key(text, naming):
-    return str(_found(text, naming).resolve())
-
-
-def _found(text, naming):
-    path = pathlib.Path(text)
-    beside = pathlib.Path(naming).parent / path if naming else path
-    return path if path.exists() or not beside.exists() else beside
+    return str(find(text, naming).resolve())
 
 
 def _lines(text, naming, place, files):
     """(word, file, line) of each flag of a file. naming: the file that names it, "" for a command
     line.
     """
-    path = _found(text, naming)
+    path = find(text, naming)
     try:
         content = path.read_text(encoding="utf-8-sig")
     except OSError as error:
         where = f", nor beside {naming}" if naming else ""
         raise InputError(
-            f"cannot read the flag file {text!r}{place}: {error.strerror}{where}"
+            f"cannot read the flag file {text!r}{place}: {error.strerror}{where}, nor among the "
+            "package's own"
         ) from None
     except UnicodeDecodeError:
         raise InputError(f"the flag file {text!r}{place} is not text in UTF-8") from None

@@ -18,8 +18,18 @@ from tf_robust_transfer.reports.table import as_text
 from tf_robust_transfer.runs import run_training
 from tf_robust_transfer.runs.images import load_split
 
-ROOT = pathlib.Path(__file__).resolve().parents[1]
 ROWS = ("natural", "teacher", "igam", "mixacm")
+
+
+_NEXT = """
+what to try next:
+  a stronger attack
+    {start}evaluate --model={model} --dataset=digits --eps=0.15 --attacks=autoattack
+  another weight of IGAM's first term
+    {start}train --flagfile=quickstart/igam.flags --lambda_diff=3 --run_dir=runs/lambda_diff_3
+  the same on MNIST, which is downloaded
+    {start}train --flagfile=small/mnist_igam.flags
+"""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,8 +42,6 @@ class QuickstartConfig(Options):
 
 def run(config: QuickstartConfig) -> None:
     parent = pathlib.Path(config.run_dir).absolute()
-    # The paths in the flag files start at the root of the repository.
-    os.chdir(ROOT)
     folders, models = [], {}
     for row in ROWS:
         arguments = [
@@ -48,9 +56,13 @@ def run(config: QuickstartConfig) -> None:
     test = load_split(row_config, "test")
     figure = parent / "input_gradients.png"
     plot_input_gradients(models, test.images[:8].astype("float32") / 255, test.labels[:8], figure)
+    python = min(os.path.relpath(sys.executable), sys.executable, key=len)
+    by_name = pathlib.Path(sys.argv[0]).name.startswith("rt-")
+    start = "rt-" if by_name else f"{python} -m tf_robust_transfer."
     sys.stdout.write(
-        f"\ninput gradients of all four: {figure}\nlook at the runs: tensorboard --logdir "
-        f"{parent}\n"
+        f"\nmodels and results:  {parent}\ninput gradients:     {figure}\n"
+        f"TensorBoard:         tensorboard --logdir {parent}\n"
+        + _NEXT.format(start=start, model=os.path.relpath(folders[-1]))
     )
 
 

@@ -7,7 +7,6 @@ never robust and need not be attacked; and what has fallen is spared the rest.""
 import dataclasses
 import hashlib
 import numbers
-import sys
 import time
 import warnings
 import zlib
@@ -15,7 +14,6 @@ import zlib
 import keras
 import numpy as np
 import tensorflow as tf
-from tqdm import tqdm
 
 from tf_robust_transfer.attacks.autoattack import fewer_classes
 from tf_robust_transfer.attacks.base import Attack
@@ -38,6 +36,7 @@ from tf_robust_transfer.inference.faster_copy import FasterCopy
 from tf_robust_transfer.inference.kept import kept
 from tf_robust_transfer.models.batch_statistics import BATCH_NORMS
 from tf_robust_transfer.models.settings import require_tensorflow
+from tf_robust_transfer.progress import Bar
 
 # Images that the checks of the model look at.
 CHECKED = 64
@@ -386,7 +385,8 @@ class _Evaluation:
         )
         full = f"{name} {component}".strip()
         keys = (self.seed, zlib.crc32(full.encode()))
-        with self._bar(full, int(resists.sum()) * search.steps) as bar:
+        work = int(resists.sum()) * search.steps
+        with Bar(full, work, unit="steps", shown=self.progress) as bar:
             for decided in search.run(
                 self.images, self.labels, examples, eps=eps, seed=keys, restored=restored
             ):
@@ -403,12 +403,16 @@ class _Evaluation:
                 )
                 # A decided example is spared the steps that are left.
                 left = int((resists & ~state.arrays["running/done"]).sum())
-                bar.set_postfix_str(
-                    f"{left} examples left, robust at most {resists[self.own].mean():.1%}",
-                    refresh=False,
+                bar.update(
+                    work - left * search.steps + decided.steps,
+                    lambda left=left: (
+                        f"{left} examples left, robust at most {resists[self.own].mean():.1%}"
+                    ),
                 )
-                bar.update(bar.total - left * search.steps + decided.steps - bar.n)
-        running["seconds"] = before + time.perf_counter() - start
+            running["seconds"] = before + time.perf_counter() - start
+            bar.write(
+                f"{full}  robust {resists[self.own].mean():.1%}  in {running['seconds']:.0f} s"
+            )
         running["components"][component] = float(resists.mean())
         running["warnings"] += self._of_progress(name, component, attack, fooled_at)
         if self.part:
@@ -454,14 +458,3 @@ class _Evaluation:
         if closer.any():
             found[decided.examples[closer]] = decided.images[closer]
             margins[decided.examples[closer]] = decided.margins[closer]
-
-    def _bar(self, name, total):
-        return tqdm(
-            total=total,
-            desc=name,
-            unit="step",
-            unit_scale=True,
-            disable=not self.progress,
-            file=sys.stderr,
-            mininterval=0.1 if sys.stderr.isatty() else 10.0,
-        )

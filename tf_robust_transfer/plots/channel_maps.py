@@ -1,5 +1,6 @@
 """Sorted activated channel maps, Figure 5 of the MixACM paper."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +10,7 @@ from matplotlib.figure import Figure
 from tf_robust_transfer.errors import InputError
 from tf_robust_transfer.losses import channel_maps
 from tf_robust_transfer.models import endpoints
-from tf_robust_transfer.plots.input_gradients import write_figure
+from tf_robust_transfer.plots.input_gradients import png_of, write_figure
 
 _BATCH = 100
 
@@ -29,11 +30,13 @@ def mean_channel_maps(model, images, mapping: str = "maximum") -> dict[str, np.n
     Raises:
         InputError: no images, or images that do not fit the model.
     """
-    images = np.asarray(images, np.float32)
-    if images.ndim != 4 or not len(images) or images.shape[1:] != model.input_shape[1:]:
-        raise InputError(
-            f"model {model.name!r} takes images {model.input_shape}, got {list(images.shape)}"
-        )
+    return channel_maps_of(model, mapping)(images)
+
+
+def channel_maps_of(model, mapping: str = "maximum") -> Callable:
+    """`mean_channel_maps` of a model as a function of images, compiled once: for one that is
+    looked at again while it trains.
+    """
     submodel = endpoints(model)
     names = [name for name, tensor in submodel.output.items() if len(tensor.shape) == 4]
 
@@ -45,14 +48,22 @@ def mean_channel_maps(model, images, mapping: str = "maximum") -> dict[str, np.n
             for name in names
         }
 
-    sums = dict.fromkeys(names, 0.0)
-    for start in range(0, len(images), _BATCH):
-        for name, maps in maps_of(images[start : start + _BATCH]).items():
-            maps = maps.numpy().astype(np.float64)
-            lengths = np.linalg.norm(maps, axis=1, keepdims=True)
-            unit = np.divide(maps, lengths, out=np.zeros_like(maps), where=lengths > 0)
-            sums[name] = sums[name] + unit.sum(axis=0)
-    return {name: total / len(images) for name, total in sums.items()}
+    def mean_maps(images):
+        images = np.asarray(images, np.float32)
+        if images.ndim != 4 or not len(images) or images.shape[1:] != model.input_shape[1:]:
+            raise InputError(
+                f"model {model.name!r} takes images {model.input_shape}, got {list(images.shape)}"
+            )
+        sums = dict.fromkeys(names, 0.0)
+        for start in range(0, len(images), _BATCH):
+            for name, maps in maps_of(images[start : start + _BATCH]).items():
+                maps = maps.numpy().astype(np.float64)
+                lengths = np.linalg.norm(maps, axis=1, keepdims=True)
+                unit = np.divide(maps, lengths, out=np.zeros_like(maps), where=lengths > 0)
+                sums[name] = sums[name] + unit.sum(axis=0)
+        return {name: total / len(images) for name, total in sums.items()}
+
+    return mean_maps
 
 
 def plot_channel_maps(models: dict, images, path) -> None:
@@ -76,6 +87,24 @@ def plot_channel_maps(models: dict, images, path) -> None:
     if not models:
         raise InputError("a figure of channel maps needs at least one model")
     maps = {title: mean_channel_maps(model, images) for title, model in models.items()}
+    write_figure(_figure(maps, len(images)), path)
+
+
+def channel_map_picture(maps: dict, count: int) -> tuple[bytes, tuple[int, int]]:
+    """The figure of `plot_channel_maps` for TensorBoard.
+
+    Args:
+        maps: title -> `mean_channel_maps` of a model.
+        count: images that they are the mean of.
+
+    Returns:
+        (PNG, (width, height) in pixels).
+    """
+    figure = _figure(maps, count)
+    return png_of(figure), figure.canvas.get_width_height()
+
+
+def _figure(maps, count):
     first, *others = maps.values()
     blocks = [block for block in first if all(block in other for other in others)]
     if not blocks:
@@ -98,6 +127,6 @@ def plot_channel_maps(models: dict, images, path) -> None:
         axis.set_title(block, fontsize=9)
         axis.set_xlabel("channel, sorted" if equal else "share of the channels, sorted", fontsize=8)
         axis.tick_params(labelsize=7)
-    figure.axes[0].set_ylabel(f"mean map over {len(images)} images", fontsize=8)
+    figure.axes[0].set_ylabel(f"mean map over {count} images", fontsize=8)
     figure.axes[0].legend(fontsize=7, frameon=False)
-    write_figure(figure, path)
+    return figure

@@ -8,9 +8,11 @@ The paper does not say how it scales its gradients. Here each is divided by the 
 its own absolute values and clipped to [-1, 1]: a gradient's scale says little about its structure,
 and a few outliers would otherwise leave the rest grey."""
 
+import io
 from pathlib import Path
 
 import numpy as np
+from matplotlib import colormaps
 from matplotlib.figure import Figure
 
 from tf_robust_transfer.attacks.threat_model import ThreatModel, check_batch
@@ -22,10 +24,11 @@ from tf_robust_transfer.ops.gradients import input_gradient
 
 PERCENTILE = 99
 _CELL = 1.3  # inches
+_PIXELS, _GAP, _HEADER = 96, 4, 20  # of a picture for TensorBoard
 
 
-def input_gradient_image(model, images, labels) -> np.ndarray:
-    """Input gradients of the cross-entropy as pictures, for TensorBoard's image tab.
+def scaled_gradients(model, images, labels) -> np.ndarray:
+    """Input gradients of the cross-entropy as the pictures show them.
 
     Args:
         model: keras.Model, images in [0, 1] -> logits; called with training=False.
@@ -33,13 +36,62 @@ def input_gradient_image(model, images, labels) -> np.ndarray:
         labels: int [n], the true classes.
 
     Returns:
-        uint8 [n, height, width, channels]; 128 is a gradient of zero, brighter pixels raise the
-        loss.
+        float32 [n, height, width, channels] in [-1, 1]; a gradient of zero stays zero, positive
+        ones raise the loss where the pixel is brightened.
 
     Raises:
         InputError: images or labels that do not fit the model.
     """
-    return np.round(255 * (0.5 + 0.5 * _scaled_gradients(model, images, labels))).astype(np.uint8)
+    images, labels = check_batch(model, images, labels, ThreatModel())
+
+    def score_of(x):
+        return classification.cross_entropy(model(x, training=False), labels), None
+
+    gradient = input_gradient(score_of, images)[0].numpy().astype(np.float64)
+    size = np.abs(gradient).reshape(len(gradient), -1)
+    scale = np.percentile(size, PERCENTILE, axis=1)
+    # A gradient with fewer than one pixel in a hundred: its percentile is zero, its maximum is not.
+    scale = beside_images(np.where(scale > 0, scale, size.max(axis=1)))
+    return np.clip(
+        np.divide(gradient, scale, out=np.zeros_like(gradient), where=scale > 0), -1, 1
+    ).astype(np.float32)
+
+
+def gradient_picture(images, gradients: dict) -> tuple[bytes, tuple[int, int]]:
+    """One picture for TensorBoard, in the colours of `plot_input_gradients`: a row for each image,
+    the image and then each model's input gradient.
+
+    Args:
+        images: float [n, height, width, 1 or 3] in [0, 1].
+        gradients: column title -> `scaled_gradients` of these images.
+
+    Returns:
+        (PNG, (width, height) in pixels).
+    """
+    grey = images.shape[-1] == 1
+    columns = [np.repeat(images, 3, axis=-1) if grey else images]
+    for gradient in gradients.values():
+        shown = 0.5 + 0.5 * gradient
+        columns.append(colormaps["RdBu_r"](shown[..., 0])[..., :3] if grey else shown)
+    cells = np.stack(columns, axis=1)  # [rows, columns, height, width, 3]
+    larger = max(1, _PIXELS // max(cells.shape[2:4]))
+    cells = cells.repeat(larger, axis=2).repeat(larger, axis=3)
+    cells = np.pad(cells, ((0, 0), (0, 0), (0, _GAP), (0, _GAP), (0, 0)), constant_values=1)
+    rows, count, height, width, _ = cells.shape
+    whole = cells.transpose(0, 2, 1, 3, 4).reshape(rows * height, count * width, 3)
+    size = whole.shape[1], whole.shape[0] + _HEADER
+    figure = Figure(figsize=(size[0] / 100, size[1] / 100), dpi=100)
+    figure.figimage(whole, 0, 0)
+    for column, title in enumerate(("image", *gradients)):
+        place = (column + 0.5) * width / size[0], 1 - _HEADER / 2 / size[1]
+        figure.text(*place, title, ha="center", va="center", fontsize=9)
+    return png_of(figure), size
+
+
+def png_of(figure) -> bytes:
+    stream = io.BytesIO()
+    figure.savefig(stream, format="png")
+    return stream.getvalue()
 
 
 def plot_input_gradients(models: dict, images, labels, path) -> None:
@@ -67,7 +119,7 @@ def plot_input_gradients(models: dict, images, labels, path) -> None:
             "or 3], "
             f"got {len(models)} models and images of shape {list(images.shape)}"
         )
-    gradients = {title: _scaled_gradients(model, images, labels) for title, model in models.items()}
+    gradients = {title: scaled_gradients(model, images, labels) for title, model in models.items()}
 
     rows, columns = len(images), 1 + len(models)
     header, footer = 0.3, 0.45
@@ -93,23 +145,6 @@ def plot_input_gradients(models: dict, images, labels, path) -> None:
     )
     figure.text(0.5, footer / height / 2, caption, ha="center", va="center", fontsize=6.5)
     write_figure(figure, path)
-
-
-def _scaled_gradients(model, images, labels):
-    """float32 [n, height, width, channels] in [-1, 1]; a gradient of zero stays zero."""
-    images, labels = check_batch(model, images, labels, ThreatModel())
-
-    def score_of(x):
-        return classification.cross_entropy(model(x, training=False), labels), None
-
-    gradient = input_gradient(score_of, images)[0].numpy().astype(np.float64)
-    size = np.abs(gradient).reshape(len(gradient), -1)
-    scale = np.percentile(size, PERCENTILE, axis=1)
-    # A gradient with fewer than one pixel in a hundred: its percentile is zero, its maximum is not.
-    scale = beside_images(np.where(scale > 0, scale, size.max(axis=1)))
-    return np.clip(
-        np.divide(gradient, scale, out=np.zeros_like(gradient), where=scale > 0), -1, 1
-    ).astype(np.float32)
 
 
 def _show(axis, picture, **colors):

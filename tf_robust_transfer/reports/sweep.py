@@ -24,6 +24,7 @@ _FREE = {
     "dataset",
     "distribution_strategy",
     "eps",
+    "log_every",
     "max_examples",
     "norm",
     "run_dir",

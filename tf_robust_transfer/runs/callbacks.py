@@ -1,22 +1,23 @@
 """Keras callbacks of a run: they watch, they write, they change nothing about the training."""
 
 import logging
+import math
 import pathlib
+import re
 import signal
 import sys
 import threading
 import time
+import warnings
 
 import keras
 import numpy as np
-import tensorflow as tf
-import tqdm
 
-from tf_robust_transfer.evaluation import evaluate_robustness, parse_attack
+from tf_robust_transfer.evaluation import RobustnessWarning, evaluate_robustness, parse_attack
 from tf_robust_transfer.files import write_text
 from tf_robust_transfer.models.precision import take_weights
 from tf_robust_transfer.ops import workers
-from tf_robust_transfer.plots.input_gradients import input_gradient_image
+from tf_robust_transfer.progress import WIDTH, Bar
 
 TERMINATED = 128 + signal.SIGTERM  # the exit code that a shell gives to what the signal ended
 _LOG = logging.getLogger("tf_robust_transfer")
@@ -119,7 +120,8 @@ class Rates(keras.callbacks.Callback):
 class WatchAccuracy(keras.callbacks.Callback):
     """Adds clean and robust accuracy on a few test examples to each epoch's logs.
 
-    Has to come before the callbacks that read the logs.
+    Has to come before the callbacks that read the logs. What makes its figures doubtful is said
+    once in a run.
 
     Args:
         images, labels: float32 [n, height, width, channels] in [0, 1] and int [n]; n = 0 measures
@@ -137,95 +139,87 @@ class WatchAccuracy(keras.callbacks.Callback):
         # One object for all epochs, so that it is compiled once.
         self.attack = {attack: parse_attack(attack)}
         self.seed, self.student = seed, student
+        self._told = set()
 
     def on_epoch_end(self, epoch, logs=None):
         if len(self.images):
             take_weights(self.student, self.model.student)
-            result = evaluate_robustness(
-                self.student,
-                self.images,
-                self.labels,
-                threat_model=self.threat_model,
-                attacks=self.attack,
-                seed=self.seed,
-                check_model=False,
-            )
+            with warnings.catch_warnings(record=True) as caught:
+                warnings.simplefilter("always", RobustnessWarning)
+                result = evaluate_robustness(
+                    self.student,
+                    self.images,
+                    self.labels,
+                    threat_model=self.threat_model,
+                    attacks=self.attack,
+                    seed=self.seed,
+                    check_model=False,
+                )
+            self._tell(caught)
             logs["test_clean_accuracy"] = result.accuracy["clean"]
             logs["test_robust_accuracy"] = result.accuracy[result.attacks[-1]]
 
+    def _tell(self, caught):
+        for found in caught:
+            # The same with other figures is no news.
+            kind = re.sub(r"[\d.]+", "", str(found.message))
+            if kind not in self._told:
+                self._told.add(kind)
+                warnings.warn_explicit(found.message, found.category, found.filename, found.lineno)
+
 
 class Progress(keras.callbacks.Callback):
-    """One line that shows the images done, loss terms, images a second and time left, and one line
-    an epoch.
+    """Shows the images done, loss terms, images a second and time left, and writes a line an epoch.
 
     Args:
         total_steps, start_step: of the whole run, and where this start of it begins.
-        batch_size: images in a step.
+        steps_per_epoch, batch_size: of the data.
         name: shown before the bar.
     """
 
-    def __init__(self, *, total_steps, start_step, batch_size, name):
+    def __init__(self, *, total_steps, start_step, steps_per_epoch, batch_size, name):
         super().__init__()
-        # A terminal is redrawn often; a log file gets a line now and then.
-        interval = 0.5 if sys.stderr.isatty() else 30
-        self._bar = tqdm.tqdm(
-            total=total_steps * batch_size,
-            initial=start_step * batch_size,
-            desc=name,
-            unit=" images",
-            unit_scale=True,
-            mininterval=interval,
-            dynamic_ncols=True,
+        self._bar = Bar(
+            name, total_steps * batch_size, start=start_step * batch_size, unit="images"
         )
-        self._batch_size = batch_size
+        self._epochs = math.ceil(total_steps / steps_per_epoch)
+        self._done, self._batch_size = start_step, batch_size
 
     def on_train_batch_end(self, batch, logs=None):
-        if self._bar.update(self._batch_size):
-            shown = {name: f"{float(value):.3g}" for name, value in (logs or {}).items()}
-            self._bar.set_postfix({"step": self.model.steps_done, **shown}, refresh=False)
+        self._done += 1
+        self._bar.update(self._done * self._batch_size, lambda: self._terms(logs or {}))
+
+    def _terms(self, logs):
+        shown = (f"{name} {float(value):.3g}" for name, value in logs.items())
+        return "  ".join([f"step {self._done}", *shown])
 
     def on_epoch_end(self, epoch, logs=None):
-        shown = "  ".join(f"{name} {value:.4g}" for name, value in (logs or {}).items())
-        self._bar.write(f"epoch {epoch + 1}  {shown}", file=sys.stderr)
+        self._bar.write(epoch_line(epoch + 1, self._epochs, logs or {}))
 
     def close(self):
         self._bar.close()
 
 
-class InputGradientImages(keras.callbacks.Callback):
-    """Writes input gradients of student and teacher to TensorBoard at the end of each epoch.
+_EPOCH = {
+    "loss": "loss {:.3g}",
+    "accuracy": "train {:.1%}",
+    "test_clean_accuracy": "test {:.1%}",
+    "test_robust_accuracy": "robust {:.1%}",
+    "images_per_second": "{:,.0f} images/s",
+}
 
-    Args:
-        log_dir: TensorBoard folder.
-        images, labels: the examples shown; none: nothing is written.
-        teacher: keras.Model or None.
+
+def epoch_line(epoch: int, epochs: int, logs: dict) -> str:
+    """What an epoch has come to, in at most `progress.WIDTH` columns: what every method has, then
+    as many of its terms as find room. TensorBoard has all.
     """
-
-    def __init__(self, log_dir, images, labels, teacher=None):
-        super().__init__()
-        self._log_dir, self._images, self._labels, self._teacher = (
-            str(log_dir),
-            images,
-            labels,
-            teacher,
-        )
-
-    def on_train_begin(self, logs=None):
-        self._writer = tf.summary.create_file_writer(self._log_dir)
-
-    def on_epoch_end(self, epoch, logs=None):
-        if not len(self._images):
-            return
-        with self._writer.as_default(step=epoch):
-            count = len(self._images)
-            student = input_gradient_image(self.model.student, self._images, self._labels)
-            tf.summary.image("input_gradients/student", student, max_outputs=count)
-            if self._teacher is not None:
-                teacher = input_gradient_image(self._teacher, self._images, self._labels)
-                tf.summary.image("input_gradients/teacher", teacher, max_outputs=count)
-
-    def on_train_end(self, logs=None):
-        self._writer.close()
+    rest = {name: value for name, value in logs.items() if name != "learning_rate"}
+    parts = [form.format(rest.pop(name)) for name, form in _EPOCH.items() if name in rest]
+    line = "  ".join([f"epoch {epoch}/{epochs}", *parts])
+    for name, value in rest.items():
+        more = f"  {name} {value:.3g}"
+        line += more if len(line + more) <= WIDTH else ""
+    return line
 
 
 class Checkpoint(keras.callbacks.Callback):

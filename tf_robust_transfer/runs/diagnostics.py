@@ -2,7 +2,6 @@
 
 import keras
 import numpy as np
-import tensorflow as tf
 
 from tf_robust_transfer.analysis.alignment import Alignment
 
@@ -22,25 +21,18 @@ class GradientDiagnostics(keras.callbacks.Callback):
     and nothing of the training is touched.
 
     Args:
-        log_dir: TensorBoard folder.
+        events: `Events` of the run.
         images, labels: float32 [n, height, width, channels] in [0, 1] and int [n]; of many classes
             only the first of them are looked at. n = 0: nothing is written.
         teacher: keras.Model or None; one of other images or classes than the student's is not
             compared with.
     """
 
-    def __init__(self, log_dir, images, labels, teacher=None):
+    def __init__(self, events, images, labels, teacher=None):
         super().__init__()
-        self._log_dir, self._images, self._labels, self._teacher = (
-            str(log_dir),
-            images,
-            labels,
-            teacher,
-        )
+        self._events, self._teacher = events, teacher
+        self._images, self._labels = images, labels
         self._alignment, self._teachers = None, {}
-
-    def on_train_begin(self, logs=None):
-        self._writer = tf.summary.create_file_writer(self._log_dir)
 
     def on_epoch_end(self, epoch, logs=None):
         if not len(self._images):
@@ -52,13 +44,10 @@ class GradientDiagnostics(keras.callbacks.Callback):
         scalars = {
             name: getattr(found, name) for name in names if getattr(found, name) is not None
         } | self._teachers
-        with self._writer.as_default(step=epoch):
-            for name, values in scalars.items():
-                if np.isfinite(values).any():
-                    tf.summary.scalar(f"diagnostics/{name}", np.mean(values[np.isfinite(values)]))
-
-    def on_train_end(self, logs=None):
-        self._writer.close()
+        for name, values in scalars.items():
+            if np.isfinite(values).any():
+                mean = np.mean(values[np.isfinite(values)])
+                self._events.scalar(f"diagnostics/{name}", mean, self.model.steps_done)
 
     def _begin(self, student):
         """Once for all epochs, so that it is compiled once."""

@@ -10,7 +10,7 @@ from tf_robust_transfer.files import write_text
 
 RESULTS = "results*.json"
 # Flags that change where or how fast a run works, but not what comes out of it.
-_FREE_FLAGS = ("run_dir", "data_dir", "distribution_strategy", "checkpoint_minutes")
+FREE_FLAGS = ("run_dir", "data_dir", "distribution_strategy", "checkpoint_minutes", "log_every")
 # Nor do these of a run that is finished: a teacher that a GPU trained serves on a CPU.
 _FREE_WHEN_FINISHED = ("jit", "deterministic")
 
@@ -61,7 +61,7 @@ class RunFolder:
         stored = dict(
             line[2:].partition("=")[::2] for line in self.flags.read_text().splitlines() if line
         )
-        free = _FREE_FLAGS + (_FREE_WHEN_FINISHED if self.finished else ())
+        free = FREE_FLAGS + (_FREE_WHEN_FINISHED if self.finished else ())
         for name, text in texts.items():
             if name not in free and stored.get(name, text) != text:
                 raise InputError(

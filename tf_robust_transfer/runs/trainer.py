@@ -1,6 +1,7 @@
 """One training run, from flags to a run folder that holds everything about it."""
 
 import logging
+import math
 
 import keras
 import tensorflow as tf
@@ -16,8 +17,9 @@ from tf_robust_transfer.files import write_json, write_text
 from tf_robust_transfer.models.precision import in_float32, take_weights
 from tf_robust_transfer.ops import workers
 from tf_robust_transfer.plots.input_gradients import plot_input_gradients
-from tf_robust_transfer.runs import callbacks, device, teachers
+from tf_robust_transfer.runs import callbacks, device, teachers, tensorboard
 from tf_robust_transfer.runs.diagnostics import GradientDiagnostics
+from tf_robust_transfer.runs.events import Events
 from tf_robust_transfer.runs.folder import RunFolder
 from tf_robust_transfer.runs.host import Allowance, Callbacks
 from tf_robust_transfer.runs.images import load_split, load_train, pixels
@@ -178,13 +180,30 @@ def _fit(
     allowance.limit(save)
     stop = callbacks.StopWhenTerminated(strategy, save if chief else None)
     used = [callbacks.StopOnNonFinite()]
-    progress = None
+    progress = events = None
     if chief:
+        events = Events(folder.tensorboard, step)
+        if not step:
+            tensorboard.begin(events, config, "/".join(folder.path.absolute().parts[-2:]))
         progress = callbacks.Progress(
-            total_steps=total_steps, start_step=step, batch_size=batch_size, name=folder.path.name
+            total_steps=total_steps,
+            start_step=step,
+            steps_per_epoch=steps_per_epoch,
+            batch_size=batch_size,
+            name=folder.path.name,
         )
-        used += _watching(config, folder, method, student, test, batch_size, progress, allowance)
-        used.append(save)
+        accuracy, *others = _watching(config, method, student, test, events)
+        for callback in (accuracy, *others):
+            allowance.limit(callback)
+        used += [
+            callbacks.WatchFirstSteps(),
+            callbacks.Rates(batch_size),
+            accuracy,
+            progress,
+            *others,
+            _pictures(config, method, test, events, math.ceil(total_steps / steps_per_epoch)),
+            save,
+        ]
     used.append(stop)
     try:
         with stop:
@@ -215,8 +234,9 @@ def _fit(
                     )
                 step = method.steps_done
     finally:
-        if progress is not None:
+        if chief:
             progress.close()
+            events.close()
 
 
 def _check_workers(strategy, folder, train, step):
@@ -235,12 +255,17 @@ def _check_workers(strategy, folder, train, step):
         write_text(folder.workers, f"{now}\n")
 
 
-def _watching(config, folder, method, student, test, batch_size, progress, allowance):
-    """The callbacks that look at the training, in their order."""
-    # A smoke run watches nothing: on a large network that takes longer than its two steps.
+def _watched(config, test):
+    """The test examples that a run looks at. A smoke run looks at none: on a large network that
+    takes longer than its two steps.
+    """
     watched = slice(0, 0 if config.smoke else config.watch_examples)
-    images, labels = pixels(test.images[watched]), test.labels[watched]
-    teacher = getattr(method, "teacher", None)
+    return pixels(test.images[watched]), test.labels[watched]
+
+
+def _watching(config, method, student, test, events):
+    """What measures at the end of an epoch, as far as there is time, in this order."""
+    images, labels = _watched(config, test)
     accuracy = callbacks.WatchAccuracy(
         images,
         labels,
@@ -249,23 +274,20 @@ def _watching(config, folder, method, student, test, batch_size, progress, allow
         seed=config.seed,
         student=student,
     )
-    pictures = callbacks.InputGradientImages(
-        folder.tensorboard / "input_gradients", images[:8], labels[:8], teacher
+    teacher = getattr(method, "teacher", None)
+    return accuracy, GradientDiagnostics(events, images[:500], labels[:500], teacher)
+
+
+def _pictures(config, method, test, events, epochs):
+    images, labels = _watched(config, test)
+    return tensorboard.TensorBoard(
+        events,
+        every=config.log_every,
+        epochs=epochs,
+        images=images[:8],
+        labels=labels[:8],
+        teacher=getattr(method, "teacher", None),
     )
-    diagnostics = GradientDiagnostics(
-        folder.tensorboard / "diagnostics", images[:500], labels[:500], teacher
-    )
-    for callback in (accuracy, pictures, diagnostics):
-        allowance.limit(callback)
-    return [
-        callbacks.WatchFirstSteps(),
-        callbacks.Rates(batch_size),
-        accuracy,
-        progress,
-        pictures,
-        diagnostics,
-        keras.callbacks.TensorBoard(str(folder.tensorboard), write_graph=False),
-    ]
 
 
 def _evaluate(config, folder, student, teacher, test, cost):
@@ -307,5 +329,6 @@ def _evaluate(config, folder, student, teacher, test, cost):
         command="python -m tf_robust_transfer.train --flagfile=flags.txt",
         results=results,
     )
+    tensorboard.end(folder.tensorboard, cost["steps"], result.accuracy)
     write_json(folder.results, results)
     folder.evaluation_state.unlink(missing_ok=True)

@@ -14,6 +14,7 @@ from tf_robust_transfer.errors import InputError
 from tf_robust_transfer.evaluation import evaluate_robustness, parse_attack
 from tf_robust_transfer.models.precision import take_weights
 from tf_robust_transfer.plots.input_gradients import input_gradient_image
+from tf_robust_transfer.runs import checkpoints
 
 _LOG = logging.getLogger("tf_robust_transfer")
 
@@ -221,7 +222,7 @@ class Checkpoint(keras.callbacks.Callback):
     def _save(self):
         # A ReLU may hide from the losses what is wrong with the weights.
         self.model.watch.check(self.model)
-        self._manager.save(checkpoint_number=self.model.steps_done)
+        checkpoints.save(self._manager, self.model.steps_done)
         self._last = time.monotonic()
 
     def on_train_batch_end(self, batch, logs=None):

@@ -1,16 +1,55 @@
 """The folder of a run: what lies where, and whose it is."""
 
+import contextlib
 import json
+import logging
 import os
 import pathlib
+from collections.abc import Iterator
 
 from tf_robust_transfer.command_line import to_text
 from tf_robust_transfer.errors import InputError
-from tf_robust_transfer.files import write_text
+from tf_robust_transfer.files import locked, write_text
 
 RESULTS = "results*.json"
+_LOG = logging.getLogger("tf_robust_transfer")
+# Run folders that this process trains in: a teacher that names its student's folder is no other
+# process.
+_HELD: set[pathlib.Path] = set()
 # Flags that change where or how fast a run works, but not what comes out of it.
 _FREE_FLAGS = ("run_dir", "data_dir", "distribution_strategy", "checkpoint_minutes")
+
+
+@contextlib.contextmanager
+def held(path, *, wait: bool) -> Iterator[None]:
+    """Within it no other process trains in a run folder, which is made if it is not there.
+
+    Args:
+        path: the folder.
+        wait: whether one that another process trains in is waited for.
+
+    Raises:
+        InputError: another process trains in it, and wait is false.
+    """
+    path = pathlib.Path(path)
+
+    def taken():
+        if not wait:
+            raise InputError(
+                f"another process is training in the run folder {str(path)!r}; wait until it has "
+                "ended, or give another --run_dir"
+            )
+        _LOG.info("waiting for %s, which another process is training", path)
+
+    with contextlib.suppress(OSError):  # RunFolder says why
+        path.mkdir(parents=True, exist_ok=True)
+    key = path.resolve()
+    with contextlib.ExitStack() as stack:
+        if key not in _HELD:
+            stack.enter_context(locked(path, taken))
+            _HELD.add(key)
+            stack.callback(_HELD.discard, key)
+        yield
 
 
 class RunFolder:
@@ -37,11 +76,12 @@ class RunFolder:
             self.path.mkdir(parents=True, exist_ok=True)
             # Flags alone are of a run that bad input ended before it began: the mended ones take
             # their place.
-            if not self.flags.exists() or [*self.path.iterdir()] == [self.flags]:
+            names = {entry.name for entry in self.path.iterdir() if entry.name[0] != "."}
+            if not self.flags.exists() or names == {self.flags.name}:
                 write_text(
                     self.flags, "".join(f"--{name}={text}\n" for name, text in texts.items())
                 )
-            elif not os.access(self.path, os.W_OK):
+            elif not self.finished and not os.access(self.path, os.W_OK):
                 raise PermissionError
         except OSError as error:
             reason = error.strerror or "it is not writable"

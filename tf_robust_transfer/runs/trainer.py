@@ -14,9 +14,9 @@ from tf_robust_transfer.evaluation.model_card import write_card
 from tf_robust_transfer.files import write_json
 from tf_robust_transfer.models.precision import in_float32, take_weights
 from tf_robust_transfer.plots.input_gradients import plot_input_gradients
-from tf_robust_transfer.runs import callbacks, teachers
+from tf_robust_transfer.runs import callbacks, checkpoints, teachers
 from tf_robust_transfer.runs.diagnostics import GradientDiagnostics
-from tf_robust_transfer.runs.folder import RunFolder
+from tf_robust_transfer.runs.folder import RunFolder, held
 from tf_robust_transfer.runs.images import load_split, load_train, pixels
 from tf_robust_transfer.runs.method import compiled_method
 from tf_robust_transfer.runs.strategy import distribution_strategy
@@ -25,17 +25,24 @@ _SMOKE_ATTACK = "fgsm"  # All others take minutes on the papers' networks.
 _LOG = logging.getLogger("tf_robust_transfer")
 
 
-def run_training(config: TrainConfig) -> RunFolder:
+def run_training(config: TrainConfig, *, wait: bool = False) -> RunFolder:
     """Trains a student, or goes on training it, and evaluates it.
 
     A finished run is left as it is. The run folder's files are those of `RunFolder`.
 
     Args:
         config: the flags; run_dir is set.
+        wait: whether a run folder that another process trains in is waited for.
 
     Raises:
-        InputError: bad input (see the flags), or a loss that is not finite.
+        InputError: bad input (see the flags), a loss that is not finite, or a run folder that
+            another process trains in.
     """
+    with held(config.run_dir, wait=wait):
+        return _train(config)
+
+
+def _train(config):
     folder = RunFolder(config)
     if folder.finished:
         _LOG.info("%s is finished already", folder.path)
@@ -104,8 +111,7 @@ def check_training(config: TrainConfig) -> None:
 def _fit(config, folder, method, student, train, test, batch_size, steps_per_epoch, total_steps):
     checkpoint = tf.train.Checkpoint(**method.state())
     manager = tf.train.CheckpointManager(checkpoint, str(folder.checkpoints), max_to_keep=2)
-    if manager.latest_checkpoint:
-        checkpoint.restore(manager.latest_checkpoint).assert_consumed()
+    checkpoints.restore(checkpoint, manager)
     step = method.steps_done
     if step:
         _LOG.info("going on at step %d of %d", step, total_steps)

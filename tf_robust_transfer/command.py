@@ -11,6 +11,8 @@ from tf_robust_transfer.errors import InputError
 from tf_robust_transfer.evaluation import RobustnessWarning
 from tf_robust_transfer.models.settings import check_settings, require_tensorflow
 
+_LONGEST = 2000  # characters of an error
+
 
 def run_command(run, config_class, arguments=None) -> None:
     """Parses arguments, by default the command line's, into config_class and calls run(config).
@@ -29,11 +31,17 @@ def run_command(run, config_class, arguments=None) -> None:
         check_settings()
         run(parse(config_class, sys.argv[1:] if arguments is None else arguments))
     except InputError as error:
-        sys.stderr.write(f"error: {error}\n")
+        sys.stderr.write(f"error: {_a_line(str(error))}\n")
         sys.exit(2)
     except KeyboardInterrupt:
         sys.stderr.write("interrupted; start the same command again to go on\n")
         sys.exit(130)
+
+
+def _a_line(text: str) -> str:
+    """Text without line breaks and control characters, and not without end."""
+    line = "".join(c if c.isprintable() else " " for c in text)
+    return line if len(line) <= _LONGEST else f"{line[:_LONGEST]}..."
 
 
 def _show_warning(message, category, filename, lineno, file=None, line=None):

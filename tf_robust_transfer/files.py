@@ -8,6 +8,7 @@ import os
 import pathlib
 import re
 import time
+import zipfile
 from collections.abc import Callable
 
 from tf_robust_transfer.errors import InputError
@@ -16,6 +17,8 @@ from tf_robust_transfer.errors import InputError
 # NUMBER-th point from 0 what is written goes into FILE and the process sleeps; -1 notes all points.
 _PAUSE = "TF_ROBUST_TRANSFER_TEST_PAUSE"
 _LOCK = ".lock"
+# Weights and examples hardly shrink when they are packed.
+_SMALL, _MOST_GROWTH = 2**26, 20
 _points = itertools.count()
 
 
@@ -35,6 +38,17 @@ def check_writable(path) -> None:
     if not os.access(folder, os.W_OK) or pathlib.Path(path).is_dir():
         raise InputError(
             f"cannot write {str(path)!r}: it is a folder, or lies in one that is not writable"
+        )
+
+
+def check_unpacked(path, archive: zipfile.ZipFile) -> None:
+    """Raises an InputError for a zip file that fills the memory or the disk when it is unpacked."""
+    size = sum(member.file_size for member in archive.infolist())
+    packed = pathlib.Path(path).stat().st_size
+    if size > _SMALL + _MOST_GROWTH * packed:
+        raise InputError(
+            f"{str(path)!r} is no file of ours: its {packed / 2**20:.2g} MiB are "
+            f"{size / 2**30:.2g} GiB, unpacked"
         )
 
 

@@ -8,6 +8,7 @@ import hashlib
 import json
 import pathlib
 import random
+import re
 import shutil
 import time
 import zipfile
@@ -169,7 +170,7 @@ def _jobs(trained):
         data.load_data("tiny_imagenet", "train", data_dir=str(folder), download=False)
 
     return [
-        Job("train", training, _of_run),
+        Job("train", training, of_run),
         Job("evaluate", evaluating, _of_files),
         Job("convert", converting, _of_files),
         Job("data", preparing, _of_files),
@@ -205,7 +206,7 @@ def _write_archive(kept, path):
         path.symlink_to(kept)
 
 
-def _of_run(folder):
+def of_run(folder):
     """What a run leaves, but for TensorBoard's logs and which checkpoints, that of the clock."""
     found = _of_files(folder, lambda path: not {"tensorboard", "checkpoints"} & {*path.parts})
     names = {path.name for path in (folder / "checkpoints").iterdir()}
@@ -230,6 +231,7 @@ def _content(path):
     if path.suffix == ".keras":
         with zipfile.ZipFile(path) as archive:
             parts = [archive.read(name) for name in ("config.json", "model.weights.h5")]
+        parts[0] = re.sub(rb'"shared_object_id": \d+', b"", parts[0])  # addresses in memory
         return [hashlib.sha256(part).hexdigest() for part in parts]
     if path.suffix == ".json":
         content = json.loads(path.read_text())

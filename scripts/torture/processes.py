@@ -25,6 +25,7 @@ class Process:
         started: `time.monotonic()` of the fork.
         resident: bytes in memory at the fork.
         peak: the most bytes seen beyond these.
+        cpu: seconds of processor time seen.
         code: exit code, the negative signal that ended it, or None while it runs.
     """
 
@@ -34,6 +35,7 @@ class Process:
     started: float
     resident: int
     peak: int = 0
+    cpu: float = 0.0
     code: int | None = None
 
     def poll(self) -> int | None:
@@ -41,17 +43,21 @@ class Process:
         if self.code is None:
             # Ended, it has no memory to look at.
             self.peak = max(self.peak, _resident(self.pid) - self.resident)
+            self.cpu = max(self.cpu, _processor_seconds(self.pid))
             pid, status = os.waitpid(self.pid, os.WNOHANG)
             if pid:
                 self.code = os.waitstatus_to_exitcode(status)
         return self.code
 
-    def wait(self, seconds: float, most_bytes: int | None = None) -> int | None:
-        """The exit code; None where it runs longer than that, or takes more memory, and is ended
-        then.
+    def wait(
+        self, seconds: float, most_bytes: int | None = None, most_cpu: float | None = None
+    ) -> int | None:
+        """The exit code; None where it runs longer than that, or takes more memory or processor
+        time, and is ended then.
         """
         while self.poll() is None:
             slow = time.monotonic() - self.started > seconds
+            slow |= most_cpu is not None and self.cpu > most_cpu
             if slow or (most_bytes is not None and self.peak > most_bytes):
                 self.kill()
                 return None
@@ -115,6 +121,14 @@ def _resident(pid):
     except (OSError, IndexError):
         return 0
     return pages * os.sysconf("SC_PAGESIZE")
+
+
+def _processor_seconds(pid):
+    try:
+        parts = pathlib.Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return 0.0
+    return (int(parts[11]) + int(parts[12])) / os.sysconf("SC_CLK_TCK")
 
 
 def _of_tensorflow(line):

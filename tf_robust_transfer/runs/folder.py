@@ -91,9 +91,12 @@ class RunFolder:
         self._check_flags(texts)
 
     def _check_flags(self, texts):
-        stored = dict(
-            line[2:].partition("=")[::2] for line in self.flags.read_text().splitlines() if line
-        )
+        stored = read_flags(self.path)
+        if "method" not in stored:
+            raise InputError(
+                f"{str(self.flags)!r} does not hold the flags of a run: it is damaged; give "
+                "another --run_dir, or remove that folder to train anew"
+            )
         for name, text in texts.items():
             if name not in _FREE_FLAGS and stored.get(name, text) != text:
                 raise InputError(
@@ -116,9 +119,16 @@ def run_folders(root) -> list[pathlib.Path]:
 
 
 def read_flags(folder) -> dict[str, str]:
-    """Flag -> text of a run folder's flags.txt; empty where there is no such file."""
+    """Flag -> text of a run folder's flags.txt; empty where there is no such file.
+
+    Raises:
+        InputError: a file that is no text.
+    """
     path = pathlib.Path(folder) / "flags.txt"
-    lines = path.read_text().splitlines() if path.exists() else []
+    try:
+        lines = path.read_text().splitlines() if path.exists() else []
+    except (OSError, ValueError) as error:
+        raise InputError(f"{str(path)!r} cannot be read: {error}") from error
     return dict(line[2:].partition("=")[::2] for line in lines if line.startswith("--"))
 
 
@@ -130,8 +140,21 @@ def read_results(path) -> dict:
     """
     try:
         result = json.loads(pathlib.Path(path).read_text())
-        if not {"dataset", "split", "num_examples", "threat_model", "accuracy"} <= set(result):
-            raise ValueError
-    except ValueError:
+        _check_results(result)
+    # Damaged, nested deeply, or with something else where the figures should be.
+    except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError):
         raise InputError(f"{str(path)!r} is no results file; remove it or evaluate again") from None
     return result
+
+
+def _check_results(result):
+    """Raises a ValueError, TypeError, KeyError or AttributeError unless these are results."""
+    texts = [result["dataset"], result["split"], result["threat_model"]["norm"]]
+    if not all(text.isprintable() for text in texts) or not result["threat_model"]["eps"] >= 0:
+        raise ValueError
+    if not isinstance(result["num_examples"], int) or result["num_examples"] < 1:
+        raise ValueError
+    for name, accuracy in result["accuracy"].items():
+        low, high = result["confidence_interval_95"][name]
+        if not (0 <= accuracy <= 1 and 0 <= low <= high <= 1):
+            raise ValueError

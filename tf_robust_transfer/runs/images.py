@@ -36,7 +36,7 @@ def load_split(config, split: str) -> data.ImageData:
         return data.synthetic_data(shape, num_classes, 16, config.seed)
 
 
-def load_train(config) -> data.ImageData | data.StreamedData:
+def load_train(config) -> data.ImageData | data.StreamedData | data.StreamedFolder:
     """The train split for a training: as `load_split`'s, but streamed where it is large."""
     try:
         return data.load_training_data(
@@ -46,6 +46,7 @@ def load_train(config) -> data.ImageData | data.StreamedData:
             train_fraction=config.train_fraction,
             seed=config.seed,
             download=not config.smoke,
+            stream=config.stream,
         )
     except InputError:
         if not config.smoke:

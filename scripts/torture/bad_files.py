@@ -117,7 +117,8 @@ def _command(name, place):
         "tf1_data": (convert, [f"--model=madry_mnist:{place}/tf1", output]),
         "npy": (evaluate, [*evaluation, f"--adversarial_examples={place}/examples.npy"]),
         "state": (
-            evaluate, [*evaluation, "--attacks=fgsm,pgd2", f"--output={place.parent}/cwd/results.json",
+            evaluate, [*evaluation, "--attacks=fgsm,pgd2",
+                       f"--output={place.parent}/cwd/results.json",
                        f"--state={place}/results.json.state.npz"],
         ),
         "png": (train, ["--check", f"--dataset=folder:{place}/images", "--image_size=8x8"]),
@@ -180,9 +181,7 @@ def _judge(record, folder, good, index, name, damage, draw):
         written = {*_tree(folder, case).items()} ^ {*before.items()}
         if written:
             problems.append(f"wrote {', '.join(sorted({path for path, _ in written}))[:300]}")
-    record.add(
-        what, "; ".join(problems), refused=int(code == 2), read=int(code == 0)
-    )
+    record.add(what, "; ".join(problems), refused=int(code == 2), read=int(code == 0))
     for name, figure in (
         ("most MiB beyond the import", process.peak // 2**20),
         ("most seconds beyond the import", round(process.cpu, 1)),

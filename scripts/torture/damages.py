@@ -418,12 +418,14 @@ TORCH = (
     _torch(
         "a sparse tensor of 10^12",
         _saved(
-            lambda torch, state: state
-            | {
-                _first_key(state): torch.sparse_coo_tensor(
-                    torch.zeros(2, 1, dtype=torch.long), torch.ones(1), (10**6, 10**6)
-                )
-            }
+            lambda torch, state: (
+                state
+                | {
+                    _first_key(state): torch.sparse_coo_tensor(
+                        torch.zeros(2, 1, dtype=torch.long), torch.ones(1), (10**6, 10**6)
+                    )
+                }
+            )
         ),
     ),
     _torch(

@@ -151,9 +151,15 @@ def save_model(model: keras.Model, path) -> None:
     """Saves a model as a `.keras` file, which appears whole or not at all; of a method its student.
 
     Raises:
-        InputError: a weight is NaN or infinite.
+        InputError: a weight is NaN or infinite; a part of it is a SavedModel, which no `.keras`
+            file holds.
     """
     model = getattr(model, "student", model)
+    if any(type(part).__name__ == "TFSMLayer" for part in model._flatten_layers()):
+        raise InputError(
+            "a classifier around a SavedModel is not saved, since a .keras file does not hold the "
+            "SavedModel: keep that folder, and call rt.as_classifier on it again"
+        )
     bad = non_finite(model)
     if bad:
         raise InputError(f"the model is not saved: not finite are its weights {bad}")

@@ -117,6 +117,4 @@ def read_batches(
         example_of, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True
     )
     dataset = dataset.batch(batch_size, drop_remainder=True)
-    return dataset.map(
-        lambda numbers, images, labels: (numbers[0] // batch_size, images, labels)
-    )
+    return dataset.map(lambda numbers, images, labels: (numbers[0] // batch_size, images, labels))

@@ -52,9 +52,7 @@ def load_training_data(
                 f"train_fraction={train_fraction} is chosen by the labels of all images, and "
                 f"{name!r} is streamed, not held in memory; give train_fraction=1"
             )
-        if always or (
-            stream == "auto" and train_fraction == 1.0 and _is_large(name, **arguments)
-        ):
+        if always or (stream == "auto" and train_fraction == 1.0 and _is_large(name, **arguments)):
             return stream_data(name, **arguments)
     elif stream == "on":
         raise InputError(f"{name!r} is no TFDS set or folder and cannot be streamed; stream=auto")

@@ -134,5 +134,8 @@ def _means(members, columns):
 def _cell(result, attack):
     if attack not in result["accuracy"]:
         return "-"
+    accuracy = f"{100 * result['accuracy'][attack]:.1f}"
+    if attack not in result.get("confidence_interval_95", {}):
+        return accuracy
     low, high = result["confidence_interval_95"][attack]
-    return f"{100 * result['accuracy'][attack]:.1f} [{100 * low:.1f}, {100 * high:.1f}]"
+    return f"{accuracy} [{100 * low:.1f}, {100 * high:.1f}]"

@@ -49,7 +49,7 @@ def restore(checkpoint: tf.train.Checkpoint, manager: tf.train.CheckpointManager
         try:
             checkpoint.restore(prefix).assert_consumed()
             return
-        except (tf.errors.OpError, AssertionError, ValueError) as error:
+        except Exception as error:  # TensorFlow's reader raises whatever it finds
             reasons.append(" ".join(str(error).split())[:200])
             _LOG.warning("the checkpoint %s cannot be read (%s)", prefix, reasons[-1])
     if reasons:

@@ -154,7 +154,8 @@ def _check_results(result):
         raise ValueError
     if not isinstance(result["num_examples"], int) or result["num_examples"] < 1:
         raise ValueError
-    for name, accuracy in result["accuracy"].items():
-        low, high = result["confidence_interval_95"][name]
-        if not (0 <= accuracy <= 1 and 0 <= low <= high <= 1):
+    if not all(0 <= accuracy <= 1 for accuracy in result["accuracy"].values()):
+        raise ValueError
+    for low, high in result.get("confidence_interval_95", {}).values():
+        if not 0 <= low <= high <= 1:
             raise ValueError

@@ -1,4 +1,4 @@
-"""Image folders that are streamed: what is in memory, in the same order, and a resume to the bit."""
+"""Image folders that are streamed: what is in memory, in its order, and a resume to the bit."""
 
 import itertools
 import logging

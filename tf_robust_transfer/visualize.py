@@ -4,8 +4,8 @@
 --kind=input_gradients is Figures 1, 4 and 6 of the IGAM paper, by the models that are given,
 --kind=loss_landscape its Figure 7, and --kind=channel_maps is Figure 5 of the MixACM paper.
 --kind=sweep draws the accuracies of run folders against a flag (--runs=runs/small
---x=train_fraction), among them the MixACM paper's Figures 3, 6 and 7 (--paper=mixacm_figure3). --kind=radii draws accuracies against
-eps, of evaluations at several (--results=results.json)."""
+--x=train_fraction), among them the MixACM paper's Figures 3, 6 and 7 (--paper=mixacm_figure3).
+--kind=radii draws accuracies against eps, of evaluations at several (--results=results.json)."""
 
 import dataclasses
 import pathlib

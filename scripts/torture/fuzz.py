@@ -87,8 +87,9 @@ def _parsers(folder, seed, count):
     )
     leaves = strategies.none() | strategies.booleans() | strategies.floats() | strategies.text()
     values = strategies.recursive(
-        leaves, lambda part: strategies.lists(part) | strategies.dictionaries(strategies.text(), part)
-    )  # fmt: skip
+        leaves,
+        lambda part: strategies.lists(part) | strategies.dictionaries(strategies.text(), part),
+    )
     keys = ("dataset", "split", "num_examples", "threat_model", "accuracy", "norm", "eps", "clean",
             "confidence_interval_95")  # fmt: skip
     results = strategies.dictionaries(

@@ -1,6 +1,6 @@
 """Processes forked from this one, which has imported the package and run nothing of TensorFlow.
 
-An import takes ten seconds, a fork milliseconds; each child has a state, and a death, of its own."""
+An import takes ten seconds, a fork milliseconds; each child has a state of its own."""
 
 import contextlib
 import dataclasses

@@ -97,8 +97,8 @@ def measure(
     """The left side and the student's two terms.
 
     Args:
-        student, teacher: keras.Model or SPEC, images float32 [batch, height, width, channels] in [0, 1] ->
-            logits of the same classes; called with training=False.
+        student, teacher: keras.Model or SPEC, images float32 [batch, height, width, channels] in
+            [0, 1] -> logits of the same classes; called with training=False.
         test: (images, int labels [num_examples]) of the left side, an expectation over new
             examples.
         train: the same, of D or a part of it, for the two terms.

@@ -131,8 +131,8 @@ def _check_classes(path, config):
         if (name or module) and not keras_own and not known:
             raise InputError(
                 f"{str(path)!r} holds the class {part['class_name']} ({name or module}), which is "
-                "neither Keras's nor this package's; in Python, import the module that registers it "
-                "(keras.saving.register_keras_serializable) before rt.load_model"
+                "neither Keras's nor this package's; in Python, import the module that registers "
+                "it (keras.saving.register_keras_serializable) before rt.load_model"
             )
 
 

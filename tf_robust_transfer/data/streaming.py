@@ -23,7 +23,7 @@ import tensorflow as tf
 
 from tf_robust_transfer.data import datasets
 from tf_robust_transfer.data.augmentation import crop_boxes
-from tf_robust_transfer.data.images import ImageData, resize_tensor
+from tf_robust_transfer.data.images import resize_tensor
 from tf_robust_transfer.errors import InputError
 from tf_robust_transfer.ops import random
 

@@ -134,8 +134,8 @@ def evaluate_robustness(
     if bounds not in ((0.0, 1.0), threat_model.bounds):
         raise InputError(
             f"the classifier takes images in {bounds}, as as_classifier was told, and the threat "
-            f"model has the bounds {threat_model.bounds}; give ThreatModel(bounds={bounds}), eps in "
-            "the same units, and images in them"
+            f"model has the bounds {threat_model.bounds}; give ThreatModel(bounds={bounds}), with "
+            "eps and images in the same units"
         )
     images, labels = collect(model, images, labels, threat_model, batch_size)
     if batch_norm == "batch":

@@ -15,7 +15,7 @@ from tf_robust_transfer import convert, evaluate, train
 from tf_robust_transfer.evaluation import state
 
 _CLONE_NEWNS, _MS_RDONLY, _MS_REMOUNT, _MS_REC, _MS_PRIVATE = 0x20000, 1, 32, 16384, 1 << 18
-_MNT_DETACH = 2
+_MS_BIND, _MNT_DETACH = 4096, 2
 _LONGEST = 180
 _LIBC = ctypes.CDLL(None, use_errno=True)
 
@@ -226,8 +226,10 @@ def _mount(place, size):
 
 
 def _remount(place):
-    flags = _MS_RDONLY | _MS_REMOUNT
-    _called(_LIBC.mount(b"tmpfs", str(place).encode(), b"tmpfs", flags, None))
+    """Read-only, by a mount of its own: the disk's is busy with files that are open."""
+    path = str(place).encode()
+    _called(_LIBC.mount(path, path, None, _MS_BIND, None))
+    _called(_LIBC.mount(None, path, None, _MS_BIND | _MS_REMOUNT | _MS_RDONLY, None))
 
 
 def _called(result):

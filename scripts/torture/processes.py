@@ -106,6 +106,8 @@ def start(
         code = 0
     except SystemExit as stop:
         code = stop.code if isinstance(stop.code, int) else 1
+        if isinstance(stop.code, str):
+            sys.stderr.write(f"{stop.code}\n")
     except BaseException:
         traceback.print_exc()
     finally:

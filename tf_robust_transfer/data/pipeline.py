@@ -2,8 +2,8 @@
 
 Identity, of images in memory or streamed from a folder: batch number `k` is
 `permutation(seed, k // s)[(k % s) * b:][:b]`, with b the batch size and s = n // b. Where TFDS's
-files are streamed, `streaming` has the order. The augmentation is drawn from (seed, k) in either case. So an interrupted run goes on at step k without
-replaying what came before."""
+files are streamed, `streaming` has the order. The augmentation is drawn from (seed, k) in either
+case. So an interrupted run goes on at step k without replaying what came before."""
 
 import numpy as np
 import tensorflow as tf

@@ -2,6 +2,8 @@
 
 import logging
 import pathlib
+import re
+import shutil
 
 import tensorflow as tf
 
@@ -24,7 +26,7 @@ def save(manager: tf.train.CheckpointManager, step: int) -> None:
         at_point("checkpoint written", folder)
         sync_folder(folder, *folder.glob(f"{prefix.name}.*"), folder / "checkpoint")
     except (tf.errors.OpError, OSError) as error:
-        reason = getattr(error, "strerror", None) or " ".join(str(error).split())[:200]
+        reason = getattr(error, "strerror", None) or _in_a_line(error)
         raise InputError(
             f"cannot write a checkpoint in {str(folder)!r}: {reason}; the last good checkpoint is "
             "kept: once it can be written, start the same command again to go on"
@@ -41,19 +43,28 @@ def restore(checkpoint: tf.train.Checkpoint, manager: tf.train.CheckpointManager
     """
     folder = pathlib.Path(manager.directory)
     kept = {pathlib.Path(prefix).name for prefix in manager.checkpoints}
-    for file in folder.glob("c*") if folder.is_dir() else ():
-        if file.name.partition(".")[0] not in kept and file.name != "checkpoint" and file.is_file():
-            file.unlink()
+    for left in folder.iterdir() if folder.is_dir() else ():
+        if left.name.partition(".")[0] in kept or left.name == "checkpoint":
+            continue
+        if left.is_dir():
+            shutil.rmtree(left)
+        else:
+            left.unlink()
     reasons = []
     for prefix in reversed(manager.checkpoints):
         try:
             checkpoint.restore(prefix).assert_consumed()
             return
         except Exception as error:  # TensorFlow's reader raises whatever it finds
-            reasons.append(" ".join(str(error).split())[:200])
+            reasons.append(_in_a_line(error))
             _LOG.warning("the checkpoint %s cannot be read (%s)", prefix, reasons[-1])
     if reasons:
         raise InputError(
             f"no checkpoint in {str(folder)!r} can be read: {reasons[-1]}; remove that folder to "
             "train anew"
         )
+
+
+def _in_a_line(error):
+    """TensorFlow's words, without the name of the operation."""
+    return " ".join(re.sub(r"\{\{.*?\}\}", "", str(error)).split())[:300]

@@ -108,7 +108,8 @@ def locked(folder, when_taken: Callable[[], None]):
         yield
     finally:
         if file is not None:
-            path.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):  # a folder that is gone, which is no news by now
+                path.unlink()
             file.close()
 
 

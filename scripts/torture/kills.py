@@ -24,14 +24,13 @@ TRAIN = (
     "--dataset=digits",
     "--batch_size=64",
     "--train_fraction=0.3",
-    "--epochs=3",
+    "--epochs=2",
     "--optimizer=adam",
     "--learning_rate=0.002",
     "--eps=0.1",
     "--attacks=fgsm",
     "--max_examples=40",
-    "--watch_examples=20",
-    "--watch_attack=pgd2",
+    "--watch_examples=0",
     "--checkpoint_minutes=0.0005",
     "--distribution_strategy=one_device",
 )
@@ -62,6 +61,7 @@ class Job:
 def run(record, folder: pathlib.Path, seed: int, quick: bool) -> None:
     """Kills each command 20 times, ten inside writes; quick: `train` once in each way."""
     trained = folder / "trained"
+    wholes = []
     for job in _jobs(trained)[: 1 if quick else None]:
         reference = folder / job.name / "whole"
         reference.parent.mkdir(parents=True)
@@ -75,14 +75,15 @@ def run(record, folder: pathlib.Path, seed: int, quick: bool) -> None:
         if job.name == "train":
             shutil.copytree(reference, trained)
         points = marks.read_text().splitlines() if marks.exists() else []
-        expected = job.result(reference)
         draw = random.Random(f"{seed} {job.name}")
-        for index in range(1 if quick else 10):
+        wholes.append((job, reference, job.result(reference), points, seconds, draw))
+    if not quick:
+        _owners(record, folder)
+    for index in range(1 if quick else 10):
+        for job, reference, expected, points, seconds, draw in wholes:
             twice = index % 2 == 1 or quick
             _killed_at_random(record, job, reference, expected, seconds, draw, index, twice)
             _killed_in_a_write(record, job, reference, expected, points, seconds, draw, index)
-    if not quick:
-        _owners(record, folder)
 
 
 def _killed_at_random(record, job, reference, expected, seconds, draw, index, twice):

@@ -17,6 +17,8 @@ class Record:
         counts: what was tried -> {"tried": n, "right": n, further figures}.
         failures: a line for each thing that went wrong.
         figures: numbers that are no counts.
+        path: of the record of all sections, written after each trial; None: there is none.
+        finished: whether the section came to its end.
     """
 
     section: str
@@ -26,6 +28,8 @@ class Record:
     figures: dict[str, object] = dataclasses.field(default_factory=dict)
     started: float = dataclasses.field(default_factory=time.monotonic)
     seconds: float = 0.0
+    path: pathlib.Path | None = None
+    finished: bool = False
 
     def add(self, what: str, problem: str = "", **more: int) -> None:
         """Counts one trial; problem: what went wrong, "" where nothing did."""
@@ -38,22 +42,30 @@ class Record:
             self.failures.append(f"{what}: {problem}")
             sys.stdout.write(f"FAILED {self.failures[-1]}\n")
         self.seconds = time.monotonic() - self.started
+        self.write()
         sys.stdout.flush()
 
-    def write(self, path: pathlib.Path) -> None:
-        """Into the record of all sections, in place of this section's last."""
-        everything = json.loads(path.read_text()) if path.exists() else {}
+    def write(self) -> None:
+        """Into the record of all sections, if there is one, in place of this section's last."""
+        if self.path is None:
+            return
+        everything = json.loads(self.path.read_text()) if self.path.exists() else {}
         everything[self.section] = {
             "seed": self.seed,
             "seconds": round(self.seconds),
+            "finished": self.finished,
             "counts": self.counts,
             "failures": self.failures,
             "figures": self.figures,
         }
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(everything, indent=1) + "\n")
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        self.path.write_text(json.dumps(everything, indent=1) + "\n")
 
-    def show(self) -> None:
+    def finish(self) -> None:
+        """Writes what was found, and prints it."""
+        self.finished = True
+        self.seconds = time.monotonic() - self.started
+        self.write()
         for what, counts in self.counts.items():
             more = "".join(
                 f", {number} {name}"

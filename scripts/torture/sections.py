@@ -11,6 +11,7 @@ import shutil
 import sys
 import tempfile
 
+_RECORD = "docs/results/torture.json"
 NAMES = ("kills", "disk", "bad_files", "fuzz", "load")
 
 
@@ -26,20 +27,21 @@ def main() -> int:
     if unknown:
         parser.error(f"unknown section {', '.join(unknown)}; there are {', '.join(NAMES)}")
     os.environ |= {"TF_CPP_MIN_LOG_LEVEL": "2", "TF_ENABLE_ONEDNN_OPTS": "0"}
+    from scripts.torture import page
     from scripts.torture.record import Record
 
     folder = pathlib.Path(options.keep or tempfile.mkdtemp(prefix="torture")).absolute()
-    path = options.record or ("" if options.quick else "docs/results/torture.json")
+    path = options.record or ("" if options.quick else _RECORD)
     failures = 0
     try:
         for name in options.sections or NAMES:
-            record = Record(name, options.seed)
+            record = Record(name, options.seed, path=pathlib.Path(path) if path else None)
             section = importlib.import_module(f"scripts.torture.{name}")
             section.run(record, folder / name, options.seed, options.quick)
-            record.show()
+            record.finish()
             failures += len(record.failures)
-            if path:
-                record.write(pathlib.Path(path))
+            if path == _RECORD:
+                page.write(pathlib.Path(path))
     finally:
         if not options.keep:
             shutil.rmtree(folder, ignore_errors=True)

@@ -209,7 +209,7 @@ def test_a_tensor_of_which_little_is_stored(tmp_path):
 @pytest.mark.parametrize("header", [
     [1], {"identity": [], "values": {}}, {"identity": {}, "values": 7},
     {"identity": {}, "values": {"finished": {"clean": {}}}},
-    {"identity": {}, "values": {"finished": {"a": {"seconds": 1, "components": {}, "warnings": []}}}},
+    {"identity": {}, "values": {"finished": {"a": dict(seconds=1, components={}, warnings=[])}}},
 ])  # fmt: skip
 def test_a_state_that_is_none(tmp_path, header):
     np.savez(tmp_path / "a.npz", header=np.array(json.dumps(header)))

@@ -155,7 +155,7 @@ def _jobs(trained):
         folder.mkdir(exist_ok=True)
         evaluate.main([
             f"--model={trained}", "--dataset=digits", "--eps=0.1", "--max_examples=100",
-            "--batch_size=32", "--attacks=fgsm,pgd10,mim,apgd_ce",
+            "--batch_size=32", "--attacks=fgsm,pgd10,mim,apgd-ce",
             f"--output={folder}/results.json",
         ])  # fmt: skip
 

@@ -2,7 +2,7 @@
 
 import pathlib
 
-from tf_robust_transfer.errors import InputError
+from tf_robust_transfer.errors import InputError, of_flag
 from tf_robust_transfer.files import check_readable
 from tf_robust_transfer.plots.sweep import Outcome, plot_sweep
 from tf_robust_transfer.runs.folder import read_results
@@ -17,7 +17,8 @@ def draw(config) -> None:
     Raises:
         InputError: no file, or one that is no results file or has one radius.
     """
-    outcomes = [outcome for path in config.results for outcome in _outcomes(path)]
+    with of_flag("results"):
+        outcomes = [outcome for path in config.results for outcome in _outcomes(path)]
     plot_sweep(
         outcomes,
         config.output,

@@ -62,6 +62,7 @@ SPECIAL = {
     "x": ("no_such_flag", ["--kind=sweep"]),
     "series": ("no_such_flag", ["--kind=sweep", "--x=seed"]),
     "visualize runs": ("no_such_folder", ["--kind=sweep", "--x=seed"]),
+    "results": ("no_such.json", ["--kind=radii"]),
     "report runs": ("no_such_folder", []),
     "table": ("no_such_table", []),
     "convert split": ("no_such_split", ["--dataset=digits"]),

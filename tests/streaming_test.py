@@ -21,7 +21,7 @@ from tests.data_files_test import prepare
 from tf_robust_transfer import data, methods
 from tf_robust_transfer.command_line import parse
 from tf_robust_transfer.config import TrainConfig
-from tf_robust_transfer.data import augmentation, images, streaming
+from tf_robust_transfer.data import augmentation, images, streaming, training
 from tf_robust_transfer.errors import InputError
 from tf_robust_transfer.runs import callbacks, run_training
 from tf_robust_transfer.runs.images import load_train
@@ -383,7 +383,7 @@ def test_large_sets_are_streamed_and_small_ones_held(data_dir, tmp_path, monkeyp
     arguments = {"data_dir": str(tmp_path), "image_size": SIZE}
     assert isinstance(data.load_training_data("other", **arguments), data.ImageData)
     assert isinstance(data.load_training_data("digits"), data.ImageData)
-    monkeypatch.setattr(streaming, "MEMORY_BUDGET", 47 * 8 * 8 * 3 - 1)
+    monkeypatch.setattr(training, "MEMORY_BUDGET", 47 * 8 * 8 * 3 - 1)
     assert isinstance(data.load_training_data("other", **arguments), data.StreamedData)
     assert isinstance(
         data.load_training_data("other", train_fraction=0.5, **arguments), data.ImageData

@@ -13,6 +13,8 @@ from tf_robust_transfer.models.settings import check_settings, require_tensorflo
 from tf_robust_transfer.runs import device
 from tf_robust_transfer.runs.strategy import tell_others
 
+_LONGEST = 2000  # characters of an error
+
 
 def run_command(run, config_class, arguments=None) -> None:
     """Parses arguments, by default the command line's, into config_class and calls run(config).
@@ -40,7 +42,7 @@ def run_command(run, config_class, arguments=None) -> None:
                 raise
             raise InputError(device.out_of_memory(config)) from error
     except InputError as error:
-        sys.stderr.write(f"error: {error}\n")
+        sys.stderr.write(f"error: {_a_line(str(error))}\n")
         tell_others(arguments, error)
         sys.exit(2)
     except LostWorkerError as error:
@@ -65,6 +67,12 @@ class _Stderr(logging.StreamHandler):
     def emit(self, record):
         self.stream = sys.stderr
         super().emit(record)
+
+
+def _a_line(text: str) -> str:
+    """Text without line breaks and control characters, and not without end."""
+    line = "".join(c if c.isprintable() else " " for c in text)
+    return line if len(line) <= _LONGEST else f"{line[:_LONGEST]}..."
 
 
 def _show_warning(message, category, filename, lineno, file=None, line=None):

@@ -12,6 +12,7 @@ from tf_robust_transfer.checkpoints import check_spec
 from tf_robust_transfer.data import check_split, known_splits
 from tf_robust_transfer.data.augmentation import find_augmentation
 from tf_robust_transfer.data.datasets import checked_dir
+from tf_robust_transfer.data.training import STREAM
 from tf_robust_transfer.errors import InputError, of_flag
 from tf_robust_transfer.files import check_readable, check_writable
 from tf_robust_transfer.flag_types import boolean, fraction, names, options, size
@@ -165,6 +166,12 @@ class TrainConfig(AttackConfig, SharedConfig):
     epochs: float = option("10", "passes over the training images", fraction, **above(0))
     train_steps: int = option("0", "steps instead of epochs", int, **at_least(0))
     train_fraction: float = option("1", "stratified share of the training images", fraction)
+    stream: str = option(
+        "auto",
+        "read training images as they are needed: auto (those that do not fit into memory), on, "
+        "off",
+        choices=STREAM,
+    )
     augmentation: tuple = option(
         "", "crop (crop:2 pads 2 a side, not 4), flip, randaugment, resized_crop", augmentations
     )

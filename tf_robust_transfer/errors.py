@@ -42,7 +42,8 @@ def nearest(name: str, known: Iterable[str]) -> str:
         is close.
     """
     known = sorted(known)
-    close = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
+    # Of a very long one, comparing would take minutes.
+    close = difflib.get_close_matches(name[:100], known, n=3, cutoff=0.5)
     return (
         f"nearest valid names: {', '.join(close)}" if close else f"valid names: {', '.join(known)}"
     )

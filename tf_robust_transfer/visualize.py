@@ -4,7 +4,8 @@
 --kind=input_gradients is Figures 1, 4 and 6 of the IGAM paper, by the models that are given,
 --kind=loss_landscape its Figure 7, and --kind=channel_maps is Figure 5 of the MixACM paper.
 --kind=sweep draws the accuracies of run folders against a flag (--runs=runs/small
---x=train_fraction), among them the MixACM paper's Figures 3, 6 and 7 (--paper=mixacm_figure3)."""
+--x=train_fraction), among them the MixACM paper's Figures 3, 6 and 7 (--paper=mixacm_figure3).
+--kind=radii draws accuracies against eps, of evaluations at several (--results=results.json)."""
 
 import dataclasses
 import pathlib
@@ -22,7 +23,7 @@ from tf_robust_transfer.papers.figures import SWEEPS
 from tf_robust_transfer.plots.channel_maps import plot_channel_maps
 from tf_robust_transfer.plots.input_gradients import plot_input_gradients
 from tf_robust_transfer.plots.loss_landscape import plot_loss_landscapes
-from tf_robust_transfer.reports import sweep
+from tf_robust_transfer.reports import radii, sweep
 from tf_robust_transfer.runs.images import load_split
 
 
@@ -52,7 +53,9 @@ KINDS = {
         500,
     ),
     "loss_landscape": (_draw_landscapes, 2),
-    "sweep": (None, 0),  # of run folders, not of models
+    # Of results, not of models: how they are drawn of the flags.
+    "sweep": (sweep.draw, 0),
+    "radii": (radii.draw, 0),
 }
 
 
@@ -62,7 +65,7 @@ class VisualizeConfig(SharedConfig):
 
     kind: str = option(
         "input_gradients",
-        "input_gradients, channel_maps, loss_landscape or sweep",
+        "input_gradients, channel_maps, loss_landscape, sweep or radii",
         choices=tuple(KINDS),
     )
     models: tuple = option("", f"comma-separated, each {SPEC}", names)
@@ -91,8 +94,13 @@ class VisualizeConfig(SharedConfig):
         "--model=wrn_DEPTH_WIDTH",
     )
     series: str = option("", "sweep: flag whose values are lines of their own")
+    results: tuple = option(
+        "",
+        "radii: results of evaluate at several --eps, or their run folders, comma-separated",
+        names,
+    )
     attacks: tuple = option(
-        "", "sweep: attacks that are drawn; empty: clean and all that were run", names
+        "", "sweep, radii: attacks that are drawn; empty: clean and all that were run", names
     )
     paper: str = option(
         "",
@@ -102,14 +110,14 @@ class VisualizeConfig(SharedConfig):
     )
 
     def verify(self) -> None:
-        sweeps = self.kind == "sweep"
-        if not self.output or not (self.models or sweeps):
-            raise InputError(
-                "give --output=FILE.png"
-                + ("" if sweeps else " and --models=A,B (saved models or run folders)")
-            )
+        needed = {"sweep": "", "radii": " and --results=A.json,B.json"}.get(
+            self.kind, " and --models=A,B (saved models or run folders)"
+        )
+        given = {"sweep": self.runs, "radii": self.results}.get(self.kind, self.models)
+        if not self.output or not given:
+            raise InputError(f"give --output=FILE.png{needed}")
         check_outputs(self, "output")
-        if sweeps:
+        if self.kind in ("sweep", "radii"):
             return
         super().verify()
         check_specs("models", *self.models)
@@ -121,8 +129,8 @@ class VisualizeConfig(SharedConfig):
 def run(config: VisualizeConfig) -> None:
     config.verify()
     plot, default_images = KINDS[config.kind]
-    if config.kind == "sweep":
-        sweep.draw(config)
+    if config.kind in ("sweep", "radii"):
+        plot(config)
         return
     shown = load_split(config, config.split)
     models = {}

@@ -8,6 +8,7 @@ import numpy as np
 import tensorflow as tf
 
 from tf_robust_transfer.adapters import layers
+from tf_robust_transfer.checkpoints import as_model
 from tf_robust_transfer.errors import InputError
 from tf_robust_transfer.ops.gradients import input_gradient
 from tf_robust_transfer.plugins import find, is_plugin
@@ -59,7 +60,7 @@ def build_adapter(adapter: str, input_shape) -> keras.Model:
 
 
 def adapt(
-    teacher: keras.Model, adapter: str, input_shape, *, trainable: bool = False
+    teacher: keras.Model | str, adapter: str, input_shape, *, trainable: bool = False
 ) -> keras.Model:
     """The teacher behind an adapter, as one model of the student's images: f(x) = teacher(A x + b).
 
@@ -68,8 +69,8 @@ def adapt(
     given teacher stays as it was.
 
     Args:
-        teacher: functional or sequential keras.Model, images in [0, 1] -> logits. It may have an
-            adapter already.
+        teacher: keras.Model, images in [0, 1] -> logits, or what `as_model` makes one of, such as
+            a SPEC. It may have an adapter already.
         adapter: see `build_adapter`.
         input_shape: (height, width, channels) of the student's images.
         trainable: whether the adapter may have weights, which are new and have yet to be trained.
@@ -79,16 +80,9 @@ def adapt(
 
     Raises:
         InputError: as `build_adapter`; what comes out is not of the teacher's shape; an adapter
-            with weights where trainable is False; a subclassed model.
+            with weights where trainable is False; a model that `as_model` does not take.
     """
-    try:
-        teacher.inputs  # noqa: B018 - absent in subclassed models and in a Sequential not yet built
-    except (AttributeError, ValueError):
-        raise InputError(
-            "an adapter goes before a functional or sequential keras.Model of known input shape, "
-            "got the subclass "
-            f"{type(teacher).__name__}"
-        ) from None
+    teacher = as_model(teacher)
     images = keras.Input(tuple(input_shape), name="images")
     adapted = _chain(
         adapter,

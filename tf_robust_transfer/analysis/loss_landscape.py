@@ -15,6 +15,7 @@ import numpy as np
 import tensorflow as tf
 
 from tf_robust_transfer.attacks.threat_model import ThreatModel, check_batch
+from tf_robust_transfer.checkpoints import as_model
 from tf_robust_transfer.errors import InputError
 from tf_robust_transfer.losses import classification
 from tf_robust_transfer.ops.gradients import input_gradient
@@ -49,7 +50,7 @@ def loss_landscapes(
     """The landscape around each image, in batches of one compiled function.
 
     Args:
-        model: keras.Model, images in [0, 1] -> logits; called with training=False.
+        model: keras.Model or SPEC, images in [0, 1] -> logits; called with training=False.
         images: float [n, height, width, channels] in [0, 1].
         labels: int [n], the true classes.
         extent: half the width of the plane, in the norm; above 0.
@@ -69,6 +70,7 @@ def loss_landscapes(
         raise InputError(
             f"a landscape needs an extent above 0 and at least 2 points, got {extent} and {points}"
         )
+    model = as_model(model, np.shape(images)[1:])
     images, labels = check_batch(model, images, labels, ThreatModel(norm=norm))
 
     @tf.function

@@ -50,6 +50,7 @@ import tensorflow as tf
 from scipy import stats
 
 from tf_robust_transfer.attacks.threat_model import ThreatModel
+from tf_robust_transfer.checkpoints import as_model
 from tf_robust_transfer.errors import InputError, look_up
 from tf_robust_transfer.evaluation.examples import collect
 from tf_robust_transfer.evaluation.result import clopper_pearson
@@ -96,8 +97,8 @@ def measure(
     """The left side and the student's two terms.
 
     Args:
-        student, teacher: keras.Model, images float32 [batch, height, width, channels] in [0, 1] ->
-            logits of the same classes; called with training=False.
+        student, teacher: keras.Model or SPEC, images float32 [batch, height, width, channels] in
+            [0, 1] -> logits of the same classes; called with training=False.
         test: (images, int labels [num_examples]) of the left side, an expectation over new
             examples.
         train: the same, of D or a part of it, for the two terms.
@@ -113,6 +114,7 @@ def measure(
     climbed, norm_of = look_up("logit norm", logit_norm, LOGIT_NORMS)
     if not gamma > 0:
         raise InputError(f"expected a gamma above 0, got {gamma}; the paper's soft labels have 10")
+    student, teacher = as_model(student), as_model(teacher)
     check_pair(student, teacher)
     threat_model = ThreatModel(eps=eps)
     images, labels = collect(student, *train, threat_model, batch_size)

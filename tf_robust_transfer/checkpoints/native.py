@@ -11,8 +11,10 @@ import keras
 import numpy as np
 
 from tf_robust_transfer.errors import InputError
-from tf_robust_transfer.files import replacing
+from tf_robust_transfer.files import check_unpacked, replacing
 from tf_robust_transfer.models.classifier import write_line
+
+_MOST_MEMBERS = 1000
 
 
 def native_file(spec: str) -> pathlib.Path:
@@ -75,6 +77,7 @@ def _config(path):
     try:
         if zipfile.is_zipfile(path):
             with zipfile.ZipFile(path) as archive:
+                _check_archive(path, archive)
                 return json.loads(archive.read("config.json"))
         if h5py.is_hdf5(path):
             with h5py.File(path, "r") as file:
@@ -87,9 +90,26 @@ def _config(path):
             return json.loads(text)
     except InputError:
         raise
-    except Exception as error:  # a damaged file
+    # A damaged file; one nested deeply ends in a RecursionError.
+    except Exception as error:
         raise InputError(f"{str(path)!r} is damaged: {type(error).__name__}") from error
     raise InputError(f"{str(path)!r} is no .keras or .h5 file: it is damaged or of another format")
+
+
+def _check_archive(path, archive):
+    """Raises an InputError for an archive that Keras never writes, before anything is unpacked.
+
+    Its members are few, of different names, and lie inside."""
+    check_unpacked(path, archive)
+    names = archive.namelist()
+    outside = [name for name in names if name[:1] in "/\\" or ".." in name or ":" in name]
+    if outside:
+        what = f"a member outside the archive, {outside[0]!r}"
+    elif len(names) > _MOST_MEMBERS or len(set(names)) < len(names):
+        what = f"{len(names)} members, of {len(set(names))} names"
+    else:
+        return
+    raise InputError(f"{str(path)!r} is no file that Keras wrote: it holds {what}")
 
 
 def _check_classes(path, config):
@@ -107,11 +127,12 @@ def _check_classes(path, config):
             )
         module, name = part.get("module") or "", part.get("registered_name")
         keras_own = module == "builtins" or module.split(".")[0] == "keras"
-        if name and not keras_own and keras.saving.get_registered_object(name) is None:
+        known = name and keras.saving.get_registered_object(name) is not None
+        if (name or module) and not keras_own and not known:
             raise InputError(
-                f"{str(path)!r} holds the class {part['class_name']} ({name}), which is neither "
-                "Keras's nor this package's; in Python, import the module that registers it "
-                "(keras.saving.register_keras_serializable) before rt.load_model"
+                f"{str(path)!r} holds the class {part['class_name']} ({name or module}), which is "
+                "neither Keras's nor this package's; in Python, import the module that registers "
+                "it (keras.saving.register_keras_serializable) before rt.load_model"
             )
 
 
@@ -130,9 +151,15 @@ def save_model(model: keras.Model, path) -> None:
     """Saves a model as a `.keras` file, which appears whole or not at all; of a method its student.
 
     Raises:
-        InputError: a weight is NaN or infinite.
+        InputError: a weight is NaN or infinite; a part of it is a SavedModel, which no `.keras`
+            file holds.
     """
     model = getattr(model, "student", model)
+    if any(type(part).__name__ == "TFSMLayer" for part in model._flatten_layers()):
+        raise InputError(
+            "a classifier around a SavedModel is not saved, since a .keras file does not hold the "
+            "SavedModel: keep that folder, and call rt.as_classifier on it again"
+        )
     bad = non_finite(model)
     if bad:
         raise InputError(f"the model is not saved: not finite are its weights {bad}")

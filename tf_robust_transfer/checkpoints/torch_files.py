@@ -134,6 +134,10 @@ def _named_arrays(path, content):
             raise InputError(
                 f"{str(path)!r}: {key!r} in its state_dict is no dense tensor of floats"
             )
+        if value.numel() * value.element_size() > value.untyped_storage().nbytes():
+            raise InputError(
+                f"{str(path)!r}: {key!r} has {value.numel()} numbers, of which not all are stored"
+            )
         if name in tensors:
             raise InputError(f"{str(path)!r} holds {name!r} twice, under different prefixes")
         tensors[name] = value.detach().to(torch.float32).numpy()

@@ -10,20 +10,18 @@ from tf_robust_transfer.data.datasets import (
     load_data,
     synthetic_data,
 )
+from tf_robust_transfer.data.folder_streaming import StreamedFolder, stream_folder
 from tf_robust_transfer.data.mixup import mixup, mixup_weights
 from tf_robust_transfer.data.pipeline import eval_batches, steps_per_epoch, train_batches
-from tf_robust_transfer.data.streaming import (
-    StreamedData,
-    load_training_data,
-    stream_data,
-    told_when_unreadable,
-)
+from tf_robust_transfer.data.streaming import StreamedData, stream_data, told_when_unreadable
+from tf_robust_transfer.data.training import load_training_data
 
 __all__ = [
     "AUGMENTATIONS",
     "ImageData",
     "SHAPES",
     "StreamedData",
+    "StreamedFolder",
     "augment",
     "check_split",
     "eval_batches",
@@ -35,6 +33,7 @@ __all__ = [
     "mixup_weights",
     "steps_per_epoch",
     "stream_data",
+    "stream_folder",
     "synthetic_data",
     "told_when_unreadable",
     "train_batches",

@@ -5,12 +5,14 @@ Everything is brought into memory as uint8 (`ImageData`): reading is then no par
 step, and a run can be resumed at any step without reading what lies before it. What is too large to
 be trained on so, `streaming` reads."""
 
+import contextlib
 import dataclasses
 import fnmatch
 import logging
 import os
 import pathlib
 import re
+import shutil
 import types
 
 import numpy as np
@@ -26,6 +28,7 @@ from tf_robust_transfer.data.images import (
     stratified_indices,
 )
 from tf_robust_transfer.errors import InputError, nearest
+from tf_robust_transfer.files import locked
 from tf_robust_transfer.plugins import is_plugin, load
 
 # (input shape, number of classes) of the papers' data sets, for `synthetic_data` where the data
@@ -376,9 +379,12 @@ def prepared_builder(tfds: types.ModuleType, name: str, data_dir: str | None, do
 
     retries, downloader.MAX_RETRIES = downloader.MAX_RETRIES, _RETRIES
     try:
-        builder.download_and_prepare(
-            download_config=tfds.download.DownloadConfig(try_download_gcs=False)
-        )
+        with _alone_in(pathlib.Path(builder.data_path).parent, name):
+            # By another process that was waited for, it may be prepared.
+            builder = tfds.builder(name, try_gcs=False, **kwargs)
+            builder.download_and_prepare(
+                download_config=tfds.download.DownloadConfig(try_download_gcs=False)
+            )
     except InputError:  # of a damaged archive: it says all
         raise
     except (
@@ -389,6 +395,21 @@ def prepared_builder(tfds: types.ModuleType, name: str, data_dir: str | None, do
     finally:
         downloader.MAX_RETRIES = retries
     return builder
+
+
+@contextlib.contextmanager
+def _alone_in(folder: pathlib.Path, name: str):
+    """Within it no other process prepares this data set, and what killed ones left is removed."""
+
+    def taken():
+        _LOG.info("waiting for %s, which another process is preparing in %s", name, folder)
+
+    with contextlib.suppress(OSError):  # TFDS says why
+        folder.mkdir(parents=True, exist_ok=True)
+    with locked(folder, taken):
+        for left in folder.glob("incomplete.*"):
+            shutil.rmtree(left, ignore_errors=True)
+        yield
 
 
 def _not_prepared(name: str, data_dir: str | None, builder, reason: str) -> InputError:

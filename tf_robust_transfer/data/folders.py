@@ -1,6 +1,10 @@
 """Image files in folders: one folder for each class."""
 
+import collections
 import concurrent.futures
+import dataclasses
+import functools
+import logging
 import os
 import pathlib
 
@@ -10,10 +14,28 @@ import tensorflow as tf
 from tf_robust_transfer.data.images import ImageData, resize_tensor
 from tf_robust_transfer.errors import InputError
 
+_LOG = logging.getLogger("tf_robust_transfer")
 _SUFFIXES = (".png", ".jpg", ".jpeg")
 _PNG_GREY = (0, 4)  # colour types of the PNG header: grey, grey with alpha
 # of the fixed order that the files are taken in: sorted, the first n would all be of one class
 _ORDER_SEED = 0
+
+
+@dataclasses.dataclass(frozen=True)
+class FoundImages:
+    """The image files of a split.
+
+    Attributes:
+        files: in a fixed random order.
+        labels: int32 [files].
+        classes: the names of the classes.
+        channels: 1 where the images of all splits are grey, else 3.
+    """
+
+    files: list[pathlib.Path]
+    labels: np.ndarray
+    classes: tuple[str, ...]
+    channels: int
 
 
 def load_folder(
@@ -24,7 +46,7 @@ def load_folder(
     Without folders PATH/train or PATH/test, a fixed 20% of each class (rounded, at least one image)
     is the split "test" and the rest "train". The classes are the folders in alphabetic order. All
     images are grey (one channel) if those of every split are, else colour (three); transparency is
-    dropped. Other and hidden files are ignored.
+    dropped. Hidden files are ignored; other files are left out and counted in a line.
 
     Args:
         name: the data set's name, for messages.
@@ -40,6 +62,13 @@ def load_folder(
         InputError: no such folder, split or class; a class without images; an unreadable file;
             sizes that differ.
     """
+    found = find_images(name, path, split, limit)
+    images = _read(found.files, found.channels, image_size)
+    return ImageData(images, found.labels, len(found.classes), found.classes, name, split)
+
+
+def find_images(name: str, path: str, split: str, limit: int | None = None) -> FoundImages:
+    """The files that `load_folder` reads, none of which is read but for headers. Raises as it."""
     present, root = splits(name, path), pathlib.Path(path).expanduser()
     in_splits = _in_splits(root)
     if split not in present:
@@ -66,8 +95,27 @@ def load_folder(
     # Ends at the first colour image; all of a grey data set's headers are read, so that its splits
     # agree.
     grey = all(_is_grey(file) for folder in classes_of_splits for file in _images_in(folder))
-    images = _read(files, 1 if grey else 3, image_size)
-    return ImageData(images, labels, len(classes), tuple(classes), name, split)
+    _tell_left_out(root / split if in_splits else root)
+    return FoundImages(files, labels, tuple(classes), 1 if grey else 3)
+
+
+@functools.cache  # a run reads a folder for its train and for its test images
+def _tell_left_out(folder: pathlib.Path) -> None:
+    """Counts in a line the files beside the images that are none, as far as we read."""
+    others = collections.Counter(
+        file.suffix.lower() or "without an ending"
+        for of_class in _folders_in(folder)
+        for file in of_class.iterdir()
+        if not file.name.startswith(".") and file.suffix.lower() not in _SUFFIXES
+    )
+    if others:
+        _LOG.warning(
+            "%d files of %s are left out, since only %s are read: %s",
+            others.total(),
+            folder,
+            ", ".join(_SUFFIXES),
+            ", ".join(f"{others[suffix]} {suffix}" for suffix in sorted(others)[:5]),
+        )
 
 
 def splits(name: str, path: str) -> tuple[str, ...]:
@@ -155,6 +203,14 @@ def _unreadable(file: pathlib.Path, reason) -> InputError:
     )
 
 
+def read_image(file: pathlib.Path, channels: int) -> tf.Tensor:
+    """One image, uint8 [height, width, channels]. Raises an InputError where it is damaged."""
+    try:
+        return tf.io.decode_image(file.read_bytes(), channels=channels, expand_animations=False)
+    except (tf.errors.OpError, OSError) as error:
+        raise _unreadable(file, error) from error
+
+
 def _read(
     files: list[pathlib.Path], channels: int, image_size: tuple[int, int] | None
 ) -> np.ndarray:
@@ -163,12 +219,7 @@ def _read(
     """
 
     def read(file):
-        try:
-            image = tf.io.decode_image(
-                file.read_bytes(), channels=channels, expand_animations=False
-            )
-        except (tf.errors.OpError, OSError) as error:
-            raise _unreadable(file, error) from error
+        image = read_image(file, channels)
         return (image if image_size is None else resize_tensor(image, image_size)).numpy()
 
     with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:

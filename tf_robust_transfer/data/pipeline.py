@@ -1,15 +1,17 @@
 """Batches of images, in an order that depends on the seed and the step alone.
 
-Identity, of images in memory: batch number `k` is `permutation(seed, k // s)[(k % s) * b:][:b]`,
-with b the batch size and s = n // b. Where images are streamed, `streaming` has the order. The
-augmentation is drawn from (seed, k) in either case. So an interrupted run goes on at step k without
-replaying what came before."""
+Identity, of images in memory or streamed from a folder: batch number `k` is
+`permutation(seed, k // s)[(k % s) * b:][:b]`, with b the batch size and s = n // b. Where TFDS's
+files are streamed, `streaming` has the order. The augmentation is drawn from (seed, k) in either
+case. So an interrupted run goes on at step k without replaying what came before."""
 
 import numpy as np
 import tensorflow as tf
 
 from tf_robust_transfer.data.augmentation import augment, find_augmentation
 from tf_robust_transfer.data.datasets import check_seed
+from tf_robust_transfer.data.folder_streaming import StreamedFolder
+from tf_robust_transfer.data.folder_streaming import read_batches as read_files
 from tf_robust_transfer.data.images import ImageData
 from tf_robust_transfer.data.streaming import StreamedData, read_batches
 from tf_robust_transfer.errors import InputError
@@ -18,7 +20,7 @@ from tf_robust_transfer.ops import random
 _ORDER, _AUGMENTATION = 0, 1  # the two random streams of a seed
 
 
-def steps_per_epoch(data: ImageData | StreamedData, batch_size: int) -> int:
+def steps_per_epoch(data: ImageData | StreamedData | StreamedFolder, batch_size: int) -> int:
     """The number of full batches in the data: len(data) // batch_size.
 
     Raises:
@@ -36,7 +38,7 @@ def steps_per_epoch(data: ImageData | StreamedData, batch_size: int) -> int:
 
 
 def train_batches(
-    data: ImageData | StreamedData,
+    data: ImageData | StreamedData | StreamedFolder,
     *,
     batch_size: int,
     seed: int,
@@ -71,14 +73,22 @@ def train_batches(
         raise InputError(f"start_step must be at least 0, got {start_step}")
     for name in augmentation:
         find_augmentation(name)
-    if isinstance(data, StreamedData):
-        crops = "resized_crop" in augmentation  # done while decoding
-        augmentation = tuple(name for name in augmentation if name != "resized_crop")
-        dataset = read_batches(
-            data, batch_size=batch_size, seed=seed, start_step=start_step, crops=crops
+    if isinstance(data, ImageData):
+        images, labels = _constants(data)
+        dataset = _orders(len(data), steps, batch_size, seed, start_step).map(
+            lambda step, indices: (step, tf.gather(images, indices), tf.gather(labels, indices)),
+            num_parallel_calls=tf.data.AUTOTUNE,
+            deterministic=True,
         )
     else:
-        dataset = _batches_in_memory(data, steps, batch_size, seed, start_step)
+        crops = "resized_crop" in augmentation  # done while decoding
+        augmentation = tuple(name for name in augmentation if name != "resized_crop")
+        options = {"batch_size": batch_size, "seed": seed, "crops": crops}
+        if isinstance(data, StreamedFolder):
+            orders = _orders(len(data), steps, batch_size, seed, start_step)
+            dataset = read_files(data, orders, **options)
+        else:
+            dataset = read_batches(data, start_step=start_step, **options)
 
     def finished(stream, images, labels):
         images = _to_float(images)
@@ -92,25 +102,20 @@ def train_batches(
     return _sharded_by_data(dataset.prefetch(tf.data.AUTOTUNE))
 
 
-def _batches_in_memory(data, steps, batch_size, seed, start_step):
-    """Dataset of (step int64 [], images uint8 [batch_size, ...], labels int32 [batch_size])."""
-    images, labels = _constants(data)
+def _orders(length, steps, batch_size, seed, start_step):
+    """Dataset of (step int64 [], indices int32 [batch_size]) in [0, length)."""
     first_epoch, first_batch = divmod(start_step, steps)
 
     def batches_of(epoch):  # -> dataset of (step [], indices [batch_size])
         order_seed = random.fold_seed(tf.stack([np.int64(seed), epoch]), _ORDER)
-        order = random.shuffle(tf.range(len(data)), order_seed)
+        order = random.shuffle(tf.range(length), order_seed)
         order = tf.reshape(order[: steps * batch_size], [steps, batch_size])
         start = tf.where(epoch == first_epoch, np.int64(first_batch), np.int64(0))
         numbers = epoch * steps + tf.range(start, steps, dtype=tf.int64)
         return tf.data.Dataset.from_tensor_slices((numbers, order[start:]))
 
     epochs = tf.data.Dataset.range(first_epoch, np.iinfo(np.int64).max // steps)
-    return epochs.flat_map(batches_of).map(
-        lambda step, indices: (step, tf.gather(images, indices), tf.gather(labels, indices)),
-        num_parallel_calls=tf.data.AUTOTUNE,
-        deterministic=True,
-    )
+    return epochs.flat_map(batches_of)
 
 
 def eval_batches(data: ImageData, *, batch_size: int) -> tf.data.Dataset:

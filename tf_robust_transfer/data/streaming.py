@@ -14,6 +14,7 @@ these no larger than a gigabyte."""
 
 import contextlib
 import dataclasses
+import re
 import types
 from collections.abc import Callable
 
@@ -22,14 +23,10 @@ import tensorflow as tf
 
 from tf_robust_transfer.data import datasets
 from tf_robust_transfer.data.augmentation import crop_boxes
-from tf_robust_transfer.data.images import ImageData, resize_tensor
+from tf_robust_transfer.data.images import resize_tensor
 from tf_robust_transfer.errors import InputError
 from tf_robust_transfer.ops import random
 
-MEMORY_BUDGET = (
-    3 * 2**30
-)  # bytes of decoded training images: Tiny-ImageNet has 1.1, ImageNet at 32x32 3.7 * 2**30
-_ALWAYS = ("imagenet2012",)
 _GROUP_BYTES = 2**29
 _OTHER_NUMBERS = "hold other numbers of images than its dataset_info.json says"
 _ORDER, _CROP = 0, 2  # random streams of a seed; 1 is the pipeline's augmentation
@@ -77,39 +74,6 @@ class StreamedData:
         return self.num_shards * self.usable
 
 
-def load_training_data(
-    name: str,
-    *,
-    data_dir: str | None = None,
-    image_size: tuple[int, int] | None = None,
-    train_fraction: float = 1.0,
-    seed: int = 0,
-    download: bool = True,
-    worker: tuple[int, int] = (0, 1),
-) -> ImageData | StreamedData:
-    """The train split for `train_batches`: streamed where it is large, in memory otherwise.
-
-    Streamed are imagenet2012, and every TFDS set of which all images, decoded and of `image_size`,
-    have more than `MEMORY_BUDGET` bytes. A `train_fraction` below 1 is chosen by the labels of all
-    images, for which they are brought into memory.
-
-    worker: (shard_index, num_shards) of `stream_data`; images in memory are whole on each.
-
-    Args, raises: as `load_data`; InputError too for a part of imagenet2012.
-    """
-    datasets.check_arguments(image_size, train_fraction, seed)
-    arguments = {"data_dir": data_dir, "image_size": image_size, "download": download}
-    if datasets.base_name(name) in _ALWAYS and train_fraction < 1.0:
-        raise InputError(
-            f"train_fraction={train_fraction} is chosen by the labels of all images, and {name!r} "
-            "is "
-            "streamed, not held in memory; give train_fraction=1"
-        )
-    if train_fraction == 1.0 and datasets.is_tfds(name) and _is_large(name, **arguments):
-        return stream_data(name, shard_index=worker[0], num_shards=worker[1], **arguments)
-    return datasets.load_data(name, "train", train_fraction=train_fraction, seed=seed, **arguments)
-
-
 def stream_data(
     name: str,
     *,
@@ -134,7 +98,7 @@ def stream_data(
             than workers.
     """
     datasets.check_arguments(image_size, 1.0, 0)
-    tfds, builder = _builder(name, data_dir, download)
+    tfds, builder = find_builder(name, data_dir, download)
     info = builder.info
     image_key, label_key = datasets.feature_keys(tfds, name, info, image_size)
     shape, classes = info.features[image_key].shape, info.features[label_key]
@@ -307,11 +271,13 @@ def told_when_unreadable(name: str):
         # A training reads and writes other files too, such as its checkpoints.
         if "IteratorGetNext" not in error.message:
             raise
-        what = next((line for line in error.message.splitlines() if line.strip()), "")
+        message = re.sub(r"\{\{.*?\}\}", "", error.message)
+        what = next((line.strip() for line in message.splitlines() if line.strip()), "")
         if isinstance(error, tf.errors.InvalidArgumentError):
-            if _OTHER_NUMBERS not in error.message:
+            if _OTHER_NUMBERS in error.message:
+                what = f"its files {_OTHER_NUMBERS}"
+            elif not name.startswith("folder:"):
                 raise
-            what = f"its files {_OTHER_NUMBERS}"
         raise InputError(
             f"the train files of {name!r} cannot be read ({what}); copy them, or prepare the data "
             "anew, and "
@@ -356,18 +322,7 @@ def decode(
     return tf.ensure_shape(image, shape)
 
 
-def _is_large(name, data_dir, image_size, download) -> bool:
-    if datasets.base_name(name) in _ALWAYS:
-        return True
-    tfds, builder = _builder(name, data_dir, download)
-    info = builder.info
-    image_key, _ = datasets.feature_keys(tfds, name, info, image_size)
-    shape = info.features[image_key].shape
-    count = info.splits["train"].num_examples if "train" in info.splits else 0
-    return count * int(np.prod([*(image_size or shape[:2]), shape[2]])) > MEMORY_BUDGET
-
-
-def _builder(name, data_dir, download) -> tuple[types.ModuleType, object]:
+def find_builder(name, data_dir, download) -> tuple[types.ModuleType, object]:
     import tensorflow_datasets as tfds
 
     return tfds, datasets.prepared_builder(tfds, name, datasets.checked_dir(data_dir), download)

@@ -3,10 +3,12 @@
 MNIST: float32 [n, 784] in [0, 1]. Colour images: float32 [n, height, width, channels] in [0, 255].
 """
 
+import zipfile
+
 import numpy as np
 
 from tf_robust_transfer.errors import InputError
-from tf_robust_transfer.files import replacing
+from tf_robust_transfer.files import check_unpacked, replacing
 
 
 def write(path, images) -> None:
@@ -79,6 +81,9 @@ def read(path, images, threat_model, order: str = "as stored") -> np.ndarray:
 
 def _array(path) -> np.ndarray:
     try:
+        if zipfile.is_zipfile(path):
+            with zipfile.ZipFile(path) as archive:
+                check_unpacked(path, archive)
         stored = np.load(path, allow_pickle=False)
         if isinstance(stored, np.lib.npyio.NpzFile):
             with stored:

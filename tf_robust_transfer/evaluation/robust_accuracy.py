@@ -35,6 +35,7 @@ from tf_robust_transfer.evaluation.state import State
 from tf_robust_transfer.inference.faster_copy import FasterCopy
 from tf_robust_transfer.inference.kept import kept
 from tf_robust_transfer.models.batch_statistics import BATCH_NORMS
+from tf_robust_transfer.models.classifier import pixel_bounds
 from tf_robust_transfer.models.settings import require_tensorflow
 from tf_robust_transfer.progress import Bar
 
@@ -137,6 +138,13 @@ def evaluate_robustness(
         if len(threat_models) > 1:
             raise InputError("batch_norm batch takes one radius; call it once for each")
     model = as_model(model, image_shape(images))
+    bounds = pixel_bounds(model)
+    if bounds not in ((0.0, 1.0), threat_model.bounds):
+        raise InputError(
+            f"the classifier takes images in {bounds}, as as_classifier was told, and the threat "
+            f"model has the bounds {threat_model.bounds}; give ThreatModel(bounds={bounds}), with "
+            "eps and images in the same units"
+        )
     images, labels = collect(model, images, labels, threat_model, batch_size)
     if batch_norm == "batch":
         return batch_statistics.evaluate(

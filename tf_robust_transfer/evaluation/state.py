@@ -10,7 +10,7 @@ import zipfile
 import numpy as np
 
 from tf_robust_transfer.errors import InputError
-from tf_robust_transfer.files import replacing
+from tf_robust_transfer.files import check_unpacked, replacing
 
 SECONDS_BETWEEN_WRITES = 20.0
 
@@ -41,11 +41,18 @@ class State:
 
     def _read(self):
         try:
+            with zipfile.ZipFile(self.path) as archive:
+                check_unpacked(self.path, archive)
             with np.load(self.path, allow_pickle=False) as stored:
                 self.arrays = {name: stored[name] for name in stored.files}
             header = json.loads(str(self.arrays.pop("header")))
             identity, self.values = header["identity"], header["values"]
-        except (ValueError, KeyError, EOFError, OSError, zipfile.BadZipFile) as error:
+            self._check()
+            identity.items()
+        except InputError:
+            raise
+        # Whatever a damaged file makes of itself.
+        except Exception as error:
             raise InputError(
                 f"{str(self.path)!r} is no state of an evaluation; remove it or name another file"
             ) from error
@@ -56,6 +63,20 @@ class State:
                 f"{', '.join(different)}; "
                 "remove it or name another file"
             )
+
+    def _check(self):
+        """Raises a ValueError or a KeyError where the values and the arrays are not ours."""
+        parts = {"seconds": (int, float), "components": dict, "warnings": list}
+        finished = self.values.get("finished", {})
+        running = [self.values["running"]] if "running" in self.values else []
+        for entry in (*finished.values(), *running):
+            if not all(isinstance(entry[name], kind) for name, kind in parts.items()):
+                raise ValueError
+        known = {self.arrays[f"correct/{label}"].shape for label in finished}
+        if running:
+            known.add(self.arrays["running/resists"].shape)
+        if len(known) > 1 or any(len(shape) != 1 for shape in known):
+            raise ValueError
 
     def write(self, arrays=None, *, now=True) -> None:
         """Writes everything, whole or not at all.

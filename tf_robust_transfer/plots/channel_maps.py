@@ -7,6 +7,7 @@ import numpy as np
 import tensorflow as tf
 from matplotlib.figure import Figure
 
+from tf_robust_transfer.checkpoints import as_model
 from tf_robust_transfer.errors import InputError
 from tf_robust_transfer.losses import channel_maps
 from tf_robust_transfer.models import endpoints
@@ -19,7 +20,7 @@ def mean_channel_maps(model, images, mapping: str = "maximum") -> dict[str, np.n
     """The normalised map of each block, averaged over images (section A.2).
 
     Args:
-        model: functional keras.Model, images in [0, 1] -> logits; called with training=False.
+        model: keras.Model or SPEC, images in [0, 1] -> logits; called with training=False.
         images: float [n, height, width, channels] in [0, 1].
         mapping: g_c; see `losses.channel_maps.activated_channel_map`.
 
@@ -30,7 +31,8 @@ def mean_channel_maps(model, images, mapping: str = "maximum") -> dict[str, np.n
     Raises:
         InputError: no images, or images that do not fit the model.
     """
-    return channel_maps_of(model, mapping)(images)
+    images = np.asarray(images, np.float32)
+    return channel_maps_of(as_model(model, images.shape[1:]), mapping)(images)
 
 
 def channel_maps_of(model, mapping: str = "maximum") -> Callable:
@@ -71,7 +73,7 @@ def plot_channel_maps(models: dict, images, path) -> None:
     order.
 
     Args:
-        models: title -> functional keras.Model, such as {"natural": ..., "teacher": ..., "student":
+        models: title -> keras.Model or SPEC, such as {"natural": ..., "teacher": ..., "student":
             ...}. Where their numbers of channels differ, the horizontal axis is the share of the
             channels; a map of more channels is also lower, for all have length 1.
         images: float [n, height, width, channels] in [0, 1]; the paper has 500 of CIFAR-10's test

@@ -16,6 +16,7 @@ from matplotlib import colormaps
 from matplotlib.figure import Figure
 
 from tf_robust_transfer.attacks.threat_model import ThreatModel, check_batch
+from tf_robust_transfer.checkpoints import as_model
 from tf_robust_transfer.errors import InputError
 from tf_robust_transfer.files import replacing
 from tf_robust_transfer.losses import classification
@@ -31,7 +32,7 @@ def scaled_gradients(model, images, labels) -> np.ndarray:
     """Input gradients of the cross-entropy as the pictures show them.
 
     Args:
-        model: keras.Model, images in [0, 1] -> logits; called with training=False.
+        model: keras.Model or SPEC, images in [0, 1] -> logits; called with training=False.
         images: float [n, height, width, channels] in [0, 1].
         labels: int [n], the true classes.
 
@@ -42,6 +43,7 @@ def scaled_gradients(model, images, labels) -> np.ndarray:
     Raises:
         InputError: images or labels that do not fit the model.
     """
+    model = as_model(model, np.shape(images)[1:])
     images, labels = check_batch(model, images, labels, ThreatModel())
 
     def score_of(x):
@@ -101,7 +103,7 @@ def plot_input_gradients(models: dict, images, labels, path) -> None:
     brightening does; those of three are shown as 0.5 + 0.5 g in RGB.
 
     Args:
-        models: column title -> keras.Model, images in [0, 1] -> logits.
+        models: column title -> keras.Model or SPEC, images in [0, 1] -> logits.
         images: float [n, height, width, channels] in [0, 1], with 1 or 3 channels; 8 rows are well
             readable.
         labels: int [n], the true classes.

@@ -30,7 +30,7 @@ def plot_loss_landscapes(
     (d) with both.
 
     Args:
-        models: title -> keras.Model, images in [0, 1] -> logits.
+        models: title -> keras.Model or SPEC, images in [0, 1] -> logits.
         images: float [n, height, width, channels] in [0, 1]; one to three are well readable.
         labels: int [n], the true classes.
         path: file to write; its suffix (.png, .pdf, .svg) sets the format. It appears only when

@@ -18,15 +18,15 @@ from tf_robust_transfer.files import write_text
 from tf_robust_transfer.models.precision import take_weights
 from tf_robust_transfer.ops import workers
 from tf_robust_transfer.progress import WIDTH, Bar
+from tf_robust_transfer.runs import checkpoints
 
 TERMINATED = 128 + signal.SIGTERM  # the exit code that a shell gives to what the signal ended
 _LOG = logging.getLogger("tf_robust_transfer")
-_SECONDS = "seconds.txt"
 
 
-def training_seconds(checkpoints) -> float | None:
+def training_seconds(folder) -> float | None:
     """Wall time until the last checkpoint in a folder; None where an older version wrote it."""
-    clock = pathlib.Path(checkpoints) / _SECONDS
+    clock = pathlib.Path(folder) / checkpoints.SECONDS
     return float(clock.read_text()) if clock.exists() else None
 
 
@@ -237,13 +237,13 @@ class Checkpoint(keras.callbacks.Callback):
     def __init__(self, manager, minutes):
         super().__init__()
         self._manager, self._seconds, self._last = manager, 60 * minutes, time.monotonic()
-        self._clock = pathlib.Path(manager.directory) / _SECONDS
+        self._clock = pathlib.Path(manager.directory) / checkpoints.SECONDS
         self._start = time.monotonic() - (training_seconds(manager.directory) or 0.0)
 
     def save(self):
         # A ReLU may hide from the losses what is wrong with the weights.
         self.model.watch.check(self.model)
-        self._manager.save(checkpoint_number=self.model.steps_done)
+        checkpoints.save(self._manager, self.model.steps_done)
         self._last = time.monotonic()
         # What was trained after the last checkpoint before a kill is in no start's time.
         write_text(self._clock, f"{time.monotonic() - self._start:.3f}\n")

@@ -1,18 +1,58 @@
 """The folder of a run: what lies where, and whose it is."""
 
+import contextlib
 import json
+import logging
 import os
 import pathlib
+from collections.abc import Iterator
 
 from tf_robust_transfer.command_line import to_text
 from tf_robust_transfer.errors import InputError
-from tf_robust_transfer.files import write_text
+from tf_robust_transfer.files import locked, write_text
+from tf_robust_transfer.runs.checkpoints import WORKERS
 
 RESULTS = "results*.json"
+_LOG = logging.getLogger("tf_robust_transfer")
+# Run folders that this process trains in: a teacher that names its student's folder is no other
+# process.
+_HELD: set[pathlib.Path] = set()
 # Flags that change where or how fast a run works, but not what comes out of it.
 FREE_FLAGS = ("run_dir", "data_dir", "distribution_strategy", "checkpoint_minutes", "log_every")
 # Nor do these of a run that is finished: a teacher that a GPU trained serves on a CPU.
 _FREE_WHEN_FINISHED = ("jit", "deterministic")
+
+
+@contextlib.contextmanager
+def held(path, *, wait: bool) -> Iterator[None]:
+    """Within it no other process trains in a run folder, which is made if it is not there.
+
+    Args:
+        path: the folder.
+        wait: whether one that another process trains in is waited for.
+
+    Raises:
+        InputError: another process trains in it, and wait is false.
+    """
+    path = pathlib.Path(path)
+
+    def taken():
+        if not wait:
+            raise InputError(
+                f"another process is training in the run folder {str(path)!r}; wait until it has "
+                "ended, or give another --run_dir"
+            )
+        _LOG.info("waiting for %s, which another process is training", path)
+
+    with contextlib.suppress(OSError):  # RunFolder says why
+        path.mkdir(parents=True, exist_ok=True)
+    key = path.resolve()
+    with contextlib.ExitStack() as stack:
+        if key not in _HELD:
+            stack.enter_context(locked(path, taken))
+            _HELD.add(key)
+            stack.callback(_HELD.discard, key)
+        yield
 
 
 class RunFolder:
@@ -36,7 +76,7 @@ class RunFolder:
         self.evaluation_state = self.path / "evaluation.state.npz"
         self.tensorboard = self.path / "tensorboard"
         # How many workers share the files of streamed data.
-        self.workers = self.checkpoints / "workers.txt"
+        self.workers = self.checkpoints / WORKERS
         if not writes:
             return
         texts = to_text(config)
@@ -44,11 +84,12 @@ class RunFolder:
             self.path.mkdir(parents=True, exist_ok=True)
             # Flags alone are of a run that bad input ended before it began: the mended ones take
             # their place.
-            if not self.flags.exists() or [*self.path.iterdir()] == [self.flags]:
+            names = {entry.name for entry in self.path.iterdir() if entry.name[0] != "."}
+            if not self.flags.exists() or names == {self.flags.name}:
                 write_text(
                     self.flags, "".join(f"--{name}={text}\n" for name, text in texts.items())
                 )
-            elif not os.access(self.path, os.W_OK):
+            elif not self.finished and not os.access(self.path, os.W_OK):
                 raise PermissionError
         except OSError as error:
             reason = error.strerror or "it is not writable"
@@ -58,9 +99,12 @@ class RunFolder:
         self._check_flags(texts)
 
     def _check_flags(self, texts):
-        stored = dict(
-            line[2:].partition("=")[::2] for line in self.flags.read_text().splitlines() if line
-        )
+        stored = read_flags(self.path)
+        if "method" not in stored:
+            raise InputError(
+                f"{str(self.flags)!r} does not hold the flags of a run: it is damaged; give "
+                "another --run_dir, or remove that folder to train anew"
+            )
         free = FREE_FLAGS + (_FREE_WHEN_FINISHED if self.finished else ())
         for name, text in texts.items():
             if name not in free and stored.get(name, text) != text:
@@ -84,9 +128,16 @@ def run_folders(root) -> list[pathlib.Path]:
 
 
 def read_flags(folder) -> dict[str, str]:
-    """Flag -> text of a run folder's flags.txt; empty where there is no such file."""
+    """Flag -> text of a run folder's flags.txt; empty where there is no such file.
+
+    Raises:
+        InputError: a file that is no text.
+    """
     path = pathlib.Path(folder) / "flags.txt"
-    lines = path.read_text().splitlines() if path.exists() else []
+    try:
+        lines = path.read_text().splitlines() if path.exists() else []
+    except (OSError, ValueError) as error:
+        raise InputError(f"{str(path)!r} cannot be read: {error}") from error
     return dict(line[2:].partition("=")[::2] for line in lines if line.startswith("--"))
 
 
@@ -98,8 +149,22 @@ def read_results(path) -> dict:
     """
     try:
         result = json.loads(pathlib.Path(path).read_text())
-        if not {"dataset", "split", "num_examples", "threat_model", "accuracy"} <= set(result):
-            raise ValueError
-    except ValueError:
+        _check_results(result)
+    # Damaged, nested deeply, or with something else where the figures should be.
+    except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError):
         raise InputError(f"{str(path)!r} is no results file; remove it or evaluate again") from None
     return result
+
+
+def _check_results(result):
+    """Raises a ValueError, TypeError, KeyError or AttributeError unless these are results."""
+    texts = [result["dataset"], result["split"], result["threat_model"]["norm"]]
+    if not all(text.isprintable() for text in texts) or not result["threat_model"]["eps"] >= 0:
+        raise ValueError
+    if not isinstance(result["num_examples"], int) or result["num_examples"] < 1:
+        raise ValueError
+    if not all(0 <= accuracy <= 1 for accuracy in result["accuracy"].values()):
+        raise ValueError
+    for low, high in result.get("confidence_interval_95", {}).values():
+        if not 0 <= low <= high <= 1:
+            raise ValueError

@@ -36,7 +36,7 @@ def load_split(config, split: str) -> data.ImageData:
         return data.synthetic_data(shape, num_classes, 16, config.seed)
 
 
-def load_train(config, worker=(0, 1)) -> data.ImageData | data.StreamedData:
+def load_train(config, worker=(0, 1)) -> data.ImageData | data.StreamedData | data.StreamedFolder:
     """The train split for a training: as `load_split`'s, but streamed where it is large.
 
     worker: (number, count) of the workers, among whom the files of streamed data are shared out."""
@@ -49,6 +49,7 @@ def load_train(config, worker=(0, 1)) -> data.ImageData | data.StreamedData:
             seed=config.seed,
             download=not config.smoke,
             worker=worker,
+            stream=config.stream,
         )
     except InputError:
         if not config.smoke:

@@ -52,7 +52,7 @@ def load(config, train: Callable | None = None):
     if config.smoke or train is None:
         images = load_train(teacher_config)
         return student_network(teacher_config, images, load(teacher_config, train))
-    return load_model(str(train(teacher_config).path))
+    return load_model(str(train(teacher_config, wait=True).path))
 
 
 def teacher_flags(config, path: str) -> TrainConfig:

@@ -1,5 +1,6 @@
 """One training run, from flags to a run folder that holds everything about it."""
 
+import contextlib
 import logging
 import math
 
@@ -17,10 +18,10 @@ from tf_robust_transfer.files import write_json, write_text
 from tf_robust_transfer.models.precision import in_float32, take_weights
 from tf_robust_transfer.ops import workers
 from tf_robust_transfer.plots.input_gradients import plot_input_gradients
-from tf_robust_transfer.runs import callbacks, device, teachers, tensorboard
+from tf_robust_transfer.runs import callbacks, checkpoints, device, teachers, tensorboard
 from tf_robust_transfer.runs.diagnostics import GradientDiagnostics
 from tf_robust_transfer.runs.events import Events
-from tf_robust_transfer.runs.folder import RunFolder
+from tf_robust_transfer.runs.folder import RunFolder, held
 from tf_robust_transfer.runs.host import Allowance, Callbacks
 from tf_robust_transfer.runs.images import load_split, load_train, pixels
 from tf_robust_transfer.runs.method import compiled_method
@@ -30,7 +31,7 @@ _SMOKE_ATTACK = "fgsm"  # All others take minutes on the papers' networks.
 _LOG = logging.getLogger("tf_robust_transfer")
 
 
-def run_training(config: TrainConfig) -> RunFolder:
+def run_training(config: TrainConfig, *, wait: bool = False) -> RunFolder:
     """Trains a student, or goes on training it, and evaluates it.
 
     A finished run is left as it is. The run folder's files are those of `RunFolder`. Of several
@@ -38,16 +39,22 @@ def run_training(config: TrainConfig) -> RunFolder:
 
     Args:
         config: the flags; run_dir is set.
+        wait: whether a run folder that another process trains in is waited for.
 
     Raises:
-        InputError: bad input (see the flags), of another worker too; or a loss that is not finite.
+        InputError: bad input (see the flags), of another worker too; a loss that is not finite; or
+            a run folder that another process trains in.
         LostWorkerError: another worker is gone.
         SystemExit: after SIGTERM, with code 143; the step in work is done and saved.
     """
     # First of all: several processes have to be connected before TensorFlow does anything else.
     strategy = distribution_strategy(config.distribution_strategy)
     config = device.resolved(config)
-    with workers.told_when_lost(strategy):
+    with workers.told_when_lost(strategy), contextlib.ExitStack() as stack:
+        # The workers of one job are one owner.
+        with workers.together(strategy):
+            if workers.is_chief(strategy):
+                stack.enter_context(held(config.run_dir, wait=wait))
         folder = _run(config, strategy)
         workers.exchange(strategy, "")  # the others wait for the chief's files
     return folder
@@ -168,8 +175,7 @@ def _fit(
     chief = workers.is_chief(strategy)
     checkpoint = tf.train.Checkpoint(**method.state())
     manager = tf.train.CheckpointManager(checkpoint, str(folder.checkpoints), max_to_keep=2)
-    if manager.latest_checkpoint:
-        checkpoint.restore(manager.latest_checkpoint).assert_consumed()
+    checkpoints.restore(checkpoint, manager, clean=chief)
     step = method.steps_done
     workers.check_same(strategy, f"files in {folder.path}", {"step": str(step)})
     _check_workers(strategy, folder, train, step)

@@ -1,0 +1,1 @@
+"""Faults of use, made on purpose: see `sections` and docs/reliability.md."""

@@ -18,6 +18,7 @@ import multiprocessing
 import os
 import pathlib
 import re
+import shlex
 import sys
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
@@ -32,14 +33,12 @@ class Runner:
     Args:
         runs, records: folders.
         further: flags that go to every command.
+        train_flags: flags that go to every training.
     """
 
-    def __init__(self, runs, records, further):
-        self.runs, self.records, self.further = (
-            pathlib.Path(runs),
-            pathlib.Path(records),
-            list(further),
-        )
+    def __init__(self, runs, records, further, train_flags=()):
+        self.runs, self.records = pathlib.Path(runs), pathlib.Path(records)
+        self.further, self.train_flags = list(further), train_flags
 
     def row(self, row, seed):
         """Trains a row's network where it is not there, and runs what its records lack."""
@@ -63,6 +62,7 @@ class Runner:
                 "train",
                 f"--flagfile={flag_file}",
                 *overrides,
+                *self.train_flags,
                 *QUIET,
                 f"--seed={seed}",
                 f"--run_dir={folder}",
@@ -173,6 +173,11 @@ def main():
     parser.add_argument("--jobs", type=int, default=1, help="processes at once")
     parser.add_argument("--seeds", default="0,1,2", help="of the rows' own seeds, only these")
     parser.add_argument("--only", default="", help="only rows whose names begin so")
+    parser.add_argument("--rows", default="", help="only these rows, comma-separated")
+    parser.add_argument("--train_flags", default="", help="further flags of every training")
+    parser.add_argument(
+        "--threads", type=int, default=1, help="of a process; 0: as TensorFlow has it"
+    )
     parser.add_argument("--run_dir", default="runs/results")
     parser.add_argument("--records", default="docs/results/records")
     parser.add_argument(
@@ -193,6 +198,7 @@ def main():
             for row in files[file].values()
             for seed in row.seeds
             if row.flag_file and seed in seeds and row.name.startswith(options.only)
+            if not options.rows or row.name in options.rows.split(",")
         ),
         key=lambda item: item[1],
     )
@@ -207,12 +213,10 @@ def main():
             known = "-" if (row, seed) in missing else "done"
             print(f"{known:5s}{row.group:10s}seed {seed}  {row.name}")
         return 0
-    os.environ |= {
-        "TF_NUM_INTRAOP_THREADS": "1",
-        "OMP_NUM_THREADS": "1",
-        "TF_CPP_MIN_LOG_LEVEL": "2",
-    }
-    where, failed = (options.run_dir, options.records, further), 0
+    os.environ["TF_CPP_MIN_LOG_LEVEL"] = "2"
+    if options.threads:
+        os.environ["TF_NUM_INTRAOP_THREADS"] = os.environ["OMP_NUM_THREADS"] = str(options.threads)
+    where, failed = (options.run_dir, options.records, further, shlex.split(options.train_flags)), 0
     context = multiprocessing.get_context("spawn")
     with concurrent.futures.ProcessPoolExecutor(options.jobs, mp_context=context) as pool:
         for stage in stages(missing, files["teachers"]):

@@ -1,4 +1,9 @@
-"""What good teachers need: N-FGSM, one-cycle rates, a network to start from."""
+"""What good teachers need: N-FGSM, one-cycle rates, averages, the best epoch, a network to start
+from.
+"""
+
+import json
+import re
 
 import keras
 import numpy as np
@@ -6,8 +11,11 @@ import pytest
 import tensorflow as tf
 
 import tf_robust_transfer as rt
+from tf_robust_transfer.command_line import parse
+from tf_robust_transfer.config import TrainConfig
 from tf_robust_transfer.errors import InputError
 from tf_robust_transfer.methods.n_fgsm import NFGSM
+from tf_robust_transfer.runs import callbacks, run_training
 from tf_robust_transfer.runs.optimizers import OneCycle
 
 EPS = 0.1
@@ -167,3 +175,115 @@ class TestWeightAverage:
     def test_a_method_without_it_says_how_to_have_it(self):
         with pytest.raises(InputError, match="make it with weight_averaging=0.999"):
             self.method(decay=0.0).averaged_student([])
+
+
+class TestRuns:
+    """`train` with an average and the best epoch: a whole run, and one that goes on after each
+    epoch.
+    """
+
+    FLAGS = (
+        "--dataset=digits",
+        "--model=small_cnn",
+        "--model_options=batch_norm=True",
+        "--method=adversarial_training",
+        "--train_attack=n-fgsm",
+        "--schedule=one_cycle",
+        "--eps=0.1",
+        "--epochs=3",
+        "--attacks=fgsm",
+        "--watch_attack=fgsm",
+        "--watch_examples=20",
+        "--max_examples=60",
+        "--weight_averaging=0.9",
+        "--validation_fraction=0.1",
+        "--keep=both",
+    )
+
+    @pytest.fixture(scope="class")
+    def whole(self, tmp_path_factory):
+        folder = tmp_path_factory.mktemp("whole")
+        run_training(parse(TrainConfig, [*self.FLAGS, f"--run_dir={folder}"]))
+        return folder
+
+    def test_the_folder_holds_last_and_best_with_their_figures(self, whole):
+        best = json.loads((whole / "model_best.json").read_text())
+        assert best["epoch"] in (1, 2, 3) and 110 <= best["num_examples"] <= 140
+        for name in ("results.json", "results_best.json"):
+            found = json.loads((whole / name).read_text())
+            assert found["num_examples"] == 60 and found["training"]["steps"] > 0
+        assert not (whole / "evaluation_best.state.npz").exists()
+
+    def test_what_is_saved_is_the_average_and_is_attacked(self, whole):
+        saved = rt.load_model(str(whole / "model.keras"))
+        checkpoint = tf.train.load_checkpoint(str(whole / "checkpoints"))
+        names = [name for name, _ in tf.train.list_variables(str(whole / "checkpoints"))]
+        averages = {
+            re.search(r"average(\d+)", name)[1]: checkpoint.get_tensor(name)
+            for name in names
+            if re.search(r"average/average\d+/.*VALUE", name)
+        }
+        assert len(averages) == len(saved.trainable_variables)
+        for index, variable in enumerate(saved.trainable_variables):
+            np.testing.assert_array_equal(variable.numpy(), averages[str(index)])
+        result = json.loads((whole / "results.json").read_text())
+        test = rt.data.load_data("digits", "test", max_examples=60)
+        again = rt.evaluate_robustness(
+            saved, test.images / 255.0, test.labels, threat_model=rt.ThreatModel(eps=0.1),
+            attacks=("fgsm",), check_model=False,
+        )  # fmt: skip
+        assert again.accuracy["fgsm"] == result["accuracy"]["fgsm"]
+
+    @pytest.mark.slow
+    def test_a_run_that_goes_on_ends_with_the_same_networks(self, whole, tmp_path, monkeypatch):
+        stopped = []
+
+        def stop(self, epoch, logs=None):
+            self.save()
+            if len(stopped) < 2:
+                stopped.append(epoch)
+                raise KeyboardInterrupt
+
+        monkeypatch.setattr(callbacks.Checkpoint, "on_epoch_end", stop)
+        config = parse(TrainConfig, [*self.FLAGS, f"--run_dir={tmp_path}"])
+        for _ in range(2):
+            with pytest.raises(KeyboardInterrupt):
+                run_training(config)
+        run_training(config)
+        assert stopped == [0, 1]
+        for name in ("model.keras", "model_best.keras"):
+            one, other = (rt.load_model(str(folder / name)) for folder in (whole, tmp_path))
+            for mine, theirs in zip(one.weights, other.weights, strict=True):
+                np.testing.assert_array_equal(mine.numpy(), theirs.numpy())
+
+    @pytest.mark.slow
+    def test_another_run_starts_from_it(self, whole, tmp_path):
+        flags = [
+            flag for flag in self.FLAGS if not flag.startswith(("--weight", "--val", "--keep"))
+        ]
+        run_training(
+            parse(
+                TrainConfig,
+                [*flags, f"--initial_model={whole}", "--train_steps=1", "--learning_rate=1e-6",
+                 f"--run_dir={tmp_path}"],
+            )
+        )  # fmt: skip
+        before, after = (rt.load_model(str(folder)) for folder in (whole, tmp_path))
+        for one, other in zip(before.trainable_variables, after.trainable_variables, strict=True):
+            np.testing.assert_allclose(one.numpy(), other.numpy(), atol=1e-4)
+
+
+def test_the_best_epoch_needs_held_out_images(tmp_path):
+    for flags in (["--keep=best"], ["--validation_fraction=0.1"]):
+        with pytest.raises(InputError, match="give both, such as --keep=best"):
+            parse(TrainConfig, [*flags, f"--run_dir={tmp_path}"]).verify()
+
+
+def test_held_out_images_are_a_stratified_share():
+    digits = rt.data.load_data("digits", "train")
+    kept, held = rt.data.hold_out(digits, 0.2, seed=3)
+    assert len(kept) + len(held) == len(digits)
+    counts = np.bincount(held.labels) / np.bincount(digits.labels)
+    assert abs(counts - 0.2).max() < 0.01
+    rows = {image.tobytes() for image in kept.images}
+    assert sum(image.tobytes() in rows for image in held.images) <= 5  # digits that are there twice

@@ -22,6 +22,7 @@ from tf_robust_transfer.options import Options, above, at_least, flags_of, one_o
 SPEC = (
     "a saved model or run folder, or SCHEME:..., such as madry_mnist:DIR or robustbench:ID:FILE.pt"
 )
+KEEP = ("last", "best", "both")
 STRATEGIES = ("auto", "one_device", "mirrored", "multi_worker_mirrored")
 
 
@@ -166,6 +167,19 @@ class TrainConfig(AttackConfig, SharedConfig):
     epochs: float = option("10", "passes over the training images", fraction, **above(0))
     train_steps: int = option("0", "steps instead of epochs", int, **at_least(0))
     train_fraction: float = option("1", "stratified share of the training images", fraction)
+    validation_fraction: float = option(
+        "0",
+        "stratified share of the training images that is held out, for --keep",
+        fraction,
+        check=lambda value: 0 <= value < 1,
+        expected="0, or a share below 1",
+    )
+    keep: str = option(
+        "last",
+        "which epoch's network becomes model.keras: last, or best by robust accuracy on held-out "
+        "training images (--watch_attack); both: best beside it as model_best.keras",
+        **one_of(*KEEP),
+    )
     stream: str = option(
         "auto",
         "read training images as they are needed: auto (those that do not fit into memory), on, "
@@ -250,6 +264,12 @@ class TrainConfig(AttackConfig, SharedConfig):
         if not self.smoke:  # which takes made-up images, and networks without their weights
             super().verify()
             check_specs("initial_model", *filter(None, [self.initial_model]))
+        if (self.keep != "last") != bool(self.validation_fraction):
+            raise InputError(
+                f"--keep={self.keep} --validation_fraction={self.validation_fraction:g}: the best "
+                "epoch is chosen on held-out images; give both, such as --keep=best "
+                "--validation_fraction=0.02, or neither"
+            )
         kind, _, path = self.teacher.partition(":")
         if self.teacher and find_method(self.method).takes_teacher:
             with of_flag("teacher"):

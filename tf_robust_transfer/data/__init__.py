@@ -11,6 +11,7 @@ from tf_robust_transfer.data.datasets import (
     synthetic_data,
 )
 from tf_robust_transfer.data.folder_streaming import StreamedFolder, stream_folder
+from tf_robust_transfer.data.images import hold_out
 from tf_robust_transfer.data.mixup import mixup, mixup_weights
 from tf_robust_transfer.data.pipeline import eval_batches, steps_per_epoch, train_batches
 from tf_robust_transfer.data.streaming import StreamedData, stream_data, told_when_unreadable
@@ -25,6 +26,7 @@ __all__ = [
     "augment",
     "check_split",
     "eval_batches",
+    "hold_out",
     "known_splits",
     "list_datasets",
     "load_data",

@@ -92,6 +92,28 @@ def stratified_indices(labels: np.ndarray, fraction: float, seed: int) -> np.nda
     return np.sort(np.concatenate(kept))
 
 
+def hold_out(data: ImageData, fraction: float, seed: int) -> tuple[ImageData, ImageData]:
+    """(what is trained on, what is held out): every class gives its share, the order stays.
+
+    Args:
+        data: in memory; streamed data cannot be parted.
+        fraction: that is held out, in (0, 1).
+        seed: of the choice, int >= 0.
+
+    Raises:
+        InputError: streamed data, a fraction that leaves no images.
+    """
+    if not isinstance(data, ImageData):
+        raise InputError("validation_fraction needs images in memory, and these are streamed")
+    held = stratified_indices(data.labels, fraction, seed)
+    kept = np.setdiff1d(np.arange(len(data)), held)
+
+    def part(indices):
+        return dataclasses.replace(data, images=data.images[indices], labels=data.labels[indices])
+
+    return part(kept), part(held)
+
+
 def resize(images: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     """Bilinear resize (half-pixel centres), with antialiasing where a side shrinks, rounded to
     whole pixel values.

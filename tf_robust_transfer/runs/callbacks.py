@@ -15,7 +15,6 @@ import numpy as np
 
 from tf_robust_transfer.evaluation import RobustnessWarning, evaluate_robustness, parse_attack
 from tf_robust_transfer.files import write_text
-from tf_robust_transfer.models.precision import take_weights
 from tf_robust_transfer.ops import workers
 from tf_robust_transfer.progress import WIDTH, Bar
 from tf_robust_transfer.runs import checkpoints
@@ -129,25 +128,23 @@ class WatchAccuracy(keras.callbacks.Callback):
         threat_model: of the robust accuracy.
         attack: name of the attack, such as "pgd10".
         seed: of the attack.
-        student: keras.Model that is measured, with the weights that the trained student has by
-            then: that student itself, or what `in_float32` made of it.
+        measured: `measured.Measured`, what is measured of the method.
     """
 
-    def __init__(self, images, labels, *, threat_model, attack, seed, student):
+    def __init__(self, images, labels, *, threat_model, attack, seed, measured):
         super().__init__()
         self.images, self.labels, self.threat_model = images, labels, threat_model
         # One object for all epochs, so that it is compiled once.
         self.attack = {attack: parse_attack(attack)}
-        self.seed, self.student = seed, student
+        self.seed, self._measured = seed, measured
         self._told = set()
 
     def on_epoch_end(self, epoch, logs=None):
         if len(self.images):
-            take_weights(self.student, self.model.student)
             with warnings.catch_warnings(record=True) as caught:
                 warnings.simplefilter("always", RobustnessWarning)
                 result = evaluate_robustness(
-                    self.student,
+                    self._measured.take(),
                     self.images,
                     self.labels,
                     threat_model=self.threat_model,

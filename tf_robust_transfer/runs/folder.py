@@ -70,6 +70,8 @@ class RunFolder:
         self.path = pathlib.Path(config.run_dir)
         self.flags = self.path / "flags.txt"
         self.model = self.path / "model.keras"
+        # Of --keep=best and both; the note of its choice lies beside it, model_best.json.
+        self.best = self.path / "model_best.keras"
         self.results = self.path / "results.json"
         self.figure = self.path / "input_gradients.png"
         self.checkpoints = self.path / "checkpoints"

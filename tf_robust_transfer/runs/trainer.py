@@ -2,27 +2,22 @@
 
 import contextlib
 import logging
-import math
 
 import keras
 import tensorflow as tf
 
 from tf_robust_transfer import data
-from tf_robust_transfer.checkpoints import save_model
+from tf_robust_transfer.checkpoints import load_model, save_model
 from tf_robust_transfer.command_line import tell_ignored, to_text
 from tf_robust_transfer.config import TrainConfig
-from tf_robust_transfer.errors import InputError
 from tf_robust_transfer.evaluation import evaluate_robustness
 from tf_robust_transfer.evaluation.model_card import write_card
-from tf_robust_transfer.files import write_json, write_text
-from tf_robust_transfer.models.precision import in_float32, take_weights
+from tf_robust_transfer.files import write_json
 from tf_robust_transfer.ops import workers
 from tf_robust_transfer.plots.input_gradients import plot_input_gradients
-from tf_robust_transfer.runs import callbacks, checkpoints, device, teachers, tensorboard
-from tf_robust_transfer.runs.diagnostics import GradientDiagnostics
-from tf_robust_transfer.runs.events import Events
+from tf_robust_transfer.runs import callbacks, device, teachers, tensorboard
+from tf_robust_transfer.runs.fitting import Run, fit
 from tf_robust_transfer.runs.folder import RunFolder, held
-from tf_robust_transfer.runs.host import Allowance, Callbacks
 from tf_robust_transfer.runs.images import load_split, load_train, pixels
 from tf_robust_transfer.runs.method import compiled_method
 from tf_robust_transfer.runs.strategy import distribution_strategy
@@ -88,6 +83,9 @@ def _run(config, strategy):
         _LOG.info(device.line(_on(config)))
         train = load_train(config, workers.index(strategy))
         test = load_split(config, "test")
+        validation = None
+        if config.validation_fraction:
+            train, validation = data.hold_out(train, config.validation_fraction, config.seed)
         batch_size = config.batch_size
         if config.smoke:
             batch_size = max(2, strategy.num_replicas_in_sync)
@@ -111,23 +109,34 @@ def _run(config, strategy):
             steps_per_epoch=steps_per_epoch,
             total_steps=total_steps,
         )
-    # The student itself, or of one in mixed precision a copy.
-    student = in_float32(method.student)
-    _fit(
-        config, strategy, folder, method, student, train, test, batch_size, steps_per_epoch,
+    run = Run(
+        config, strategy, folder, method, train, test, validation, batch_size, steps_per_epoch,
         total_steps,
     )  # fmt: skip
+    fit(run)
     if chief:
-        take_weights(student, method.student)
-        save_model(student, folder.model)
-        cost = {
-            "seconds": callbacks.training_seconds(folder.checkpoints),
-            "steps": total_steps,
-            "images": total_steps * batch_size,
-        }
         # IGAM's own teacher has the adapter before it.
-        _evaluate(config, folder, student, getattr(method, "teacher", teacher), test, cost)
+        _finish(run, getattr(method, "teacher", teacher))
     return folder
+
+
+def _finish(run, teacher):
+    """Saves the network, or networks, of --keep, and what they come to."""
+    config, folder = run.config, run.folder
+    cost = {
+        "seconds": callbacks.training_seconds(folder.checkpoints),
+        "steps": run.total_steps,
+        "images": run.total_steps * run.batch_size,
+    } | _on(config)
+    best = load_model(str(folder.best)) if config.keep != "last" else None
+    if config.keep == "both":
+        state = folder.path / "evaluation_best.state.npz"
+        found = _evaluation(config, best, run.test, state)
+        write_json(folder.path / "results_best.json", _record(run, found, folder.best, cost))
+        state.unlink(missing_ok=True)
+    student = best if config.keep == "best" else run.measured.take()
+    save_model(student, folder.model)
+    _evaluate(run, student, teacher, cost)
 
 
 def _check_same_command(config, strategy):
@@ -169,148 +178,9 @@ def _on(config):
     )
 
 
-def _fit(
-    config, strategy, folder, method, student, train, test, batch_size, steps_per_epoch, total_steps
-):
-    chief = workers.is_chief(strategy)
-    checkpoint = tf.train.Checkpoint(**method.state())
-    manager = tf.train.CheckpointManager(checkpoint, str(folder.checkpoints), max_to_keep=2)
-    checkpoints.restore(checkpoint, manager, clean=chief)
-    step = method.steps_done
-    workers.check_same(strategy, f"files in {folder.path}", {"step": str(step)})
-    _check_workers(strategy, folder, train, step)
-    if step:
-        _LOG.info("going on at step %d of %d", step, total_steps)
-    save = callbacks.Checkpoint(manager, config.checkpoint_minutes)
-    allowance = Allowance()
-    allowance.limit(save)
-    stop = callbacks.StopWhenTerminated(strategy, save if chief else None)
-    used = [callbacks.StopOnNonFinite()]
-    progress = events = None
-    if chief:
-        events = Events(folder.tensorboard, step)
-        if not step:
-            tensorboard.begin(events, config, "/".join(folder.path.absolute().parts[-2:]))
-        progress = callbacks.Progress(
-            total_steps=total_steps,
-            start_step=step,
-            steps_per_epoch=steps_per_epoch,
-            batch_size=batch_size,
-            name=folder.path.name,
-        )
-        accuracy, *others = _watching(config, method, student, test, events)
-        for callback in (accuracy, *others):
-            allowance.limit(callback)
-        used += [
-            callbacks.WatchFirstSteps(),
-            callbacks.Rates(batch_size),
-            accuracy,
-            progress,
-            *others,
-            _pictures(config, method, test, events, math.ceil(total_steps / steps_per_epoch)),
-            save,
-        ]
-    used.append(stop)
-    try:
-        with stop:
-            # The first and the last epoch may be cut: by a resumed run, by a number of steps.
-            while step < total_steps:
-                epoch, done = divmod(step, steps_per_epoch)
-                whole = (total_steps - step) // steps_per_epoch if done == 0 else 0
-                steps = min(steps_per_epoch - done, total_steps - step)
-                batches = data.train_batches(
-                    train,
-                    batch_size=batch_size,
-                    seed=config.seed,
-                    start_step=step,
-                    augmentation=config.augmentation,
-                )
-                if isinstance(train, data.StreamedData):
-                    batches = workers.rows(strategy, batches, own=True)
-                epochs = epoch + max(1, whole)
-                with data.told_when_unreadable(config.dataset):
-                    method.fit(
-                        batches,
-                        initial_epoch=epoch,
-                        epochs=epochs,
-                        steps_per_epoch=steps,
-                        callbacks=Callbacks(used, method, epochs=epochs, steps=steps),
-                        shuffle=False,
-                        verbose=0,
-                    )
-                step = method.steps_done
-    finally:
-        if chief:
-            progress.close()
-            events.close()
-
-
-def _check_workers(strategy, folder, train, step):
-    """Each worker reads its own files of streamed data: of another number the order is another."""
-    if not isinstance(train, data.StreamedData):
-        return
-    _, now = workers.index(strategy)
-    before = int(folder.workers.read_text()) if step and folder.workers.exists() else 1
-    if step and workers.chiefs(strategy, before) != now:
-        raise InputError(
-            f"{str(folder.path)!r} was begun by {before} workers, among whom the files of "
-            f"{train.name!r} are shared out; go on with as many, not with {now}"
-        )
-    if workers.is_chief(strategy) and now > 1:
-        folder.workers.parent.mkdir(parents=True, exist_ok=True)
-        write_text(folder.workers, f"{now}\n")
-
-
-def _watched(config, test):
-    """The test examples that a run looks at. A smoke run looks at none: on a large network that
-    takes longer than its two steps.
-    """
-    watched = slice(0, 0 if config.smoke else config.watch_examples)
-    return pixels(test.images[watched]), test.labels[watched]
-
-
-def _watching(config, method, student, test, events):
-    """What measures at the end of an epoch, as far as there is time, in this order."""
-    images, labels = _watched(config, test)
-    accuracy = callbacks.WatchAccuracy(
-        images,
-        labels,
-        threat_model=config.threat_model,
-        attack=config.watch_attack,
-        seed=config.seed,
-        student=student,
-    )
-    teacher = getattr(method, "teacher", None)
-    return accuracy, GradientDiagnostics(events, images[:500], labels[:500], teacher)
-
-
-def _pictures(config, method, test, events, epochs):
-    images, labels = _watched(config, test)
-    return tensorboard.TensorBoard(
-        events,
-        every=config.log_every,
-        epochs=epochs,
-        images=images[:8],
-        labels=labels[:8],
-        teacher=getattr(method, "teacher", None),
-    )
-
-
-def _evaluate(config, folder, student, teacher, test, cost):
-    images = pixels(test.images)
-    result = evaluate_robustness(
-        student,
-        images,
-        test.labels,
-        threat_model=config.threat_model,
-        attacks=(_SMOKE_ATTACK,) if config.smoke else config.attacks,
-        seed=config.seed,
-        step_size=config.attack_step_size or None,
-        progress=True,
-        state=folder.evaluation_state,
-        # Of two steps of training the figures mean nothing, doubtful or not.
-        check_model=not config.smoke,
-    )
+def _evaluate(run, student, teacher, cost):
+    config, folder, test = run.config, run.folder, run.test
+    result = _evaluation(config, student, test, folder.evaluation_state)
     models = {config.method: student}
     # Not one of another task, which finetune takes.
     if teacher is not None and (teacher.input_shape, teacher.output_shape) == (
@@ -318,13 +188,8 @@ def _evaluate(config, folder, student, teacher, test, cost):
         student.output_shape,
     ):
         models["teacher"] = teacher
-    plot_input_gradients(models, images[:8], test.labels[:8], folder.figure)
-    results = result.to_json_dict(
-        model=str(folder.model), dataset=config.dataset, split="test", order=test.order
-    )
-    results["training"] = cost | _on(config)
-    if config.ignored:
-        results["ignored_flags"] = [f"--{flag.name}={flag.text}" for flag in config.ignored]
+    plot_input_gradients(models, pixels(test.images[:8]), test.labels[:8], folder.figure)
+    results = _record(run, result, folder.model, cost)
     write_card(
         folder.model,
         model=student,
@@ -338,3 +203,31 @@ def _evaluate(config, folder, student, teacher, test, cost):
     tensorboard.end(folder.tensorboard, cost["steps"], result.accuracy)
     write_json(folder.results, results)
     folder.evaluation_state.unlink(missing_ok=True)
+
+
+def _evaluation(config, student, test, state):
+    return evaluate_robustness(
+        student,
+        pixels(test.images),
+        test.labels,
+        threat_model=config.threat_model,
+        attacks=(_SMOKE_ATTACK,) if config.smoke else config.attacks,
+        seed=config.seed,
+        step_size=config.attack_step_size or None,
+        progress=True,
+        state=state,
+        # Of two steps of training the figures mean nothing, doubtful or not.
+        check_model=not config.smoke,
+    )
+
+
+def _record(run, result, model, cost):
+    """What stands in results.json."""
+    config = run.config
+    record = result.to_json_dict(
+        model=str(model), dataset=config.dataset, split="test", order=run.test.order
+    )
+    record["training"] = cost
+    if config.ignored:
+        record["ignored_flags"] = [f"--{flag.name}={flag.text}" for flag in config.ignored]
+    return record

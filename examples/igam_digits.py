@@ -29,7 +29,7 @@ def main(epochs=40, figure="input_gradients.png"):
 
     def train(method, epochs=epochs):
         method.compile(optimizer=keras.optimizers.Adam(2e-3))
-        method.fit(batches, steps_per_epoch=steps, epochs=epochs, verbose=0)
+        method.fit(batches, steps_per_epoch=steps, epochs=epochs, shuffle=False, verbose=0)
         return method.student
 
     # The teacher is the only one that is trained on adversarial examples.

@@ -5,5 +5,4 @@
 source "$(dirname -- "${BASH_SOURCE[0]}")/environment.sh"
 make_environment
 
-export TF_CPP_MIN_LOG_LEVEL="${TF_CPP_MIN_LOG_LEVEL:-2}"
 exec "$python" -m tf_robust_transfer.quickstart "$@"

@@ -20,6 +20,7 @@ import pathlib
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 
 HERE = pathlib.Path(__file__).resolve().parent
@@ -207,11 +208,12 @@ def torch_run(options, records, *arguments):
         text=True,
         env=environment,
     )
+    watch = threading.Timer(max(1.0, records.left()), process.kill)  # compiling may take minutes
+    watch.start()
     for line in process.stdout:
         row = json.loads(line)
         records.add(**row | {"row": f"torch:{row['row']}"})
-        if records.left() < 0:
-            process.kill()
+    watch.cancel()
     if process.wait():
         print(f"torch_side.py ended with {process.returncode}", file=sys.stderr)
 
@@ -219,9 +221,9 @@ def torch_run(options, records, *arguments):
 def torch_steps(options, records):
     rows = [
         f"{kind}:{precision}:{how}"
+        for how in ("eager", "compile")
         for precision in options.precisions.split(",")
         for kind in TORCH_KINDS
-        for how in ("eager", "compile")
     ]
     rows = [row for row in rows if records.wants(f"torch:{row}")]
     if rows:

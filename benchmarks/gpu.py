@@ -20,6 +20,7 @@ import pathlib
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 
 HERE = pathlib.Path(__file__).resolve().parent
@@ -207,11 +208,12 @@ def torch_run(options, records, *arguments):
         text=True,
         env=environment,
     )
+    watch = threading.Timer(max(1.0, records.left()), process.kill)  # compiling may take minutes
+    watch.start()
     for line in process.stdout:
         row = json.loads(line)
         records.add(**row | {"row": f"torch:{row['row']}"})
-        if records.left() < 0:
-            process.kill()
+    watch.cancel()
     if process.wait():
         print(f"torch_side.py ended with {process.returncode}", file=sys.stderr)
 
@@ -219,9 +221,9 @@ def torch_run(options, records, *arguments):
 def torch_steps(options, records):
     rows = [
         f"{kind}:{precision}:{how}"
+        for how in ("eager", "compile")
         for precision in options.precisions.split(",")
         for kind in TORCH_KINDS
-        for how in ("eager", "compile")
     ]
     rows = [row for row in rows if records.wants(f"torch:{row}")]
     if rows:
@@ -342,9 +344,9 @@ def evaluate(options, records):
             rt.save_model(model, spec)
             data = ["--dataset=digits"]
         data += [f"--data_dir={options.data_dir}"] if options.data_dir else []
-        for row in ("empty cache", "filled cache"):
-            if not records.wants(row):
-                continue
+        both = ("empty cache", "filled cache")
+        # The second needs what the first has left, measured or not.
+        for row in both if records.wants(both[1]) else ():
             begun = time.perf_counter()
             command = [sys.executable, "-m", "tf_robust_transfer.evaluate", f"--model={spec}"]
             command += [*data, "--attacks=pgd20", f"--max_examples={options.examples}"]
@@ -354,7 +356,8 @@ def evaluate(options, records):
             )
             seconds = time.perf_counter() - begun
             lines = (ended.stdout if not ended.returncode else ended.stderr).strip().splitlines()
-            records.add(row=row, seconds=seconds, code=ended.returncode, said=lines[-4:])
+            if row not in records.rows:
+                records.add(row=row, seconds=seconds, code=ended.returncode, said=lines[-4:])
 
 
 def parse_arguments():

@@ -8,7 +8,9 @@ import numpy as np
 import pytest
 
 from tests import fresh_process
-from tf_robust_transfer import evaluate
+from tests.commands import COMMANDS
+from tf_robust_transfer import command, evaluate
+from tf_robust_transfer.config import SharedConfig
 from tf_robust_transfer.data import load_data
 from tf_robust_transfer.evaluation import parts
 from tf_robust_transfer.models import build_model
@@ -107,6 +109,17 @@ def test_flags_that_do_not_go_together(model, tmp_path, flags, line, capsys):
     with pytest.raises(SystemExit):
         run(model, tmp_path / "r.json", *flags)
     assert line in capsys.readouterr().err
+
+
+def test_commands_name_a_strategy_that_has_no_effect(caplog):
+    used = {"train": ("mirrored", "multi_worker_mirrored"), "evaluate": ("mirrored",)}
+    for name, (_, config_class) in COMMANDS.items():
+        for strategy in ("one_device", "mirrored", "multi_worker_mirrored"):
+            if issubclass(config_class, SharedConfig):
+                caplog.clear()
+                command._tell_unused_strategy(config_class(distribution_strategy=strategy))
+                told = f"--distribution_strategy={strategy} has no effect" in caplog.text
+                assert told == (strategy not in ("one_device", *used.get(name, ()))), name
 
 
 @pytest.mark.slow

@@ -33,15 +33,16 @@ def seconds(row: str, share: float) -> float:
     return EPOCHS.get(row, 30) * 50_000 * share / SPEEDS[row] + ATTACKS + COMPILING
 
 
-def plan(rows, seeds, share) -> str:
-    """The rows with their seconds, and the sum."""
+def plan(rows, seeds, share, jobs) -> str:
+    """The rows with their seconds, each alone on the GPU, and the sum."""
     lines, total = [], 0.0
     for seed in seeds:
         for row in ("teacher", *rows):
             takes = seconds(row, share)
             total += takes
             lines.append(f"  seed {seed}  {row:10s} {takes:5.0f} s  (all done after {total:.0f} s)")
-    return "plan, by the steps of one H200:\n" + "\n".join(lines) + "\n"
+    beside = f"; {jobs} students at once take less" if jobs > 1 else ""
+    return f"plan, by the steps of one H200{beside}:\n" + "\n".join(lines) + "\n"
 
 
 def main(arguments=None) -> int:
@@ -58,7 +59,7 @@ def main(arguments=None) -> int:
     parser.add_argument("--train_flags", default="", help="further flags of every training")
     parser.add_argument("--run_dir", default="runs/cifar10")
     parser.add_argument("--records", default="docs/results/records")
-    parser.add_argument("--jobs", default="1", help="networks at once; a step's time is of one")
+    parser.add_argument("--jobs", type=int, default=2, help="networks at once")
     options = parser.parse_args(arguments[:at])
     rows = options.students.split(",")
     unknown = set(rows) - set(SPEEDS)
@@ -67,7 +68,7 @@ def main(arguments=None) -> int:
     train_flags, share = options.train_flags, 1.0
     if options.quick:
         train_flags, share = f"--train_fraction=1/3 {train_flags}".strip(), 1 / 3
-    sys.stdout.write(plan(rows, options.seeds.split(","), share))
+    sys.stdout.write(plan(rows, options.seeds.split(","), share, options.jobs))
     sys.stdout.flush()
     command = [
         sys.executable,

@@ -24,7 +24,7 @@ def load(split, data_dir):
     return ImageData(images, labels, 10, tuple("abcdefghij"), "made up", split)
 """
 TINY = (
-    "--dataset=made_up:load --model_options=base_channels=4 --epochs=1 --batch_size=50 "
+    "--dataset=plugin:made_up:load --model_options=base_channels=4 --epochs=1 --batch_size=50 "
     "--warm_start_epochs=0 --mixed_precision=none"
 )
 

@@ -175,9 +175,14 @@ class TestWritten:
                 lambda spec, **_: other if "/." in spec else rt.load_model(spec),
             )
         else:
-            monkeypatch.setattr(convert, "write_json", half_written)
-        with pytest.raises((OSError, RuntimeError), match="no space|other logits"):
-            call("convert", f"--model={saved}", f"--output={tmp_path}/model.keras")
+            monkeypatch.setattr(pathlib.Path, "write_text", half_text)
+        arguments = f"--model={saved}", f"--output={tmp_path}/model.keras"
+        if failing == "check":
+            with pytest.raises(RuntimeError, match="other logits"):
+                call("convert", *arguments)
+        else:
+            code, _, err = call("convert", *arguments)
+            assert code == 2 and "no space left" in err
         assert listing(tmp_path) == before
 
     def test_a_description_that_is_there_describes_the_model_beside_it(
@@ -202,6 +207,11 @@ class TestWritten:
             assert older.exists()
             if sidecar.exists():
                 assert json.loads(sidecar.read_text())["sha256"] == sha256_of(older)
+
+
+def half_text(path, text):
+    path.write_bytes(text[: len(text) // 2].encode())
+    raise OSError("no space left on device")
 
 
 def half_written(first, second, *_):

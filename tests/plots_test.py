@@ -110,7 +110,7 @@ def test_a_failure_leaves_the_old_figure(kernel, images, tmp_path, monkeypatch):
         raise OSError("disk full")
 
     monkeypatch.setattr("matplotlib.figure.Figure.savefig", fail)
-    with pytest.raises(OSError, match="disk full"):
+    with pytest.raises(InputError, match="disk full"):
         plot_input_gradients({"model": linear_model(kernel)}, images, [0, 1], path)
     assert [p.read_bytes() for p in tmp_path.iterdir()] == [b"old"]
 

@@ -21,7 +21,7 @@ from tf_robust_transfer.config import SPEC, SharedConfig, check_specs
 from tf_robust_transfer.errors import InputError, of_flag
 from tf_robust_transfer.evaluation import evaluate_robustness
 from tf_robust_transfer.evaluation.model_card import card_path, write_card
-from tf_robust_transfer.files import replacing, write_json
+from tf_robust_transfer.files import as_json, replacing
 from tf_robust_transfer.flag_types import boolean
 from tf_robust_transfer.options import at_least, option
 from tf_robust_transfer.runs.images import load_split
@@ -104,7 +104,8 @@ def run(config: ConvertConfig) -> None:
     with replacing(sidecar) as sidecar_temporary, replacing(output) as temporary:
         model.save(temporary)
         _check_written(temporary, batch, logits)
-        write_json(sidecar_temporary, described | {"sha256": file_sha256(temporary)})
+        text = as_json(described | {"sha256": file_sha256(temporary)})
+        sidecar_temporary.write_text(text)
         sidecar.unlink(missing_ok=True)
         card_path(output).unlink(missing_ok=True)
     write_card(

@@ -90,7 +90,12 @@ def write_text(path, text: str) -> None:
 
 def write_json(path, content) -> None:
     """Writes a JSON file."""
-    write_text(path, json.dumps(content, indent=1) + "\n")
+    write_text(path, as_json(content))
+
+
+def as_json(content) -> str:
+    """The text of a JSON file."""
+    return json.dumps(content, indent=1) + "\n"
 
 
 @contextlib.contextmanager

@@ -238,7 +238,8 @@ def _content(path):
         content = json.loads(path.read_text())
         if "sha256" in content:  # a description: true of the file beside it
             file = path.with_suffix("")
-            content["sha256"] = content["sha256"] == hashlib.sha256(file.read_bytes()).hexdigest()
+            found = hashlib.sha256(file.read_bytes()).hexdigest() if file.exists() else ""
+            content["sha256"] = content["sha256"] == found
         for name in ("seconds", "model", "download_size"):
             content.pop(name, None)
         return json.dumps(content)

@@ -21,14 +21,13 @@ def write(record: pathlib.Path) -> None:
     found = json.loads(record.read_text())
     lines = []
     for name, title in _TITLES.items():
-        lines += [f"### {title}", ""]
         if name not in found:
-            lines += ["Not run to its end yet.", ""]
+            lines += [f"### {title}: not run yet", ""]
             continue
         section = found[name]
-        end = "" if section["finished"] else " Stopped before its end."
-        lines += [f"Seed {section['seed']}, {section['seconds']} seconds.{end}", ""]
-        counts = _by_format(section["counts"]) if name == "bad_files" else section["counts"]
+        end = "" if section["finished"] else ", stopped before its end"
+        lines += [f"### {title} (seed {section['seed']}, {section['seconds']} s{end})", ""]
+        counts = _summed(section["counts"])
         columns = list(dict.fromkeys(key for row in counts.values() for key in row))
         lines += [
             f"| | {' | '.join(columns)} |",
@@ -40,17 +39,18 @@ def write(record: pathlib.Path) -> None:
             "",
         ]
         lines += [f"- {figure}: {value}" for figure, value in section["figures"].items()]
-        lines += [f"- **failed**: {line[:300]}" for line in section["failures"]]
+        lines += [f"- **failed**: {line[:160]}" for line in section["failures"]]
         lines += [""] if section["figures"] or section["failures"] else []
     text = "\n".join(lines).rstrip() + "\n"
     PAGE.write_text(_MARKS.sub(lambda marks: marks[1] + text + marks[2], PAGE.read_text()))
 
 
-def _by_format(counts):
-    """One row for a format, of all its damages, which the record lists one by one."""
+def _summed(counts):
+    """One row for a command, a format, or all attacks; the record lists all of them."""
     rows = {}
     for what, row in counts.items():
-        total = rows.setdefault(what.partition(":")[0], {})
+        name = "attacks" if what.startswith("attack ") else re.split("[:,]", what)[0]
+        total = rows.setdefault(name, {})
         for key, number in row.items():
             total[key] = total.get(key, 0) + number
     return rows

@@ -15,7 +15,7 @@ from tf_robust_transfer.methods import given, watch
 from tf_robust_transfer.methods.averaging import WeightAverage, copy_of
 from tf_robust_transfer.methods.directions import Directions
 from tf_robust_transfer.methods.saving import SavesItsStudent
-from tf_robust_transfer.methods.synchronized import batch_norm_layers, synchronized
+from tf_robust_transfer.methods.synchronized import batch_norm_layers, with_our_moments
 from tf_robust_transfer.models.settings import check_settings, require_tensorflow
 from tf_robust_transfer.ops import replicas, workers
 from tf_robust_transfer.options import (
@@ -125,6 +125,7 @@ class Method(SavesItsStudent, keras.Model):
     # What a run has to know of a method.
     takes_teacher = False
     makes_its_student = False  # of its teacher, so that no network of its own is built
+    takes_second_gradients = False  # of the student: its loss looks at input gradients
     several_losses = False  # its `other_losses`, which float16 cannot scale
 
     def __init_subclass__(cls, **kwargs):
@@ -240,15 +241,20 @@ class Method(SavesItsStudent, keras.Model):
         return given.fit(self, super().fit, x, y, *args, **kwargs)
 
     def make_train_function(self, force=False):
-        """As keras.Model's; under several replicas with the statistics of the whole batch."""
+        """As keras.Model's; under several replicas with the statistics of the whole batch, and
+        where second gradients are taken with right ones.
+        """
         if self.train_function is None or force:
             if workers.several(self.distribute_strategy):
                 self.train_function = self._step_of_several_workers()
             else:
                 super().make_train_function(force=True)
             several = self.distribute_strategy.num_replicas_in_sync > 1
-            if several and self.options.synchronized_batch_norm:
-                self.train_function = self._synchronized(self.train_function)
+            whole_batch = several and self.options.synchronized_batch_norm
+            networks = self.networks() if whole_batch else [self.student]
+            if whole_batch or self.takes_second_gradients:
+                layers = batch_norm_layers(networks)
+                self.train_function = _traced_with(layers, whole_batch, self.train_function)
         return self.train_function
 
     def _step_of_several_workers(self):
@@ -273,16 +279,6 @@ class Method(SavesItsStudent, keras.Model):
             return logs
 
         return train_function
-
-    def _synchronized(self, train_function):
-        layers = batch_norm_layers(self.networks())
-
-        def step(iterator):
-            # It traces for every new shape of a batch.
-            with synchronized(layers):
-                return train_function(iterator)
-
-        return step
 
     def networks(self) -> list:
         """The models and layers that a step runs."""
@@ -444,6 +440,15 @@ class Method(SavesItsStudent, keras.Model):
         # A term that this step does not have (IGAM's during its warm start) is not shown as 0.
         results = {name: self._trackers[name].result() for name in (*shown, "accuracy")}
         return results | ({_ASKED: wholes[_ASKED]} if several else {})
+
+
+def _traced_with(layers, whole_batch, train_function):
+    def step(iterator):
+        # It traces for every new shape of a batch.
+        with with_our_moments(layers, whole_batch):
+            return train_function(iterator)
+
+    return step
 
 
 def unpack(data):

@@ -1,4 +1,5 @@
-"""Batch norm whose statistics are of the whole batch, where several replicas share it.
+"""Batch norm whose statistics are of the whole batch, where several replicas share it, and whose
+second gradients are right.
 
 Keras has a switch for it, `synchronized`. It is not used: it would be saved with the network, which
 then loads under TensorFlow alone; it makes three all-reduces of each layer where two do; and its
@@ -18,13 +19,13 @@ def batch_norm_layers(networks) -> list[keras.layers.BatchNormalization]:
 
 
 @contextlib.contextmanager
-def synchronized(layers):
+def with_our_moments(layers, whole_batch: bool):
     """Within it, what is traced of these batch-norm layers in training takes `replicas.moments`.
 
     The layers themselves are changed, and changed back: networks of your own need not be copied.
     """
     for layer in layers:
-        layer._moments = _of_the_whole_batch(layer)
+        layer._moments = _moments_of(layer, whole_batch)
     try:
         yield
     finally:
@@ -32,12 +33,12 @@ def synchronized(layers):
             del layer._moments
 
 
-def _of_the_whole_batch(layer):
+def _moments_of(layer, whole_batch):
     of_its_own = layer._moments
 
     def moments(inputs, mask):
         if mask is not None:  # of sequences; Keras does not synchronise it either
             return of_its_own(inputs, mask)
-        return replicas.moments(inputs, layer._reduction_axes)
+        return replicas.moments(inputs, layer._reduction_axes, whole_batch)
 
     return moments

@@ -58,19 +58,33 @@ def whole(shares: dict) -> dict:
     return dict(zip(shares, tf.unstack(summed), strict=True))
 
 
-def moments(x, axes):
-    """Mean and (biased) variance of the whole batch, along the axes; the first is the batch's.
+def moments(x, axes, whole_batch: bool = True):
+    """Mean and (biased) variance along the axes; the first is the batch's.
 
-    x: float32 [replica batch, ...]. Returns two tensors of the axes that are left, equal on every
-    replica. Gradients, second ones too, are those of `tf.nn.moments` on one device."""
-    context, total = _context(), tf.reduce_sum(x, axes, keepdims=True)
+    Second gradients are right, which those of `tf.nn.moments` are not: it takes the mean inside the
+    variance for a constant, which changes no first gradient, but the gradient of one.
+
+    Args:
+        x: float [replica batch, ...].
+        axes: ints.
+        whole_batch: of the batch of all replicas together, else of this replica's share.
+
+    Returns:
+        two tensors of the axes that are left; of the whole batch equal on every replica.
+    """
+
+    several = whole_batch and _num_replicas() > 1
+
+    def over_replicas(values):
+        return _context().all_reduce(tf.distribute.ReduceOp.SUM, values) if several else values
+
+    total = tf.reduce_sum(x, axes, keepdims=True)
     count = tf.cast(tf.size(x) / tf.size(total), x.dtype)
-    total, count = context.all_reduce(tf.distribute.ReduceOp.SUM, [total, count])
-    mean = total / tf.stop_gradient(count)
-    squares = tf.math.squared_difference(x, tf.stop_gradient(mean))
-    squares = tf.reduce_sum(squares, axes, keepdims=True)
-    squares = context.all_reduce(tf.distribute.ReduceOp.SUM, squares)
-    variance = squares / tf.stop_gradient(count)
+    total, count = over_replicas([total, count])
+    count = tf.stop_gradient(count)
+    mean = total / count
+    squares = tf.reduce_sum(tf.math.squared_difference(x, mean), axes, keepdims=True)
+    variance = over_replicas(squares) / count
     return tf.squeeze(mean, axes), tf.squeeze(variance, axes)
 
 

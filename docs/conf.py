@@ -33,8 +33,6 @@ html_css_files = ["site.css"]
 html_copy_source = html_show_sphinx = html_show_copyright = False
 html_math_renderer = "mathml"
 
-# Pages that other branches bring; until then a link to one is plain text. Empty it when all are in.
-COMING = ("docs/guide/several_machines.md", "docs/performance.md", "docs/reliability.md")
 # Where the site keeps copies of files of the repository.
 COPIES = "files"
 _IN_LISTINGS = (".csv", ".flags", ".json", ".md", ".txt")
@@ -55,9 +53,7 @@ def link_repository_files(app, doctree):
         if not path.is_relative_to(ROOT) or (markdown and target in app.env.found_docs):
             continue
         name = path.relative_to(ROOT).as_posix()
-        if name in COMING and not path.exists():
-            link.replace_self(link.children)
-        elif path.is_dir():
+        if path.is_dir():
             _relink(link, page, f"{name}/index.html")
             app.env.copies.add(name)
         elif path.is_file():

@@ -289,6 +289,7 @@ def saved(tmp_path):
     return tmp_path
 
 
+@pytest.mark.slow
 def test_evaluate_prints_and_writes_the_diagnostics(call, saved):
     shared = (
         f"--model={saved}/student.keras",

@@ -475,7 +475,10 @@ class TestAgainstTheOfficialCode:
     @pytest.mark.parametrize(
         ("name", "component"),
         [
-            *(("digits_robust_linf", component) for component in GOLDEN),
+            *(
+                pytest.param("digits_robust_linf", component, marks=pytest.mark.slow)
+                for component in GOLDEN
+            ),
             ("digits_robust_l2", "apgd-dlr"),
         ],
     )
@@ -536,7 +539,7 @@ cached_network = functools.cache(lambda classes, shape: TanhNetwork(classes, sha
 
 
 class TestBallAndBounds:
-    @hypothesis.settings(max_examples=40, deadline=None, derandomize=True, database=None)
+    @hypothesis.settings(max_examples=20, deadline=None, derandomize=True, database=None)
     @hypothesis.given(
         case=st.sampled_from(sorted(CASES)),
         eps=st.one_of(st.just(0.0), st.sampled_from([1e-6, 8 / 255, 1.0]), st.floats(0, 1)),

@@ -223,7 +223,7 @@ cached_attack = functools.cache(lambda name: ATTACKS[name]())
 
 
 class TestBallAndBounds:
-    @hypothesis.settings(max_examples=80, deadline=None, derandomize=True, database=None)
+    @hypothesis.settings(max_examples=40, deadline=None, derandomize=True, database=None)
     @hypothesis.given(
         model_name=st.sampled_from(sorted(MODELS)),
         attack_name=st.sampled_from(sorted(ATTACKS)),

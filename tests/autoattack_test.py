@@ -96,6 +96,7 @@ def test_a_component_attacks_only_what_resisted_those_before():
     )
 
 
+@pytest.mark.slow
 def test_called_on_arrays():
     """Examples that fool wherever evaluation finds some; the image itself where the model errs
     already.

@@ -58,6 +58,9 @@ SPECIAL = {
     "save_adversarial": ("x.txt", []),
     "adversarial_examples": ("x.npy", []),
     "state": (f"{NOWHERE}.npz", []),
+    "initial_model": ("no_such_model.keras", []),
+    "part": ("2/2", ["--output=x.json"]),
+    "write": ("no_such_folder", []),
     "sha256": ("x", []),
     "x": ("no_such_flag", ["--kind=sweep"]),
     "series": ("no_such_flag", ["--kind=sweep", "--x=seed"]),
@@ -157,7 +160,10 @@ def test_a_value_that_is_not_allowed(
     assert not reading or flag in READS_DATA
 
 
-@pytest.mark.parametrize("arguments", [["train", "--noise=x"], ["evaluate", "--model=nothing"]])
+@pytest.mark.parametrize(
+    "arguments",
+    [["train", "--noise=x"], pytest.param(["evaluate", "--model=nothing"], marks=pytest.mark.slow)],
+)
 def test_from_end_to_end(arguments, tmp_path):
     command, flag = arguments
     ended = subprocess.run(

@@ -81,6 +81,7 @@ def trained(monkeypatch, arguments):
     return made[-1]
 
 
+@pytest.mark.slow
 def test_train_compiles_each_of_igams_three_steps_once(teacher, tmp_path, monkeypatch):
     method = trained(monkeypatch, igam_arguments(tmp_path / "run"))
     assert method.jit_compile is True

@@ -103,7 +103,7 @@ class TestProjection:
             (values + (normals * found).sum(axis=1))[reachable], 0, atol=1e-5
         )
 
-    @hypothesis.settings(max_examples=60, deadline=None, derandomize=True, database=None)
+    @hypothesis.settings(max_examples=30, deadline=None, derandomize=True, database=None)
     @hypothesis.given(
         norm=st.sampled_from(NORMS),
         size=st.sampled_from([1, 2, 33]),
@@ -505,7 +505,7 @@ def case(name):
 
 
 class TestBallAndBounds:
-    @hypothesis.settings(max_examples=40, deadline=None, derandomize=True, database=None)
+    @hypothesis.settings(max_examples=20, deadline=None, derandomize=True, database=None)
     @hypothesis.given(
         name=st.sampled_from(sorted(CASES)),
         eps=st.sampled_from([0.0, 1e-6, 8 / 255, 0.3, 1.0]),

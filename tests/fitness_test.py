@@ -62,7 +62,7 @@ def test_a_teacher_that_will_do(teacher, images, digits):
         ("centered", "of the images x as 2 x - 1: its normalisation is missing"),
         ("black", "the logits are nearly the same for all images"),
         ("constant", "of the images have no input gradient to transfer"),
-        ("no endpoints", "no endpoints but the logits"),
+        pytest.param("no endpoints", "no endpoints but the logits", marks=pytest.mark.slow),
     ],
 )
 def test_what_is_wrong_is_said(case, says, teacher, images, digits):

@@ -1,5 +1,6 @@
 """What waits for a GPU, rehearsed: benchmarks/gpu.py, its PyTorch side, scripts/gpu_check.sh."""
 
+import importlib
 import json
 import os
 import pathlib
@@ -21,9 +22,10 @@ def benchmarks(monkeypatch):
 
 def test_the_torch_twin_is_the_network(benchmarks, tmp_path):
     """Its weights go the way that gpu.py and torch_side.py send them."""
-    import gpu
+    gpu = importlib.import_module("gpu")
     import torch
-    import torch_side
+
+    torch_side = importlib.import_module("torch_side")
 
     from tf_robust_transfer.models import build_model
 
@@ -50,7 +52,7 @@ def test_the_torch_twin_is_the_network(benchmarks, tmp_path):
 
 
 def test_records_go_on_after_a_cut(benchmarks, tmp_path):
-    import gpu
+    gpu = importlib.import_module("gpu")
 
     path = tmp_path / "rows.jsonl"
     path.write_text('{"row": "one", "ms": 1.0}\n{"row": "tw')

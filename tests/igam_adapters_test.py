@@ -385,6 +385,7 @@ class TestFlags:
         arguments = [f"--flagfile={path}", f"--run_dir={path.parent}/runs/{path.stem}", *arguments]
         return run_training(parse(TrainConfig, arguments))
 
+    @pytest.mark.slow
     def test_a_chain_whose_fine_tuned_teacher_brings_its_adapter(self, tmp_path):
         teacher = self.teacher(tmp_path)
         tuned = self.write(

@@ -1290,8 +1290,9 @@ for name in sys.argv[2:]:
         assert norms and not any(x.synchronized or "_moments" in vars(x) for x in norms)
 np.savez(sys.argv[1], **found)
 """
-FAST = ("igam", "mixacm_clipped")
+FAST = ("mixacm_clipped",)
 SLOW = (
+    "igam",
     "igam_reference_code",
     "igam_each_its_own",
     "igam_without_game",

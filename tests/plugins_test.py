@@ -188,6 +188,7 @@ def test_names_of_ours_are_no_plugins():
     assert not any(map(plugins.is_plugin, ours))
 
 
+@pytest.mark.slow
 def test_a_run_of_parts_resumes_and_its_student_loads_without_them(tmp_path):
     (tmp_path / "outside").mkdir()
     (tmp_path / "outside" / "parts.py").write_text(MINE)

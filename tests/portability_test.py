@@ -103,7 +103,9 @@ def test_every_network_is_here():
     assert set(NETWORKS) | LEFT_OUT == set(MODELS)
 
 
-@pytest.mark.parametrize("backend", ["tensorflow", "torch", "jax"])
+@pytest.mark.parametrize(
+    "backend", ["tensorflow", pytest.param("torch", marks=pytest.mark.slow), "jax"]
+)
 def test_logits_of_a_fresh_process(saved, backend, tmp_path):
     if not importlib.util.find_spec(backend):
         pytest.skip(f"{backend} is not installed")

@@ -97,16 +97,14 @@ def test_a_doubt_is_told_once_a_run(monkeypatch):
         return types.SimpleNamespace(accuracy={"clean": 1.0, "fgsm": 0.5}, attacks=("fgsm",))
 
     monkeypatch.setattr(callbacks, "evaluate_robustness", evaluate)
-    monkeypatch.setattr(callbacks, "take_weights", lambda *models: None)
     images = np.zeros((1, 8, 8, 1), np.float32)
     watch = callbacks.WatchAccuracy(
         images,
         np.zeros(1, int),
         threat_model=ThreatModel(),
         attack="fgsm",
-        batch_size=1,
         seed=0,
-        student=None,
+        measured=types.SimpleNamespace(take=lambda: None),
     )
     watch.set_model(
         types.SimpleNamespace(student=None, optimizer=types.SimpleNamespace(learning_rate=0.1))

@@ -149,7 +149,7 @@ CASES |= {name: by_flags(name) for name in METHODS if name not in CASES}
 
 
 # The others' draws are among these; XLA compiles for seconds.
-QUICK = ("adversarial_training", "igam", "igam, warm start", "mixacm", "PGD", "Square")
+QUICK = ("adversarial_training", "igam, warm start", "PGD", "Square")
 
 
 def marked(name, *more):

@@ -66,7 +66,12 @@ def test_no_figure_stands_outside_generated_text():
     """A percentage, or a figure with its interval, is from a record or not there."""
     figures = re.compile(r"\d+(?:\.\d+)?\s?%|\d+\.\d \[\d+\.\d, \d+\.\d\]")
     for page in PAGES:
-        text = re.sub(r"<!-- (?:table|=|speed|counts)[ ].*?<!-- end(?: of counts)? -->", "", page.read_text(), flags=re.DOTALL)
+        text = re.sub(
+            r"<!-- (?:table|=|speed|counts)[ ].*?<!-- end(?: of counts)? -->",
+            "",
+            page.read_text(),
+            flags=re.DOTALL,
+        )
         text = re.sub(
             r"```.*?```|`[^`\n]*`|\b95% (?:confidence )?intervals?", "", text, flags=re.DOTALL
         )

@@ -172,6 +172,7 @@ class TestRandomNumbers:
         np.add.at(together, (places[0], places[1]), 1)
         assert scipy.stats.chisquare(together.ravel()).pvalue > 1e-3
 
+    @pytest.mark.slow
     def test_every_chunk_and_example_has_its_own(self):
         first, second = self.drawn(0), self.drawn(50)
         assert len(np.unique(np.concatenate([first, second])[..., 0])) > 0.99 * 2 * 400 * 50

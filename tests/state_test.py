@@ -49,6 +49,7 @@ def run_child(path, component, output):
     return fresh_process.run(textwrap.dedent(CHILD), path, component, output)
 
 
+@pytest.mark.slow
 def test_killed_in_every_component(tmp_path):
     whole = run_child(tmp_path / "whole.npz", -1, tmp_path / "expected.npz")
     assert whole.returncode == 0, whole.stderr

@@ -109,6 +109,7 @@ def test_each_epoch_has_each_image_at_most_once_in_a_new_order(data_dir):
         )
 
 
+@pytest.mark.slow
 def test_the_order_is_of_the_seed_alone(data_dir):
     source = opened(data_dir)
     tf.random.set_seed(1)
@@ -444,6 +445,7 @@ class Stop(Exception):
     pass
 
 
+@pytest.mark.slow
 def test_an_interrupted_run_on_streamed_images_ends_with_the_same_weights(tmp_path, monkeypatch):
     """Stopped inside the second epoch, at step 10, and gone on with; 7 batches an epoch."""
     arguments = [

@@ -247,6 +247,7 @@ class TestErrors:
             command.run(parse(Theorem41Config, [f"--models={model}", f"--teacher={model}"]))
 
 
+@pytest.mark.slow
 def test_the_command_on_digits(tmp_path, capsys):
     specs = []
     for seed, name in enumerate(("student", "teacher")):

@@ -177,6 +177,7 @@ class TestWeightAverage:
             self.method(decay=0.0).averaged_student([])
 
 
+@pytest.mark.slow
 class TestRuns:
     """`train` with an average and the best epoch: a whole run, and one that goes on after each
     epoch.

@@ -132,7 +132,7 @@ SLOW = {
     "finetune_resize",
     "finetune_transposed_conv",
     "igam",
-    "igam_mixacm",
+    "igam_noise_warm_start",
     "igam_resize",
     "igam_random_pad_per_example",
     "igam_crop_seen",

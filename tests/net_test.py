@@ -83,7 +83,11 @@ def difference(found, stored, rows):
 
 
 @pytest.mark.parametrize(
-    "name", ["mixacm", pytest.param("igam_noise_warm_start", marks=pytest.mark.slow)]
+    "name",
+    [
+        pytest.param("mixacm", marks=pytest.mark.slow),
+        pytest.param("igam_noise_warm_start", marks=pytest.mark.slow),
+    ],
 )
 def test_a_run_leaves_the_student_of_the_twenty_steps(name):
     if HERE != PLATFORM:

@@ -104,7 +104,8 @@ def test_every_network_is_here():
 
 
 @pytest.mark.parametrize(
-    "backend", ["tensorflow", pytest.param("torch", marks=pytest.mark.slow), "jax"]
+    "backend",
+    [*(pytest.param(name, marks=pytest.mark.slow) for name in ("tensorflow", "torch")), "jax"],
 )
 def test_logits_of_a_fresh_process(saved, backend, tmp_path):
     if not importlib.util.find_spec(backend):

@@ -46,7 +46,8 @@ def _train_the_quickstarts_teacher():
 def test_it_is_short_and_its_lines_fit():
     lines = README.splitlines()
     assert len(lines) <= 150
-    prose = [line for line in lines if not line.startswith(("|", "    ", "<!--", "!["))]
+    text = re.sub("<!-- table .*?<!-- end -->", "", README, flags=re.DOTALL)
+    prose = [line for line in text.splitlines() if not line.startswith(("|", "    ", "!["))]
     assert max(map(len, prose)) <= 105  # a link may stand out
 
 

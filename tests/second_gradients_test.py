@@ -8,8 +8,8 @@ import pytest
 import tensorflow as tf
 
 import tf_robust_transfer as rt
-from tf_robust_transfer.methods.synchronized import batch_norm_layers, with_our_moments
 from tf_robust_transfer.ops import replicas
+from tf_robust_transfer.ops.batch_norm import batch_norm_layers, with_our_moments
 
 
 @pytest.fixture(scope="module")

@@ -83,7 +83,7 @@ def test_nothing_is_built(setting, saved, change):
 @pytest.mark.parametrize(
     "dtype, dataset",
     [
-        ("float16", True),
+        pytest.param("float16", True, marks=pytest.mark.slow),
         pytest.param("float64", True, marks=pytest.mark.slow),
         pytest.param("float16", False, marks=pytest.mark.slow),
     ],

@@ -307,7 +307,7 @@ def test_what_is_overridden_is_called_by_keras():
     )
     assert "self.make_train_function(" in inspect.getsource(TensorFlowTrainer.fit)
     assert "self._moments(" in inspect.getsource(keras.layers.BatchNormalization.call), (
-        "Keras has renamed BatchNormalization._moments, which methods/synchronized.py sets"
+        "Keras has renamed BatchNormalization._moments, which ops/batch_norm.py sets"
     )
     assert "_reduction_axes" in inspect.getsource(keras.layers.BatchNormalization)
 

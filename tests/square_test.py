@@ -352,7 +352,7 @@ class TestOfficial:
     @pytest.mark.parametrize(
         ("name", "seeds"),
         [
-            ("digits_robust_linf", 2),
+            pytest.param("digits_robust_linf", 2, marks=pytest.mark.slow),
             *(pytest.param(name, 3, marks=pytest.mark.slow) for name in golden_networks.NAMES),
         ],
     )

@@ -143,6 +143,7 @@ def test_a_group_of_files_is_shuffled_whole(data_dir):
     assert abs(stats.spearmanr(np.arange(47), places).statistic) < 4 / np.sqrt(47)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("group_files", [1, 3])
 def test_started_later_is_bit_identical(data_dir, group_files):
     source = opened(data_dir, group_files)

@@ -47,15 +47,9 @@ def files(tmp_path_factory):
     }
 
 
-def cases():
-    """Every pair; one of them in the default suite."""
-    for row, model_id in enumerate(TEACHERS):
-        for column, method in enumerate(METHODS):
-            marks = [pytest.mark.slow] if row or column else []
-            yield pytest.param(model_id, method, marks=marks, id=f"{model_id}-{method}")
-
-
-@pytest.mark.parametrize(("model_id", "method"), cases())
+@pytest.mark.slow
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("model_id", TEACHERS)
 def test_two_steps_by_flag_file(model_id, method, files, tmp_path):
     flag_file = tmp_path / "student.flags"
     flag_file.write_text(

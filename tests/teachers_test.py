@@ -6,6 +6,7 @@ definitions, by network, not by id."""
 
 import collections
 import dataclasses
+import re
 
 import numpy as np
 import pytest
@@ -280,8 +281,16 @@ def cases():
     seen = set()
     for (text, statistics, classes), found in rows.items():
         cut = tuple(text.split()[:2])  # without the width
+        depth = re.search(r"\b(\d+)\b", text)
+        deep = cut not in seen and depth and int(depth[1]) > 40
         yield pytest.param(
-            text, statistics, classes, found, cut in seen, id=f"{text}-{classes}-{found[0].id}"
+            text,
+            statistics,
+            classes,
+            found,
+            cut in seen,
+            id=f"{text}-{classes}-{found[0].id}",
+            marks=[pytest.mark.slow] if deep else [],
         )
         seen.add(cut)
 

@@ -50,7 +50,7 @@ def sgd():
     [
         pytest.param(IGAM, marks=pytest.mark.slow),
         pytest.param(MixACM, marks=pytest.mark.slow),
-        IGAMMixACM,
+        pytest.param(IGAMMixACM, marks=pytest.mark.slow),
     ],
 )
 def test_a_plain_loop_over_terms_gives_the_methods_weights(kind):

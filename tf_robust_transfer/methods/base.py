@@ -15,9 +15,9 @@ from tf_robust_transfer.methods import given, watch
 from tf_robust_transfer.methods.averaging import WeightAverage, copy_of
 from tf_robust_transfer.methods.directions import Directions
 from tf_robust_transfer.methods.saving import SavesItsStudent
-from tf_robust_transfer.methods.synchronized import batch_norm_layers, with_our_moments
 from tf_robust_transfer.models.settings import check_settings, require_tensorflow
 from tf_robust_transfer.ops import replicas, workers
+from tf_robust_transfer.ops.batch_norm import batch_norm_layers, with_our_moments
 from tf_robust_transfer.options import (
     Options,
     at_least,
@@ -125,7 +125,6 @@ class Method(SavesItsStudent, keras.Model):
     # What a run has to know of a method.
     takes_teacher = False
     makes_its_student = False  # of its teacher, so that no network of its own is built
-    takes_second_gradients = False  # of the student: its loss looks at input gradients
     several_losses = False  # its `other_losses`, which float16 cannot scale
 
     def __init_subclass__(cls, **kwargs):
@@ -241,20 +240,16 @@ class Method(SavesItsStudent, keras.Model):
         return given.fit(self, super().fit, x, y, *args, **kwargs)
 
     def make_train_function(self, force=False):
-        """As keras.Model's; under several replicas with the statistics of the whole batch, and
-        where second gradients are taken with right ones.
-        """
+        """As keras.Model's; under several replicas with the statistics of the whole batch."""
         if self.train_function is None or force:
             if workers.several(self.distribute_strategy):
                 self.train_function = self._step_of_several_workers()
             else:
                 super().make_train_function(force=True)
             several = self.distribute_strategy.num_replicas_in_sync > 1
-            whole_batch = several and self.options.synchronized_batch_norm
-            networks = self.networks() if whole_batch else [self.student]
-            if whole_batch or self.takes_second_gradients:
-                layers = batch_norm_layers(networks)
-                self.train_function = _traced_with(layers, whole_batch, self.train_function)
+            if several and self.options.synchronized_batch_norm:
+                layers = batch_norm_layers(self.networks())
+                self.train_function = _of_the_whole_batch(layers, self.train_function)
         return self.train_function
 
     def _step_of_several_workers(self):
@@ -442,10 +437,10 @@ class Method(SavesItsStudent, keras.Model):
         return results | ({_ASKED: wholes[_ASKED]} if several else {})
 
 
-def _traced_with(layers, whole_batch, train_function):
+def _of_the_whole_batch(layers, train_function):
     def step(iterator):
         # It traces for every new shape of a batch.
-        with with_our_moments(layers, whole_batch):
+        with with_our_moments(layers, whole_batch=True):
             return train_function(iterator)
 
     return step

@@ -124,7 +124,7 @@ class IGAM(Method):
     An optimizer that is given keeps its own rate."""
 
     Options, Flags = IGAMOptions, IGAMFlags
-    takes_teacher = takes_second_gradients = several_losses = True
+    takes_teacher = several_losses = True
 
     def __init__(self, *, student, teacher, discriminator=None, **kwargs):
         super().__init__(student=student, **kwargs)

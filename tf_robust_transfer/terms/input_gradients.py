@@ -10,6 +10,7 @@ from tf_robust_transfer.flag_types import fraction
 from tf_robust_transfer.inference.faster_copy import PRECISIONS, FasterCopy
 from tf_robust_transfer.losses import classification
 from tf_robust_transfer.models.batch_statistics import BATCH_NORMS, with_batch_statistics
+from tf_robust_transfer.ops.batch_norm import batch_norm_layers, with_our_moments
 from tf_robust_transfer.ops.gradients import input_gradient
 from tf_robust_transfer.ops.random import fold_seed
 from tf_robust_transfer.options import Options, above, from_keywords, option
@@ -75,9 +76,12 @@ class InputGradients:
         )
 
     def __call__(self, images, labels, seed):
-        student_gradient, logits = self._gradient(
-            lambda x: self.student(x, training=True), images, labels
-        )
+        # The loss differentiates this gradient once more.
+        layers = batch_norm_layers([self.student])
+        with with_our_moments(layers, whole_batch=False):
+            student_gradient, logits = self._gradient(
+                lambda x: self.student(x, training=True), images, labels
+            )
         with random_positions(fold_seed(seed, 4), tf.shape(images)[0]):
             teacher_gradient = self.teacher_gradient(images, labels)
         return {

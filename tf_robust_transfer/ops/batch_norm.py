@@ -24,12 +24,14 @@ def with_our_moments(layers, whole_batch: bool):
 
     The layers themselves are changed, and changed back: networks of your own need not be copied.
     """
-    for layer in layers:
+    # One that has ours already, of the whole batch, keeps them.
+    changed = [layer for layer in layers if "_moments" not in vars(layer)]
+    for layer in changed:
         layer._moments = _moments_of(layer, whole_batch)
     try:
         yield
     finally:
-        for layer in layers:
+        for layer in changed:
             del layer._moments
 
 

@@ -242,6 +242,8 @@ def _content(path):
             content["sha256"] = content["sha256"] == found
         for name in ("seconds", "model", "download_size"):
             content.pop(name, None)
+        if "training" in content:
+            content["training"].pop("seconds", None)
         return json.dumps(content)
     if path.name == "flags.txt":
         lines = path.read_text().splitlines()

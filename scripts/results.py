@@ -94,13 +94,13 @@ class Runner:
                     f"--output={output}",
                 )
             record.mkdir(parents=True, exist_ok=True)
-            # Without where the data lay.
-            flags = re.sub(
-                r"(?m)^--data_dir=.*$", "--data_dir=", (folder / "flags.txt").read_text()
-            )
+            # Without the places of this machine.
+            flags = (folder / "flags.txt").read_text().replace(f"{self.runs}/", "runs/results/")
+            flags = re.sub(r"(?m)^--data_dir=.*$", "--data_dir=", flags)
             (record / "flags.txt").write_text(flags)
             trained = json.loads((folder / "results.json").read_text()).get("training")
             found = json.loads(output.read_text()) | ({"training": trained} if trained else {})
+            found["model"] = f"runs/results/seed{seed}/{name}"
             (record / file).write_text(json.dumps(found, indent=1) + "\n")
         accuracy = json.loads((record / file).read_text())["accuracy"]
         return f"{record}: " + ", ".join(

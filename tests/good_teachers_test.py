@@ -14,6 +14,7 @@ import tf_robust_transfer as rt
 from tf_robust_transfer.command_line import parse
 from tf_robust_transfer.config import TrainConfig
 from tf_robust_transfer.errors import InputError
+from tf_robust_transfer.methods.averaging import copied
 from tf_robust_transfer.methods.n_fgsm import NFGSM
 from tf_robust_transfer.runs import callbacks, run_training
 from tf_robust_transfer.runs.optimizers import OneCycle
@@ -171,6 +172,20 @@ class TestWeightAverage:
             averages.append([weight.numpy() for weight in method.average.averages])
         for one, other in zip(*averages, strict=True):
             np.testing.assert_allclose(one, other, atol=1e-6)
+
+    def test_a_network_that_cannot_be_cloned_is_refused_in_a_line(self):
+        class Own(keras.Model):
+            def __init__(self):
+                super().__init__()
+                self.dense = keras.layers.Dense(3)
+
+            def call(self, images):
+                return self.dense(keras.ops.reshape(images, (-1, 64)))
+
+        own = Own()
+        own(np.zeros((1, 8, 8, 1), np.float32))
+        with pytest.raises(InputError, match="Keras cannot clone Own: give a functional model"):
+            copied(own)
 
     def test_a_method_without_it_says_how_to_have_it(self):
         with pytest.raises(InputError, match="make it with weight_averaging=0.999"):

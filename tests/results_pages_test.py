@@ -190,6 +190,22 @@ def test_a_page_is_filled_from_its_records(results):
     assert write_pages(results.parent) == []
 
 
+def test_training_and_test_images_are_never_averaged(results):
+    for split, accuracy in (("train[:2000]", 0.9), ("test", 0.5)):
+        name = f"results_{split[:4]}.json"
+        write(
+            results / "records" / "group", "one", 0, name, split=split, accuracy={"clean": accuracy}
+        )
+    filler = Filler(results)
+    with pytest.raises(InputError, match="'one' has figures of several splits: say split=test or"):
+        filler.fill("<!-- table group rows=one -->\n<!-- end -->")
+    with pytest.raises(InputError, match="several splits"):
+        filler.figure("group:one:clean")
+    for split, shown in (("train", "90.0"), ("test", "50.0")):
+        text = filler.fill(f"<!-- table group rows=one split={split} -->\n<!-- end -->")
+        assert f"| first | {shown} |" in text
+
+
 @pytest.mark.parametrize(
     ("comment", "says"),
     [

@@ -6,6 +6,7 @@ import keras
 import tensorflow as tf
 
 from tf_robust_transfer.errors import InputError
+from tf_robust_transfer.models.precision import copy_of
 from tf_robust_transfer.ops import replicas
 
 
@@ -65,21 +66,19 @@ class WeightAverage(keras.layers.Layer):
         estimate_batch_statistics(copy, batches)
 
 
-def copy_of(network: keras.Model) -> keras.Model:
-    """A copy of a network, with the same weights.
+def copied(network: keras.Model) -> keras.Model:
+    """A copy of a network, to be given an average of its weights.
 
     Raises:
         InputError: a network that Keras cannot clone, such as a subclassed one.
     """
     try:
-        copy = keras.models.clone_model(network)
+        return copy_of(network)
     except (ValueError, TypeError, NotImplementedError) as error:
         raise InputError(
             f"weight_averaging needs a copy of the student, and Keras cannot clone "
             f"{type(network).__name__}: give a functional model, or leave it out ({error})"
         ) from None
-    copy.set_weights(network.get_weights())
-    return copy
 
 
 def estimate_batch_statistics(network: keras.Model, batches: Iterable) -> None:

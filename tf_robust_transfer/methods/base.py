@@ -12,7 +12,7 @@ from tf_robust_transfer.errors import InputError
 from tf_robust_transfer.flag_types import boolean, fraction
 from tf_robust_transfer.losses import classification
 from tf_robust_transfer.methods import given, watch
-from tf_robust_transfer.methods.averaging import WeightAverage, copy_of
+from tf_robust_transfer.methods.averaging import WeightAverage, copied
 from tf_robust_transfer.methods.directions import Directions
 from tf_robust_transfer.methods.saving import SavesItsStudent
 from tf_robust_transfer.models.settings import check_settings, require_tensorflow
@@ -325,7 +325,7 @@ class Method(SavesItsStudent, keras.Model):
             raise InputError(
                 "this method has no average of its weights: make it with weight_averaging=0.999"
             )
-        copy = copy_of(self.student)
+        copy = copied(self.student)
         self.average.give(copy, self.student, batches)
         return copy
 

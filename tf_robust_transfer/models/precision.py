@@ -20,6 +20,14 @@ def with_precision(network: keras.Model, precision: str) -> keras.Model:
     return _recast(network, dtype)
 
 
+def copy_of(network: keras.Model) -> keras.Model:
+    """A copy of a network in the same precision, with weights of the same values.
+
+    Raises a ValueError or TypeError for one that Keras cannot clone, such as a subclassed one.
+    """
+    return _recast(network, lambda layer: None)
+
+
 def in_float32(network: keras.Model) -> keras.Model:
     """The network itself where all of it computes in float32, else a copy that does, with weights
     of the same values.

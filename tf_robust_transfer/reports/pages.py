@@ -9,8 +9,9 @@ A page names them in comments that a reader does not see:
 
 What stands between a comment and its end is written anew each time. `igam14` is a file of
 docs/results/rows. Of a table, `rows=a,b` takes some of its rows (another file's as `FILE:ROW`),
-`columns` shows flags of their runs, `head` names the column of labels, or `-` leaves it out. Of a
-figure, `FILE:ROW:ATTACK` is the mean over the seeds, or one seed's with its interval;
+`columns` shows flags of their runs, `head` names the column of labels, or `-` leaves it out, and
+`split` takes the figures of training or of test images, where rows have both. Of a figure,
+`FILE:ROW:ATTACK` is the mean over the seeds, or one seed's with its interval;
 `FILE:ROW:ATTACK:0` is seed 0's, `a - b` a difference in points, `a / b` a share in %.
 """
 
@@ -79,15 +80,16 @@ class Filler:
     def _table(self, file, options):
         rows = self._file(file)
         given = dict(option.split("=", 1) for option in options.split())
-        unknown = set(given) - {"rows", "columns", "attacks", "head"}
+        known = ("rows", "columns", "attacks", "head", "split")
+        unknown = set(given) - set(known)
         if unknown:
-            raise InputError(f"a table has no {sorted(unknown)[0]!r}: rows, columns, attacks, head")
+            raise InputError(f"a table has no {sorted(unknown)[0]!r}: {', '.join(known)}")
         chosen = [
             self._row(*(name.split(":") if ":" in name else (file, name)))
             for name in names(given.get("rows", ",".join(rows)))
         ]
         columns = names(given.get("columns", ""))
-        found = {row.name: row.records(self._records) for row in chosen}
+        found = {row.name: self._found(row, given.get("split", "")) for row in chosen}
         attacks = names(given.get("attacks", "")) or tuple(
             dict.fromkeys(
                 attack
@@ -124,13 +126,24 @@ class Filler:
         if not 2 <= name.count(":") <= 3:
             raise InputError(f"expected FILE:ROW:ATTACK or FILE:ROW:ATTACK:SEED, got {name!r}")
         file, row, attack, *seed = name.split(":")
-        records = self._row(file, row).records(self._records)
+        records = self._found(self._row(file, row))
         if seed:
             records = tuple(record for record in records if str(record.seed) == seed[0])
         figures = [figure for record in records if (figure := record.figure(attack))]
         if not figures:
             raise InputError(f"no record of {name!r}: run it, or take the sentence out")
         return figures
+
+    def _found(self, row: Experiment, split=""):
+        """The row's records of one split: of training and test images no mean is taken."""
+        records = row.records(self._records)
+        if split:
+            return tuple(record for record in records if record.split == split)
+        several = sorted({record.split for record in records})
+        if len(several) > 1:
+            said = " or ".join(f"split={name}" for name in several)
+            raise InputError(f"{row.name!r} has figures of several splits: say {said}")
+        return records
 
     def _file(self, file):
         if file not in self._experiments:

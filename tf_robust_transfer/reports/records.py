@@ -60,6 +60,11 @@ class Record:
         return self.results[0].get("seed", 0)
 
     @property
+    def split(self) -> str:
+        """ "train" or "test", without the part of it."""
+        return self.results[0]["split"].partition("[")[0]
+
+    @property
     def heading(self) -> str:
         """Data, size and threat model: records of one heading stand in one table."""
         first = self.results[0]

@@ -9,7 +9,7 @@ import keras
 from tf_robust_transfer.checkpoints import save_model
 from tf_robust_transfer.evaluation import evaluate_robustness, parse_attack
 from tf_robust_transfer.files import write_json
-from tf_robust_transfer.methods.averaging import copy_of
+from tf_robust_transfer.methods.averaging import copied
 from tf_robust_transfer.models.precision import in_float32, take_weights
 
 _LOG = logging.getLogger("tf_robust_transfer")
@@ -27,17 +27,18 @@ class Measured:
     """
 
     def __init__(self, method, batches: Callable[[], Iterable]):
-        self._method, self._batches = method, batches
+        self._method, self._batches, self._taken = method, batches, None
         self.network = in_float32(method.student)
         if method.average is not None and self.network is method.student:
-            self.network = copy_of(method.student)
+            self.network = copied(method.student)
 
     def take(self) -> keras.Model:
         """The network, with the weights of this moment."""
         method = self._method
         if method.average is None:
             take_weights(self.network, method.student)
-        else:
+        elif self._taken != method.steps_done:  # batch statistics are estimated once a step
+            self._taken = method.steps_done
             batches = (images for images, _ in self._batches().take(_BATCHES))
             method.average.give(self.network, method.student, batches)
         return self.network

@@ -4,6 +4,7 @@ from.
 
 import json
 import re
+import types
 
 import keras
 import numpy as np
@@ -11,12 +12,15 @@ import pytest
 import tensorflow as tf
 
 import tf_robust_transfer as rt
+from tf_robust_transfer.analysis.alignment import gradient_alignment
 from tf_robust_transfer.command_line import parse
 from tf_robust_transfer.config import TrainConfig
 from tf_robust_transfer.errors import InputError
 from tf_robust_transfer.methods.averaging import copied
 from tf_robust_transfer.methods.n_fgsm import NFGSM
 from tf_robust_transfer.runs import callbacks, run_training
+from tf_robust_transfer.runs.diagnostics import GradientDiagnostics
+from tf_robust_transfer.runs.measured import Measured
 from tf_robust_transfer.runs.optimizers import OneCycle
 
 EPS = 0.1
@@ -172,6 +176,24 @@ class TestWeightAverage:
             averages.append([weight.numpy() for weight in method.average.averages])
         for one, other in zip(*averages, strict=True):
             np.testing.assert_allclose(one, other, atol=1e-6)
+
+    def test_the_epochs_diagnostics_are_the_averages(self):
+        method, images = self.method(), self.batch()[0]
+        for _ in self.train(method, 3):
+            pass
+        found, labels = {}, self.batch()[1]
+        events = types.SimpleNamespace(scalar=lambda tag, value, step: found.update({tag: value}))
+        measured = Measured(method, lambda: tf.data.Dataset.from_tensors((images, labels)))
+        callback = GradientDiagnostics(events, measured, images, labels)
+        callback.set_model(method)
+        callback.on_epoch_end(0, {})
+        average = method.averaged_student([images])
+        own, last = (
+            np.nanmean(gradient_alignment(model, images, labels).alpha)
+            for model in (average, method.student)
+        )
+        np.testing.assert_allclose(found["diagnostics/alpha"], own, rtol=1e-5)
+        assert abs(own - last) > 1e-4
 
     def test_a_network_that_cannot_be_cloned_is_refused_in_a_line(self):
         class Own(keras.Model):

@@ -22,23 +22,25 @@ class GradientDiagnostics(keras.callbacks.Callback):
 
     Args:
         events: `Events` of the run.
+        measured: `measured.Measured`, what is measured of the method.
         images, labels: float32 [n, height, width, channels] in [0, 1] and int [n]; of many classes
             only the first of them are looked at. n = 0: nothing is written.
         teacher: keras.Model or None; one of other images or classes than the student's is not
             compared with.
     """
 
-    def __init__(self, events, images, labels, teacher=None):
+    def __init__(self, events, measured, images, labels, teacher=None):
         super().__init__()
-        self._events, self._teacher = events, teacher
+        self._events, self._measured, self._teacher = events, measured, teacher
         self._images, self._labels = images, labels
         self._alignment, self._teachers = None, {}
 
     def on_epoch_end(self, epoch, logs=None):
         if not len(self._images):
             return
+        student = self._measured.take()
         if self._alignment is None:
-            self._begin(self.model.student)
+            self._begin(student)
         found = self._alignment(self._images, self._labels)
         names = ("alpha", "rho", "rho_minus_alpha", "cosine", "l2_distance")
         scalars = {

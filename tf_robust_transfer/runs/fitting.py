@@ -161,7 +161,7 @@ def _watching(run, events, progress, save):
         "seed": config.seed,
     }
     accuracy = callbacks.WatchAccuracy(images, labels, measured=run.measured, **attacked)
-    diagnostics = GradientDiagnostics(events, images[:500], labels[:500], teacher)
+    diagnostics = GradientDiagnostics(events, run.measured, images[:500], labels[:500], teacher)
     allowance = Allowance()
     for callback in (save, accuracy, diagnostics):
         allowance.limit(callback)
@@ -172,6 +172,7 @@ def _watching(run, events, progress, save):
         best = [KeepBest(run.measured, *held, path=run.folder.best, **attacked)]
     pictures = tensorboard.TensorBoard(
         events,
+        run.measured,
         every=config.log_every,
         epochs=math.ceil(run.total_steps / run.steps_per_epoch),
         images=images[:8],

@@ -25,6 +25,7 @@ class TensorBoard(keras.callbacks.Callback):
 
     Args:
         events: `Events` of the run.
+        measured: `measured.Measured`, what is shown of the method.
         every: steps between scalars.
         epochs: of the whole run.
         images, labels: the test examples of the pictures; none, or of other than
@@ -32,9 +33,10 @@ class TensorBoard(keras.callbacks.Callback):
         teacher: keras.Model or None; one of other images or classes stays out.
     """
 
-    def __init__(self, events, *, every, epochs, images, labels, teacher):
+    def __init__(self, events, measured, *, every, epochs, images, labels, teacher):
         super().__init__()
-        self._events, self._every, self._epochs = events, every, epochs
+        self._events, self._measured = events, measured
+        self._every, self._epochs = every, epochs
         self._images, self._labels, self._teacher = images, labels, teacher
         if images.shape[-1] not in (1, 3):
             self._images = images[:0]
@@ -44,7 +46,7 @@ class TensorBoard(keras.callbacks.Callback):
         self._step = self.model.steps_done
         if self._begun or not len(self._images):
             return
-        self._begun, student = True, self.model.student
+        self._begun, student = True, self._measured.network
         shapes = student.input_shape, student.output_shape
         teacher = self._teacher
         if teacher is not None and (teacher.input_shape, teacher.output_shape) != shapes:
@@ -77,7 +79,7 @@ class TensorBoard(keras.callbacks.Callback):
         return epoch in (1, self._epochs) or epoch % max(1, self._epochs // _PICTURES) == 0
 
     def _draw(self):
-        student = self.model.student
+        student = self._measured.take()
         shown = scaled_gradients(student, self._images, self._labels)
         gradients = self._gradients | {"student": shown}
         self._events.picture(

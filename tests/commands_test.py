@@ -103,6 +103,20 @@ def test_bad_input_of_a_process_is_one_line_and_exit_code_2(tmp_path):
     assert not (tmp_path / "run").exists()
 
 
+def test_a_reader_that_has_had_enough_ends_the_command_without_a_word(tmp_path):
+    code = f"""
+import os, sys
+from tf_robust_transfer import report
+read, write = os.pipe()
+os.close(read)
+os.dup2(write, 1)
+sys.stdout = open(1, "w", closefd=False)
+report.main(["--runs={ROOT}/docs/results/records/quickstart"])
+"""
+    process = fresh_process.run(code)
+    assert process.returncode == 141 and "Error" not in process.stderr
+
+
 def test_evaluate_writes_the_contracts_json(call, model, tmp_path):
     output = tmp_path / "results.json"
     code, out, _ = call(

@@ -1,6 +1,8 @@
 """How every command starts and ends: flags, log lines, exit codes."""
 
 import logging
+import os
+import signal
 import sys
 import warnings
 
@@ -37,6 +39,7 @@ def run_command(run, config_class, arguments=None) -> None:
         device.prepare()
         try:
             run(config)
+            sys.stdout.flush()
         except tf.errors.ResourceExhaustedError as error:
             if not device.is_out_of_memory(error):
                 raise
@@ -48,6 +51,10 @@ def run_command(run, config_class, arguments=None) -> None:
     except LostWorkerError as error:
         sys.stderr.write(f"error: {error}\n")
         sys.exit(1)
+    except BrokenPipeError:
+        # Whoever read the output has had enough (`| head`); nothing is to be flushed to it.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(128 + signal.SIGPIPE)
     except KeyboardInterrupt:
         sys.stderr.write("interrupted; start the same command again to go on\n")
         sys.exit(130)

@@ -275,7 +275,7 @@ def test_out_of_memory_is_one_line(capsys):
 
 
 def test_a_gpu_that_tensorflow_does_not_see_is_told(monkeypatch, caplog):
-    monkeypatch.setattr(device, "has_nvidia_driver", lambda: True)
+    monkeypatch.setattr(device.startup, "has_nvidia_driver", lambda: True)
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     with caplog.at_level(logging.WARNING, "tf_robust_transfer"):
         device.prepare()

@@ -8,6 +8,7 @@ and stdout is not touched. `import tf_robust_transfer` in a program holds nothin
 import atexit
 import os
 import pathlib
+import shutil
 import signal
 import sys
 
@@ -77,10 +78,8 @@ def release() -> None:
     if _held is not None:
         import tensorflow as tf
 
-        unseen = not tf.config.list_physical_devices("GPU") and _has_gpu()
-        _end(failed=unseen)
-        if unseen:
-            sys.stderr.write("warning: TensorFlow does not see this machine's GPU (lines above)\n")
+        # What to do about it says `runs.device.prepare`.
+        _end(failed=misses_a_gpu(tf.config.list_physical_devices("GPU")))
 
 
 def _end(failed):
@@ -90,6 +89,13 @@ def _end(failed):
         (held.replay if failed else held.drop)()
 
 
-def _has_gpu():
+def misses_a_gpu(found: list) -> bool:
+    """Whether TensorFlow found no GPU where an NVIDIA GPU is, and is not hidden on purpose."""
     hidden = os.environ.get("CUDA_VISIBLE_DEVICES") in ("", "-1")
-    return not hidden and any(pathlib.Path("/dev").glob("nvidia[0-9]*"))
+    return not found and not hidden and has_nvidia_driver()
+
+
+def has_nvidia_driver() -> bool:
+    """Whether this machine looks as if it had an NVIDIA GPU."""
+    devices = pathlib.Path("/dev").glob("nvidia[0-9]*")
+    return any(devices) or shutil.which("nvidia-smi") is not None

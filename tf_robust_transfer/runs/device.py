@@ -1,16 +1,15 @@
 """The device that a command works on: what is set up for it, what it decides, how it is told."""
 
 import dataclasses
-import glob
 import logging
 import os
 import pathlib
 import re
-import shutil
 
 import tensorflow as tf
 from tensorflow.python.framework.config import disable_op_determinism, is_op_determinism_enabled
 
+from tf_robust_transfer import startup
 from tf_robust_transfer.evaluation import origin
 
 _LOG = logging.getLogger("tf_robust_transfer")
@@ -23,7 +22,7 @@ def prepare() -> None:
     Warns in a line of an NVIDIA GPU that TensorFlow cannot use."""
     gpus = tf.config.get_visible_devices("GPU")
     if not gpus:
-        if has_nvidia_driver() and os.environ.get("CUDA_VISIBLE_DEVICES") not in ("", "-1"):
+        if startup.misses_a_gpu(gpus):
             _LOG.warning(
                 "an NVIDIA driver is here, but TensorFlow finds no GPU, so the CPU does the work: "
                 'install its CUDA libraries (pip install "tensorflow[and-cuda]"), or hide the GPU '
@@ -36,11 +35,6 @@ def prepare() -> None:
             tf.config.experimental.set_memory_growth(gpu, True)
         except RuntimeError:  # it has started, in a process that runs several commands
             pass
-
-
-def has_nvidia_driver() -> bool:
-    """Whether this machine looks as if it had an NVIDIA GPU."""
-    return bool(glob.glob("/dev/nvidia[0-9]*")) or shutil.which("nvidia-smi") is not None
 
 
 def _keep_what_xla_compiles():

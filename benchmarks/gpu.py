@@ -13,7 +13,6 @@ AutoAttack run in --torch_python, the machine's own Python, by torch_side.py. No
 the device meanwhile."""
 
 import argparse
-import itertools
 import json
 import os
 import pathlib
@@ -23,11 +22,38 @@ import tempfile
 import threading
 import time
 
+import gpu_steps
+
 HERE = pathlib.Path(__file__).resolve().parent
+DEFAULT = "bfloat16:xla=on:deterministic=off"  # but for the precision, train's own on a GPU
+BEFORE = "bfloat16:xla=off:deterministic=on"  # train's own at 01ff0fc
+KINDS = ("natural", "pgd7", "mixacm", "igam", "igam_adversarial")
 # In the order of their worth: what is behind --minutes is left to the next call.
-ROUNDS = (("natural", "pgd7"), ("mixacm", "igam", "igam_adversarial", "fgsm", "trades"))
-TORCH_KINDS = ("natural", "pgd7", "fgsm")
+ROWS = [
+    *(f"{kind}:{DEFAULT}" for kind in KINDS),
+    *(f"{kind}:{BEFORE}" for kind in KINDS),
+    *(f"torch:{kind}:bfloat16:eager" for kind in ("natural", "pgd7")),
+    *(f"{kind}:bfloat16:xla=on:deterministic=on" for kind in KINDS),
+    f"epoch_pgd7:{DEFAULT}",
+    *(f"torch:{kind}:bfloat16:compile" for kind in ("natural", "pgd7")),
+    *(f"{kind}:float32:xla=on:deterministic=off" for kind in ("natural", "pgd7")),
+    *(f"{kind}:{DEFAULT}" for kind in ("fgsm", "trades")),
+    *(f"torch:{kind}:float32:eager" for kind in ("natural", "pgd7")),
+    "torch:fgsm:bfloat16:eager",
+    *(f"{kind}:bfloat16:xla=off:deterministic=off" for kind in KINDS),
+]
+REHEARSED = [
+    *(
+        f"{kind}:bfloat16:xla={jit}:deterministic={deterministic}"
+        for kind in ("natural", "igam_adversarial")
+        for jit in ("on", "off")
+        for deterministic in ("on", "off")
+    ),
+    f"epoch_natural:{DEFAULT}",
+    "torch:pgd7:bfloat16:eager",
+]
 EPS = 8 / 255
+NO_CACHE = "--tf_xla_persistent_cache_directory="  # so that first_steps_s holds what XLA takes
 # What Python and the loader of our own Python need, and another Python must not see.
 OURS = ("PYTHONHOME", "PYTHONPATH", "LD_LIBRARY_PATH")
 
@@ -66,137 +92,66 @@ class Records:
         print(json.dumps(row), flush=True)
 
 
-def network(options, precision):
-    import keras
-
-    from tf_robust_transfer.models import build_model
-    from tf_robust_transfer.models.precision import with_precision
-
-    keras.utils.set_random_seed(0)
-    shape = (options.image_size, options.image_size, 3)
-    made = build_model("preact_resnet_18", shape, 10, base_channels=options.channels)
-    return with_precision(made, precision) if precision != "float32" else made
-
-
-def method(kind, precision, options):
-    from tf_robust_transfer import methods
-    from tf_robust_transfer.attacks import FGSM, PGD, ThreatModel
-    from tf_robust_transfer.models import build_discriminator
-
-    student, threat_model = network(options, precision), ThreatModel("linf", EPS)
-    if kind == "natural":
-        return methods.Natural(student=student)
-    if kind == "trades":
-        attack = PGD(10, 2 / 255, loss="kl")
-        return methods.TRADES(student=student, threat_model=threat_model, attack=attack)
-    if kind in ("fgsm", "pgd7"):
-        attack = FGSM(1.25 * EPS, random_start=True) if kind == "fgsm" else PGD(7, 2 / 255)
-        return methods.AdversarialTraining(
-            student=student, threat_model=threat_model, attack=attack
-        )
-    if kind == "mixacm":
-        return methods.MixACM(student=student, teacher=network(options, precision))
-    given = {"teacher": network(options, "float32")}
-    if kind == "igam":
-        return methods.IGAM(student=student, lambda_adv=0.0, **given)
-    shape = (options.image_size, options.image_size, 3)
-    discriminator = build_discriminator(shape, channels=(8, 16, 32, 64))
-    return methods.IGAM(
-        student=student, lambda_adv=1.0, discriminator=discriminator, discriminator_every=5, **given
-    )
-
-
-def step_row(kind, precision, jit, deterministic):
-    return f"{kind}:{precision}:xla={jit}:deterministic={deterministic}"
-
-
-def device_name():
-    from tf_robust_transfer.runs import device
-
-    return device.record(precision="float32", jit=False)["device"]
-
-
-def measure_steps(options, records):
-    """The rows of one setting of determinism, which holds for this process."""
-    import keras
-    import numpy as np
-    import tensorflow as tf
-
-    from tf_robust_transfer.runs import device
-
-    device.prepare()
-    device.set_determinism(options.deterministic == "on")
-    rng = np.random.default_rng(0)
-    shape = (options.batch_size, options.image_size, options.image_size, 3)
-    batch = (
-        tf.constant(rng.random(shape), tf.float32),
-        tf.constant(rng.integers(0, 10, options.batch_size), tf.int32),
-    )
-    data = tf.data.Dataset.from_tensors(batch).repeat()
-    for precision, kind, jit in itertools.product(
-        options.precisions.split(","), options.kinds.split(","), ("on", "off")
-    ):
-        row = step_row(kind, precision, jit, options.deterministic)
-        if not records.wants(row):
-            continue
-        begun = time.perf_counter()
-        try:
-            made = method(kind, precision, options)
-            optimizer = keras.optimizers.SGD(0.01, momentum=0.9, nesterov=True)
-            made.compile(optimizer, jit_compile=jit == "on")
-            made.make_train_function()
-            iterator = iter(data)
-            for _ in range(6):  # IGAM's every kind of step
-                logs = made.train_function(iterator)
-            float(logs["loss"])
-            first, count, start = time.perf_counter() - begun, 0, time.perf_counter()
-            while time.perf_counter() - start < options.seconds:
-                for _ in range(5):
-                    logs = made.train_function(iterator)
-                float(logs["loss"])
-                count += 5
-            seconds = (time.perf_counter() - start) / count
-        except Exception as error:  # one that does not fit leaves the others
-            records.add(row=row, failed=f"{type(error).__name__}: {error}"[:300])
-            continue
-        records.add(
-            row=row,
-            ms=1000 * seconds,
-            images_per_second=options.batch_size / seconds,
-            first_steps_s=first,
-            library=f"tensorflow {tf.__version__}",
-            device=device_name(),
-        )
-
-
 def steps(options, records):
-    """All rows, each setting of determinism in a process of its own; after the first round
-    PyTorch's.
+    """All rows, in rounds: those of a round compile side by side, each in a process of its own,
+    and are measured one after the other, alone.
     """
-    for number, kinds in enumerate(options.rounds):
-        for deterministic in ("off", "on"):
-            wanted = [
-                step_row(kind, precision, jit, deterministic)
-                for kind in kinds
-                for precision in options.precisions.split(",")
-                for jit in ("on", "off")
-            ]
-            if any(map(records.wants, wanted)):
-                started = [
-                    *(sys.executable, __file__, "--part=steps", f"--deterministic={deterministic}"),
-                    *(f"--kinds={','.join(kinds)}", f"--minutes={records.left() / 60}"),
-                    *(f"--output={records.path}", f"--precisions={options.precisions}"),
-                    *same_sizes(options),
-                ]
-                subprocess.run(started, check=False)
-                records.__init__(records.path, records.left() / 60)
-        if number == 0:
-            torch_steps(options, records)
+    sizes = [
+        f"--{name}={getattr(options, name)}"
+        for name in ("batch_size", "image_size", "channels", "seconds")
+    ]
+    for begin in range(0, len(options.rows), options.at_once):
+        group = [row for row in options.rows[begin : begin + options.at_once] if records.wants(row)]
+        started = {}
+        for row in group:
+            if row.startswith("torch:"):
+                command = [options.torch_python, HERE / "torch_side.py", "step", row[6:], *sizes]
+                environment = {name: text for name, text in os.environ.items() if name not in OURS}
+            else:
+                command = [sys.executable, HERE / "gpu_steps.py", row, *sizes]
+                command.append(f"--epoch_images={options.epoch_images}")
+                environment = os.environ | {"TF_XLA_FLAGS": NO_CACHE}
+            started[row] = subprocess.Popen(
+                command,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=None if options.rehearse else subprocess.DEVNULL,
+                text=True,
+                env=environment,
+            )
+        most = max(1.0, min(options.compile_seconds, 0.7 * records.left()))
+        said = first_lines(started, most)
+        for row, process in started.items():
+            line = said.get(row, "")
+            if line == "ready":
+                process.stdin.write("go\n")
+                process.stdin.flush()
+                line = process.stdout.readline()
+            process.kill()  # it has ended, or is not compiled by now
+            process.wait()
+            try:
+                records.add(**json.loads(line) | {"row": row})
+            except ValueError:
+                records.add(row=row, failed=f"died, or was not compiled within {most:.0f} s")
 
 
-def same_sizes(options):
-    names = ("batch_size", "image_size", "channels", "seconds")
-    return [f"--{name}={getattr(options, name)}" for name in names]
+def first_lines(started, seconds):
+    """What each of the processes says first, of those that say it in time."""
+    said = {}
+
+    def listen(row, process):
+        if line := process.stdout.readline().strip():
+            said[row] = line
+
+    listeners = [
+        threading.Thread(target=listen, args=item, daemon=True) for item in started.items()
+    ]
+    for listener in listeners:
+        listener.start()
+    end = time.monotonic() + seconds
+    for listener in listeners:
+        listener.join(max(0.0, end - time.monotonic()))
+    return dict(said)
 
 
 def torch_run(options, records, *arguments):
@@ -208,7 +163,7 @@ def torch_run(options, records, *arguments):
         text=True,
         env=environment,
     )
-    watch = threading.Timer(max(1.0, records.left()), process.kill)  # compiling may take minutes
+    watch = threading.Timer(max(1.0, records.left()), process.kill)
     watch.start()
     for line in process.stdout:
         row = json.loads(line)
@@ -216,18 +171,6 @@ def torch_run(options, records, *arguments):
     watch.cancel()
     if process.wait():
         print(f"torch_side.py ended with {process.returncode}", file=sys.stderr)
-
-
-def torch_steps(options, records):
-    rows = [
-        f"{kind}:{precision}:{how}"
-        for how in ("eager", "compile")
-        for precision in options.precisions.split(",")
-        for kind in TORCH_KINDS
-    ]
-    rows = [row for row in rows if records.wants(f"torch:{row}")]
-    if rows:
-        torch_run(options, records, "steps", *same_sizes(options), *rows)
 
 
 def attacked(options):
@@ -248,7 +191,7 @@ def attacked(options):
         )
         images = data.images.astype(np.float32) / np.float32(255)
         return rt.load_model(options.model), images, data.labels
-    model = network(options, "float32")
+    model = gpu_steps.network(options, "float32")
     shape = (options.examples, options.image_size, options.image_size, 3)
     images = np.random.default_rng(0).random(shape).astype(np.float32)
     return model, images, np.argmax(model.predict(images, verbose=0), 1)
@@ -258,6 +201,8 @@ def twin(model, path, images, labels):
     """The weights under the names of PyTorch's twin, with images and logits to compare."""
     import keras
     import numpy as np
+
+    from tf_robust_transfer.ops.precision import full_float32
 
     arrays = {}
     for layer in model.layers:
@@ -275,7 +220,8 @@ def twin(model, path, images, labels):
                 ("moving_variance", "running_var"),
             ):
                 arrays[f"{layer.name}.{theirs}"] = values[ours]
-    expected = model(images[:16], training=False)
+    with full_float32():
+        expected = model(images[:16], training=False)
     np.savez(path, images=images, labels=labels, expected=expected, **arrays)
 
 
@@ -289,9 +235,10 @@ def autoattack(options, records):
     device.prepare()
     model, images, labels = attacked(options)
     threat_model = rt.ThreatModel("linf", options.eps)
-    for run in ("first", "second"):
+
+    def ours(run):
         if not records.wants(run):
-            continue
+            return
         begun = time.perf_counter()
         result = rt.evaluate_robustness(
             model,
@@ -308,8 +255,10 @@ def autoattack(options, records):
             accuracy=result.accuracy["autoattack"],
             right="".join("01"[int(flag)] for flag in result.correct["autoattack"]),
             examples=len(labels),
-            device=device_name(),
+            device=device.record(precision="float32", jit=False)["device"],
         )
+
+    ours("first")
     if options.autoattack and records.wants("torch:official"):
         with tempfile.TemporaryDirectory() as folder:
             path = pathlib.Path(folder) / "twin.npz"
@@ -320,13 +269,14 @@ def autoattack(options, records):
                 *("autoattack", path, f"--checkout={options.autoattack}", f"--eps={options.eps}"),
                 f"--batch_size={options.attack_batch_size}",
             )
-    ours, official = (records.rows.get(row) for row in ("first", "torch:official"))
-    if ours and official and "same_flags" not in records.rows:
-        flags = [np.array(list(row["right"])) for row in (ours, official)]
+    ours("second")
+    mine, official = (records.rows.get(row) for row in ("first", "torch:official"))
+    if mine and official and "same_flags" not in records.rows:
+        flags = [np.array(list(row["right"])) for row in (mine, official)]
         records.add(
             row="same_flags",
             share=float((flags[0] == flags[1]).mean()),
-            official_over_ours=official["seconds"] / ours["seconds"],
+            official_over_ours=official["seconds"] / mine["seconds"],
         )
 
 
@@ -378,25 +328,30 @@ def parse_arguments():
     parser.add_argument("--attack_batch_size", type=int, default=500)
     parser.add_argument("--image_size", type=int, default=32)
     parser.add_argument("--channels", type=int, default=64, help="of the network's first group")
-    parser.add_argument("--seconds", type=float, default=2.5, help="of each row, once compiled")
-    # What the part steps asks of a process of its own.
-    parser.add_argument("--deterministic", choices=("on", "off"), help=argparse.SUPPRESS)
-    parser.add_argument("--kinds", help=argparse.SUPPRESS)
-    parser.add_argument("--precisions", default="bfloat16,float32")
+    parser.add_argument("--seconds", type=float, default=1.5, help="of each row, once compiled")
+    parser.add_argument("--epoch_images", type=int, default=50_000)
+    parser.add_argument(
+        "--at_once",
+        type=int,
+        default=(os.cpu_count() or 1) * 3 // 2,
+        help="rows that compile side by side",
+    )
+    parser.add_argument(
+        "--compile_seconds", type=float, default=150, help="rows may take to compile"
+    )
     options = parser.parse_args()
-    options.rounds = ROUNDS
+    options.rows = ROWS
     if options.rehearse:
         options.batch_size, options.image_size, options.channels, options.seconds = 4, 8, 2, 0.05
-        options.examples, options.attack_batch_size, options.precisions = 8, 8, "bfloat16"
-        options.rounds = (("natural",), ("igam_adversarial",))
+        options.examples, options.attack_batch_size, options.epoch_images = 8, 8, 8
+        options.compile_seconds, options.rows = 1000, REHEARSED
     return options, parts[options.part]
 
 
 def main():
     options, part = parse_arguments()
     options.output.parent.mkdir(parents=True, exist_ok=True)
-    records = Records(options.output, options.minutes)
-    (measure_steps if options.deterministic else part)(options, records)
+    part(options, Records(options.output, options.minutes))
 
 
 if __name__ == "__main__":

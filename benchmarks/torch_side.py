@@ -1,6 +1,6 @@
 """PyTorch's side of benchmarks/gpu.py, which starts it in a Python that has PyTorch.
 
-    python torch_side.py steps --batch_size=128 --channels=64 --seconds=2.5 KIND:PRECISION:HOW ...
+    python torch_side.py step KIND:PRECISION:HOW --batch_size=128 --channels=64 --seconds=1.5
     python torch_side.py autoattack TWIN.npz --checkout=CHECKOUT --eps=8/255 --batch_size=500
 
 Prints a line of JSON for each row as it comes. KIND: natural, fgsm or pgd7; PRECISION: float32
@@ -88,47 +88,50 @@ def training_step(kind, precision, network, forward, x, y):
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
-        return loss
+        return loss.detach()
 
     return step
 
 
-def steps(options):
+def step(options):
+    """Compiles, says so, waits for a line, measures: see gpu_steps.py."""
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True
     torch.backends.cudnn.benchmark = True
-    for row in options.rows:
-        kind, precision, how = row.split(":")
-        shape = (options.batch_size, 3, options.image_size, options.image_size)
-        torch.manual_seed(0)
-        network = PreActResNet18(options.channels).to(device())
-        x = torch.rand(shape, device=device())
-        if device() == "cuda":
-            x = x.to(memory_format=torch.channels_last)
-            network = network.to(memory_format=torch.channels_last)
-        y = torch.randint(0, 10, (options.batch_size,), device=device())
-        forward = torch.compile(network) if how == "compile" else network
-        step = training_step(kind, precision, network, forward, x, y)
-        begun = time.perf_counter()
-        try:
-            for _ in range(3):
-                loss = step()
-            float(loss)
-            first, count, start = time.perf_counter() - begun, 0, time.perf_counter()
-            while time.perf_counter() - start < options.seconds:
-                for _ in range(options.between):
-                    loss = step()
-                float(loss)
-                count += options.between
-            seconds = (time.perf_counter() - start) / count
-        except Exception as error:  # torch.compile wants a compiler, for one
-            say(row=row, failed=f"{type(error).__name__}: {error}"[:300])
-            continue
-        say(
-            row=row,
-            ms=1000 * seconds,
-            images_per_second=options.batch_size / seconds,
-            first_steps_s=first,
-        )
+    kind, precision, how = options.row.split(":")
+    shape = (options.batch_size, 3, options.image_size, options.image_size)
+    torch.manual_seed(0)
+    network = PreActResNet18(options.channels).to(device())
+    x = torch.rand(shape, device=device())
+    if device() == "cuda":
+        x = x.to(memory_format=torch.channels_last)
+        network = network.to(memory_format=torch.channels_last)
+    y = torch.randint(0, 10, (options.batch_size,), device=device())
+    forward = torch.compile(network) if how == "compile" else network
+    take = training_step(kind, precision, network, forward, x, y)
+    begun = time.perf_counter()
+    try:
+        for _ in range(3):
+            loss = take()
+        loss.item()
+        first = time.perf_counter() - begun
+        print("ready", flush=True)
+        sys.stdin.readline()
+        count, start = 0, time.perf_counter()
+        while time.perf_counter() - start < options.seconds:
+            for _ in range(5):
+                loss = take()
+            loss.item()
+            count += 5
+        seconds = (time.perf_counter() - start) / count
+    except Exception as error:  # torch.compile wants a compiler, for one
+        say(row=options.row, failed=f"{type(error).__name__}: {error}"[:300])
+        return
+    say(
+        row=options.row,
+        ms=1000 * seconds,
+        images_per_second=options.batch_size / seconds,
+        first_steps_s=first,
+    )
 
 
 def autoattack(options):
@@ -184,20 +187,19 @@ def autoattack(options):
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parts = parser.add_subparsers(dest="part", required=True)
-    part = parts.add_parser("steps")
-    part.add_argument("rows", nargs="+")
+    part = parts.add_parser("step")
+    part.add_argument("row")
     part.add_argument("--batch_size", type=int, default=128)
     part.add_argument("--image_size", type=int, default=32)
     part.add_argument("--channels", type=int, default=64)
-    part.add_argument("--seconds", type=float, default=2.5)
-    part.add_argument("--between", type=int, default=5, help="steps before the host waits")
+    part.add_argument("--seconds", type=float, default=1.5)
     part = parts.add_parser("autoattack")
     part.add_argument("twin", type=pathlib.Path)
     part.add_argument("--checkout", type=pathlib.Path, required=True)
     part.add_argument("--eps", default="8/255")
     part.add_argument("--batch_size", type=int, default=500)
     options = parser.parse_args()
-    {"steps": steps, "autoattack": autoattack}[options.part](options)
+    {"step": step, "autoattack": autoattack}[options.part](options)
 
 
 if __name__ == "__main__":

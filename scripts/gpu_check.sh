@@ -6,8 +6,9 @@
 #
 # OUT: folder of the records; the same command goes on there. MODEL: a PreAct-ResNet-18 to attack, of cifar10 in
 # DATA_DIR. CHECKOUT: of github.com/fra31/auto-attack. PY: the Python that has TensorFlow, by default that of .venv
-# (nothing is installed). TORCH_PY: the one that has PyTorch, by default python3. On a machine without a package
-# registry see pack.py beside the project's shared data: . ./env.sh; PY=$PY scripts/gpu_check.sh ...
+# (nothing is installed). TORCH_PY: the one that has PyTorch, by default python3. PARTS: these parts alone, such as
+# "device steps". On a machine without a package registry see pack.py beside the project's shared data:
+# . ./env.sh; PY=$PY scripts/gpu_check.sh ...
 set -uo pipefail
 rehearse=""
 if [ "${1:-}" = --rehearse ]; then rehearse=--rehearse && shift; fi
@@ -24,6 +25,7 @@ end=$((SECONDS + ${SECONDS_IN_ALL:-590})) factor="${PART_FACTOR:-1}"
 part() {
   local name="$1" most=$(($2 * factor)) left=$((end - SECONDS)) begun=$SECONDS code=0
   shift 2
+  case " ${PARTS:-$name} " in *" $name "*) ;; *) return ;; esac
   if ((left < 10)); then echo "$name: no time left" | tee -a "$out/parts.txt" && return; fi
   timeout -k 5 "$((most < left ? most : left))" "$@" >"$out/$name.log" 2>&1 || code=$?
   echo "$name: code $code, $((SECONDS - begun)) s; $(grep -v '^$' "$out/$name.log" | tail -n 1 | cut -c 1-160)" | tee -a "$out/parts.txt"
@@ -43,14 +45,15 @@ if [ -n "$rehearse" ]; then small+=(--train_fraction=0.2 --model_options=width=1
 
 part device 60 "$python" -c 'import tensorflow as tf
 for gpu in tf.config.list_physical_devices("GPU") or ["no GPU"]: print(gpu)'
-part steps 200 bash -c 'gpu steps 3'
+part steps 280 bash -c 'gpu steps 4'
 # A kill and a resume, as auto chooses and to the bit: the last lines say whether the weights are those of a run alone.
-part resume 120 "$python" scripts/kill_and_resume.py "$out/resume" -- "${small[@]}"
+part resume 150 "$python" scripts/kill_and_resume.py "$out/resume" -- "${small[@]}"
+part autoattack 280 bash -c 'gpu autoattack 4'
 part evaluate 80 bash -c 'gpu evaluate 1'
-part autoattack 180 bash -c 'gpu autoattack 3'
+# As many processes as the host has cores for; TESTS: of these files alone.
 if [ -n "$rehearse" ]; then
   part tests 60 "$python" -m pytest -q -p no:cacheprovider -m gpu tests --co
 else
-  part tests 400 "$python" -m pytest -q -p no:cacheprovider -m "gpu or not slow" tests
+  part tests 590 "$python" -m pytest -q -p no:cacheprovider -n "${TEST_PROCESSES:-auto}" -m "gpu or not slow" ${TESTS:-tests}
 fi
 cat "$out/parts.txt"

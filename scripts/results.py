@@ -13,6 +13,7 @@ pages."""
 import argparse
 import concurrent.futures
 import contextlib
+import dataclasses
 import json
 import multiprocessing
 import os
@@ -45,28 +46,31 @@ class Runner:
         record = row.folder(self.records, seed)
         if all((record / file).exists() for file in row.evaluations) and row.group != "teachers":
             return f"{record}: there already"
-        # The run folder of a teacher, not its flag file, which would find it trained with fewer
-        # attacks.
-        taught = [f"--teacher={self.runs / f'seed{seed}' / teacher}" for teacher in row.needs]
-        self._train(row.name, row.flag_file, (*row.overrides, *taught), seed)
+        self.trained(row, seed)
         return "\n".join(
             self._evaluate(row.name, record, flags, file, seed)
             for file, flags in row.evaluations.items()
         )
 
-    def _train(self, name, flag_file, overrides, seed):
-        folder = self.runs / f"seed{seed}" / name
+    def trained(self, row, seed):
+        """Trains a row's network where it is not there; its teachers are."""
+        name, folder = row.name, self.runs / f"seed{seed}" / row.name
+        # The run folder of a teacher, not its flag file, which would find it trained with fewer
+        # attacks.
+        taught = [f"--teacher={self.runs / f'seed{seed}' / teacher}" for teacher in row.needs]
         if not ((folder / "model.keras").exists() and (folder / "results.json").exists()):
             self._run(
                 name,
                 "train",
-                f"--flagfile={flag_file}",
-                *overrides,
+                f"--flagfile={row.flag_file}",
+                *row.overrides,
+                *taught,
                 *self.train_flags,
                 *QUIET,
                 f"--seed={seed}",
                 f"--run_dir={folder}",
             )
+        return f"{folder}: trained"
 
     def _evaluate(self, name, record, evaluation, file, seed):
         folder = self.runs / f"seed{seed}" / name
@@ -88,9 +92,9 @@ class Runner:
                     "evaluate",
                     f"--model={folder}",
                     *same,
+                    "--batch_size=256",
                     *evaluation,
                     f"--seed={seed}",
-                    "--batch_size=256",
                     f"--output={output}",
                 )
             record.mkdir(parents=True, exist_ok=True)
@@ -128,34 +132,75 @@ class Runner:
                 raise RuntimeError(f"{command} of {name} ended with {error.code}: {log}") from None
 
 
-def _work(where, row, seed):
-    """One row of a Runner in a process of the pool."""
-    import keras
+@dataclasses.dataclass(frozen=True)
+class Task:
+    """What one process of the pool does: a row whole, or (`train_only`) the training that its
+    students wait for.
+    """
 
-    os.chdir(ROOT)
-    keras.backend.clear_session()
-    return Runner(*where).row(row, seed)
+    row: object  # an Experiment
+    seed: int
+    train_only: bool = False
+
+    def work(self, *runner) -> str:
+        os.chdir(ROOT)
+        made = Runner(*runner)
+        return (made.trained if self.train_only else made.row)(self.row, self.seed)
 
 
-def stages(chosen, teachers):
-    """The rows in an order in which each finds its teachers: lists of (row, seed)."""
+def planned(chosen, teachers):
+    """Tasks in the order of their worth, each with those that it waits for: trainings of teachers
+    first, their attacks last.
+    """
     left = dict.fromkeys(chosen)
     waiting = list(left)
     for row, seed in waiting:
         needed = [(teachers[name], seed) for name in row.needs]
         waiting += [item for item in needed if item not in left]
         left |= dict.fromkeys(needed)
-    order, done = [], set()
-    while left:
-        ready = [
-            (row, seed)
-            for row, seed in left
-            if all((teachers[name].name, seed) in done for name in row.needs)
-        ]
-        order.append(ready)
-        done |= {(row.name, seed) for row, seed in ready if row.group == "teachers"}
-        left = {item: None for item in left if item not in ready}
-    return order
+    is_teacher = {item: item[0].group == "teachers" for item in left}
+    tasks = [Task(*item, train_only=True) for item in left if is_teacher[item]]
+    tasks += [Task(*item) for item in sorted(left, key=is_teacher.get)]
+    after = {}
+    for task in tasks:
+        after[task] = {Task(teachers[name], task.seed, True) for name in task.row.needs}
+        if is_teacher[(task.row, task.seed)] and not task.train_only:
+            after[task].add(Task(task.row, task.seed, True))
+    return after
+
+
+def run(after, jobs, runner) -> int:
+    """Takes the tasks, `jobs` at once, each when what it waits for is done; returns how many
+    failed.
+    """
+    waiting, running, done, failed = list(after), {}, set(), 0
+    with concurrent.futures.ThreadPoolExecutor(jobs) as threads:
+        while waiting or running:
+            for task in [task for task in waiting if after[task] <= done]:
+                if len(running) < jobs:
+                    running[threads.submit(in_a_process, task, runner)] = task
+                    waiting.remove(task)
+            if not running:  # their teachers failed
+                return failed + len(waiting)
+            finished, _ = concurrent.futures.wait(
+                running, return_when=concurrent.futures.FIRST_COMPLETED
+            )
+            for future in finished:
+                task = running.pop(future)
+                try:
+                    print(future.result(), flush=True)
+                    done.add(task)
+                except Exception as error:  # noqa: BLE001 - the other rows go on
+                    failed += 1
+                    print(f"{task.row.name}: {error}", file=sys.stderr, flush=True)
+    return failed
+
+
+def in_a_process(task, runner) -> str:
+    """In one of its own, so that one that dies takes no other with it."""
+    context = multiprocessing.get_context("spawn")
+    with concurrent.futures.ProcessPoolExecutor(1, mp_context=context) as pool:
+        return pool.submit(task.work, *runner).result()
 
 
 def main():
@@ -216,18 +261,8 @@ def main():
     os.environ["TF_CPP_MIN_LOG_LEVEL"] = "2"
     if options.threads:
         os.environ["TF_NUM_INTRAOP_THREADS"] = os.environ["OMP_NUM_THREADS"] = str(options.threads)
-    where, failed = (options.run_dir, options.records, further, shlex.split(options.train_flags)), 0
-    context = multiprocessing.get_context("spawn")
-    with concurrent.futures.ProcessPoolExecutor(options.jobs, mp_context=context) as pool:
-        for stage in stages(missing, files["teachers"]):
-            for future in concurrent.futures.as_completed(
-                [pool.submit(_work, where, row, seed) for row, seed in stage]
-            ):
-                try:
-                    print(future.result(), flush=True)
-                except Exception as error:  # noqa: BLE001 - the other rows go on
-                    failed += 1
-                    print(f"{type(error).__name__}: {error}", file=sys.stderr, flush=True)
+    runner = (options.run_dir, options.records, further, shlex.split(options.train_flags))
+    failed = run(planned(missing, files["teachers"]), options.jobs, runner)
     return 1 if failed else 0
 
 

@@ -93,65 +93,51 @@ class Records:
 
 
 def steps(options, records):
-    """All rows, in rounds: those of a round compile side by side, each in a process of its own,
-    and are measured one after the other, alone.
+    """All rows, each in a process of its own. Those of a group import their library side by side;
+    then one after the other has the device alone, to compile, tune its kernels and measure.
     """
+    wanted = [row for row in options.rows if records.wants(row)]
+    for begin in range(0, len(wanted), options.at_once):
+        started = {row: start(row, options) for row in wanted[begin : begin + options.at_once]}
+        for row, process in started.items():
+            if records.left() > 0:
+                measure(row, process, records)
+            process.kill()
+            process.wait()
+
+
+def start(row, options):
+    """The process of a row, which waits for a line when it is ready to compile."""
     sizes = [
         f"--{name}={getattr(options, name)}"
         for name in ("batch_size", "image_size", "channels", "seconds")
     ]
-    for begin in range(0, len(options.rows), options.at_once):
-        group = [row for row in options.rows[begin : begin + options.at_once] if records.wants(row)]
-        started = {}
-        for row in group:
-            if row.startswith("torch:"):
-                command = [options.torch_python, HERE / "torch_side.py", "step", row[6:], *sizes]
-                environment = {name: text for name, text in os.environ.items() if name not in OURS}
-            else:
-                command = [sys.executable, HERE / "gpu_steps.py", row, *sizes]
-                command.append(f"--epoch_images={options.epoch_images}")
-                environment = os.environ | {"TF_XLA_FLAGS": NO_CACHE}
-            started[row] = subprocess.Popen(
-                command,
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=None if options.rehearse else subprocess.DEVNULL,
-                text=True,
-                env=environment,
-            )
-        most = max(1.0, min(options.compile_seconds, 0.7 * records.left()))
-        said = first_lines(started, most)
-        for row, process in started.items():
-            line = said.get(row, "")
-            if line == "ready":
-                process.stdin.write("go\n")
-                process.stdin.flush()
-                line = process.stdout.readline()
-            process.kill()  # it has ended, or is not compiled by now
-            process.wait()
-            try:
-                records.add(**json.loads(line) | {"row": row})
-            except ValueError:
-                records.add(row=row, failed=f"died, or was not compiled within {most:.0f} s")
+    if row.startswith("torch:"):
+        command = [options.torch_python, HERE / "torch_side.py", "step", row[6:], *sizes]
+        environment = {name: text for name, text in os.environ.items() if name not in OURS}
+    else:
+        command = [sys.executable, HERE / "gpu_steps.py", row, *sizes]
+        command.append(f"--epoch_images={options.epoch_images}")
+        environment = os.environ | {"TF_XLA_FLAGS": NO_CACHE}
+    return subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment
+    )
 
 
-def first_lines(started, seconds):
-    """What each of the processes says first, of those that say it in time."""
-    said = {}
-
-    def listen(row, process):
-        if line := process.stdout.readline().strip():
-            said[row] = line
-
-    listeners = [
-        threading.Thread(target=listen, args=item, daemon=True) for item in started.items()
-    ]
-    for listener in listeners:
-        listener.start()
-    end = time.monotonic() + seconds
-    for listener in listeners:
-        listener.join(max(0.0, end - time.monotonic()))
-    return dict(said)
+def measure(row, process, records):
+    """Adds what a process measures; one that takes over two minutes, or dies, is said to fail."""
+    watch = threading.Timer(120, process.kill)
+    line = process.stdout.readline().strip()
+    watch.start()
+    if line == "ready":
+        process.stdin.write("go\n")
+        process.stdin.flush()
+        line = process.stdout.readline()
+    watch.cancel()
+    try:
+        records.add(**json.loads(line) | {"row": row})
+    except ValueError:
+        records.add(row=row, failed="it died, or took over two minutes")
 
 
 def torch_run(options, records, *arguments):
@@ -331,20 +317,14 @@ def parse_arguments():
     parser.add_argument("--seconds", type=float, default=1.5, help="of each row, once compiled")
     parser.add_argument("--epoch_images", type=int, default=50_000)
     parser.add_argument(
-        "--at_once",
-        type=int,
-        default=(os.cpu_count() or 1) * 3 // 2,
-        help="rows that compile side by side",
-    )
-    parser.add_argument(
-        "--compile_seconds", type=float, default=150, help="rows may take to compile"
+        "--at_once", type=int, default=os.cpu_count() or 1, help="rows that import side by side"
     )
     options = parser.parse_args()
     options.rows = ROWS
     if options.rehearse:
         options.batch_size, options.image_size, options.channels, options.seconds = 4, 8, 2, 0.05
         options.examples, options.attack_batch_size, options.epoch_images = 8, 8, 8
-        options.compile_seconds, options.rows = 1000, REHEARSED
+        options.rows = REHEARSED
     return options, parts[options.part]
 
 

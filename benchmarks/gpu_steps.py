@@ -1,11 +1,11 @@
-"""A row of the steps of benchmarks/gpu.py: compiles, says so, waits, measures.
+"""A row of the steps of benchmarks/gpu.py: imports, says so, waits, compiles, measures.
 
     python gpu_steps.py pgd7:bfloat16:xla=on:deterministic=off --batch_size=128 ...
 
-gpu.py starts many at once: all compile side by side, then each is told in turn, by a line on its
-standard input, to measure alone. A row is KIND:PRECISION:xla=on|off:deterministic=on|off; a kind
-that begins with `epoch_` is one epoch of `fit`, data and loop included, of 50,000 images that are
-cropped and flipped."""
+gpu.py starts many at once; each is told in turn, by a line on its standard input, that the device
+is its own: kernels that are tuned beside other processes are not the fastest. A row is
+KIND:PRECISION:xla=on|off:deterministic=on|off; a kind that begins with `epoch_` is one epoch of
+`fit`, data and loop included, of 50,000 images that are cropped and flipped."""
 
 import argparse
 import contextlib
@@ -59,7 +59,7 @@ def method(kind, precision, options):
 
 
 def compiled(row, options):
-    """(method, its kind, whether the row is an epoch)."""
+    """(method, whether the row is an epoch)."""
     import keras
 
     from tf_robust_transfer.runs import device
@@ -148,19 +148,19 @@ def main():
     parser.add_argument("--epoch_images", type=int, default=EPOCH)
     options = parser.parse_args()
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-    said, begun = sys.stdout, time.perf_counter()
+    said = sys.stdout
     try:
         with contextlib.redirect_stdout(sys.stderr):
             import tensorflow as tf
 
             from tf_robust_transfer.runs import device
 
+            print("ready", file=said, flush=True)
+            sys.stdin.readline()
             begun = time.perf_counter()
             made, is_epoch = compiled(options.row, options)
             take = (epochs if is_epoch else steps)(made, options)
         first = time.perf_counter() - begun
-        print("ready", file=said, flush=True)
-        sys.stdin.readline()
         row = measured(options.row, take, is_epoch, options) | {
             "first_steps_s": first,
             "library": f"tensorflow {tf.__version__}",

@@ -94,7 +94,9 @@ def training_step(kind, precision, network, forward, x, y):
 
 
 def step(options):
-    """Compiles, says so, waits for a line, measures: see gpu_steps.py."""
+    """Says that it is there, waits for a line, compiles, measures: see gpu_steps.py."""
+    print("ready", flush=True)
+    sys.stdin.readline()
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True
     torch.backends.cudnn.benchmark = True
     kind, precision, how = options.row.split(":")
@@ -113,10 +115,7 @@ def step(options):
         for _ in range(3):
             loss = take()
         loss.item()
-        first = time.perf_counter() - begun
-        print("ready", flush=True)
-        sys.stdin.readline()
-        count, start = 0, time.perf_counter()
+        first, count, start = time.perf_counter() - begun, 0, time.perf_counter()
         while time.perf_counter() - start < options.seconds:
             for _ in range(5):
                 loss = take()

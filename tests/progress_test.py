@@ -54,6 +54,16 @@ def test_a_log_gets_a_short_line_now_and_then(clock, capsys):
     assert "\r" not in err and max(map(len, lines)) <= 100
 
 
+def test_the_rate_does_not_count_what_is_compiled_before_the_first_step(clock, capsys):
+    with progress.Bar("teacher", 1000, unit="images") as bar:
+        clock[0] += 60.0  # the first step compiles
+        bar.update(10)
+        clock[0] += 30.0
+        bar.update(310)
+    first, second = capsys.readouterr().err.splitlines()
+    assert first == "teacher  1%" and second == "teacher  31%  1:09 left  10 images/s"
+
+
 def test_nothing_is_shown_that_is_not_to_be(clock, capsys):
     with progress.Bar("teacher", 10, unit="images", shown=False) as bar:
         clock[0] += 1000.0
@@ -66,6 +76,7 @@ def test_a_terminal_is_redrawn_and_lines_stand_above(capsys, clock, monkeypatch)
     log = logging.Logger("test")
     log.addHandler(_Stderr())
     with terminal(monkeypatch) as screen, progress.Bar("teacher", 1000, unit="images") as bar:
+        bar.update(0)
         clock[0] += 1.0
         bar.update(250, lambda: "loss [1]" + " and a term" * 20)
         bar.write("epoch 1  [a] " + 20 * "wide ")

@@ -31,8 +31,8 @@ class Bar:
 
     def __init__(self, name: str, total: int, *, start: int = 0, unit: str, shown: bool = True):
         self._name, self._total, self._unit = name, total, unit
-        self._start = self._done = start
-        self._began = self._last = time.monotonic()
+        self._done, self._last = start, time.monotonic()
+        self._first = None  # (done, time) of the first update: before it lies what is compiled
         self._live, self._shown, self._every = None, shown, self.SECONDS
         if shown and sys.stderr.isatty():
             self._every = self._REDRAWN
@@ -61,17 +61,20 @@ class Bar:
         shown.
         """
         self._done, now = done, time.monotonic()
+        if self._first is None:
+            self._first = (done, now)
         if not self._shown or now - self._last < self._every:
             return
         self._last = now
-        rate = (done - self._start) / (now - self._began)
-        said = f"{rate:,.0f} {self._unit}/s  {text()}".rstrip()
+        started, began = self._first
+        rate = (done - started) / (now - began) if now > began else 0
+        said = f"{rate:,.0f} {self._unit}/s  {text()}" if rate else text()
         if self._live is not None:
-            self._live.update(self._task, completed=done, text=said)
+            self._live.update(self._task, completed=done, text=said.rstrip())
         else:
-            left = (self._total - done) / rate if rate else 0
             share = f"{100 * done / max(self._total, 1):.0f}%"
-            self.write(f"{self._name}  {share}  {_clock(left)} left  {said}"[:WIDTH].rstrip())
+            left = f"  {_clock((self._total - done) / rate)} left" if rate else ""
+            self.write(f"{self._name}  {share}{left}  {said}"[:WIDTH].rstrip())
 
     def write(self, line: str) -> None:
         """A line that stays, above the one that is redrawn."""

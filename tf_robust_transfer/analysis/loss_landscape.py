@@ -110,7 +110,8 @@ def _adversarial_directions(model, images, labels, norm):
             tf.cast(model(x, training=False), tf.float32), labels
         ), None
 
-    gradient = input_gradient(score_of, images)[0].numpy()
+    # As a graph, which leaves out the gradients of the kernels.
+    gradient = tf.function(lambda: input_gradient(score_of, images)[0])().numpy()
     if norm == "linf":
         return np.sign(gradient)
     return np.stack([_unit(part) for part in gradient])

@@ -12,6 +12,7 @@ import io
 from pathlib import Path
 
 import numpy as np
+import tensorflow as tf
 from matplotlib import colormaps
 from matplotlib.figure import Figure
 
@@ -49,7 +50,10 @@ def scaled_gradients(model, images, labels) -> np.ndarray:
     def score_of(x):
         return classification.cross_entropy(model(x, training=False), labels), None
 
-    gradient = input_gradient(score_of, images)[0].numpy().astype(np.float64)
+    # As a graph it leaves out the gradients of the kernels, which nobody asked for: they take half
+    # of the time, and some kernels' crash on a CPU (docs/guide/trouble.md).
+    gradient = tf.function(lambda: input_gradient(score_of, images)[0])()
+    gradient = gradient.numpy().astype(np.float64)
     size = np.abs(gradient).reshape(len(gradient), -1)
     scale = np.percentile(size, PERCENTILE, axis=1)
     # A gradient with fewer than one pixel in a hundred: its percentile is zero, its maximum is not.

@@ -109,6 +109,8 @@ def _run(config, strategy):
             steps_per_epoch=steps_per_epoch,
             total_steps=total_steps,
         )
+    if _on(config)["jit"]:
+        _LOG.info("XLA compiles the step first: a minute or two on a GPU (--jit=off does without)")
     run = Run(
         config, strategy, folder, method, train, test, validation, batch_size, steps_per_epoch,
         total_steps,

@@ -338,3 +338,8 @@ def test_a_method_is_not_copied():
     for act in (copy.deepcopy, copy.copy, keras.models.clone_model):
         with pytest.raises(rt.InputError, match="save its student"):
             act(natural())
+
+
+def test_a_plain_fit_on_batches_says_nothing_of_shuffling(recwarn):
+    natural().fit(tf.data.Dataset.from_tensor_slices((IMAGES, LABELS)).batch(8), verbose=0)
+    assert not [str(found.message) for found in recwarn if "shuffle" in str(found.message)]

@@ -279,6 +279,7 @@ def fit(method, keras_fit, x=None, y=None, batch_size=None, epochs=1, verbose="a
     x, y = checks.checked(x, y)
     if isinstance(x, tf.data.Dataset):
         x = workers.rows(method.distribute_strategy, x)
+        kwargs.setdefault("shuffle", False)  # Keras's own default, and its warning that it is void
     callbacks = kwargs.pop("callbacks", None)
     if isinstance(callbacks, keras.callbacks.CallbackList):
         watching = AtEpochsEnd()

@@ -21,7 +21,7 @@ from collections.abc import Callable
 import numpy as np
 import tensorflow as tf
 
-from tf_robust_transfer.data import datasets
+from tf_robust_transfer.data import datasets, tfds_sets
 from tf_robust_transfer.data.augmentation import crop_boxes
 from tf_robust_transfer.data.images import resize_tensor
 from tf_robust_transfer.errors import InputError
@@ -100,7 +100,7 @@ def stream_data(
     datasets.check_arguments(image_size, 1.0, 0)
     tfds, builder = find_builder(name, data_dir, download)
     info = builder.info
-    image_key, label_key = datasets.feature_keys(tfds, name, info, image_size)
+    image_key, label_key = tfds_sets.feature_keys(tfds, name, info, image_size)
     shape, classes = info.features[image_key].shape, info.features[label_key]
     if "train" not in info.splits:
         raise InputError(
@@ -145,7 +145,7 @@ def stream_data(
         class_names=names,
         name=name,
         parse=parse,
-        fit=datasets.fitting(name),
+        fit=tfds_sets.fitting(name),
         num_shards=num_shards,
         shard_index=shard_index,
         usable=min(int(lengths[i::num_shards].sum()) for i in range(num_shards)),
@@ -325,4 +325,4 @@ def decode(
 def find_builder(name, data_dir, download) -> tuple[types.ModuleType, object]:
     import tensorflow_datasets as tfds
 
-    return tfds, datasets.prepared_builder(tfds, name, datasets.checked_dir(data_dir), download)
+    return tfds, tfds_sets.prepared_builder(tfds, name, datasets.checked_dir(data_dir), download)

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from tf_robust_transfer.data import datasets
+from tf_robust_transfer.data import datasets, tfds_sets
 from tf_robust_transfer.data.folder_streaming import StreamedFolder, stream_folder
 from tf_robust_transfer.data.images import ImageData
 from tf_robust_transfer.data.streaming import StreamedData, find_builder, stream_data
@@ -49,7 +49,7 @@ def load_training_data(
         if found and (stream == "on" or _bytes(found) > MEMORY_BUDGET):
             return found
     elif datasets.is_tfds(name):
-        always = stream == "on" or (stream == "auto" and datasets.base_name(name) in _ALWAYS)
+        always = stream == "on" or (stream == "auto" and tfds_sets.base_name(name) in _ALWAYS)
         if always and train_fraction < 1.0:
             raise InputError(
                 f"train_fraction={train_fraction} is chosen by the labels of all images, and "
@@ -69,7 +69,7 @@ def _bytes(data: StreamedFolder) -> int:
 def _is_large(name, data_dir, image_size, download) -> bool:
     tfds, builder = find_builder(name, data_dir, download)
     info = builder.info
-    image_key, _ = datasets.feature_keys(tfds, name, info, image_size)
+    image_key, _ = tfds_sets.feature_keys(tfds, name, info, image_size)
     shape = info.features[image_key].shape
     count = info.splits["train"].num_examples if "train" in info.splits else 0
     return count * int(np.prod([*(image_size or shape[:2]), shape[2]])) > MEMORY_BUDGET

@@ -104,7 +104,8 @@ def read(
 def splits(name: str, data_dir: str | None, *, papers) -> tuple[str, ...] | None:
     """Those of a set that is prepared in data_dir; None where it is not, but could be.
 
-    papers: names that are known without TFDS's list, which takes seconds. Raises InputError for a name that TFDS does not have."""
+    papers: names that are known without TFDS's list, which takes seconds. Raises InputError for a
+    name that TFDS does not have."""
     import tensorflow_datasets as tfds
 
     if not _NAME.fullmatch(name):

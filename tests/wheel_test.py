@@ -77,6 +77,6 @@ def test_the_wheel_alone_runs_a_row_of_the_quickstart(wheel, tmp_path):
         text=True,
     )
     assert process.returncode == 0, process.stderr[-2000:]
-    assert process.stdout.startswith("\ndigits test, 500 images, linf eps 0.15")
+    assert process.stdout.startswith("\ndigits test, images of 8x8, linf eps 0.15, 500 images")
     for run in ("teacher", "igam"):
         assert (tmp_path / "work/runs/quickstart" / run / "results.json").exists()

@@ -190,6 +190,24 @@ def test_the_model_itself_has_the_last_word(model, examples):
     np.testing.assert_array_equal(predicted != examples[1], fooled)
 
 
+@pytest.mark.parametrize("steps, sizes", [(20, {16}), (600, {16, 4})])
+def test_a_gpu_compiles_for_few_numbers_of_lanes(steps, sizes, model, examples, monkeypatch):
+    expected = searched(PGD(steps), model, examples, 16)
+    monkeypatch.setattr(search_module, "on_gpu", lambda: True)
+    met, compiled = set(), Search._compiled
+
+    def spy(self, method, *arguments):
+        if method.__name__ == "_advance":
+            met.add(len(arguments[0]["labels"]))
+        return compiled(self, method, *arguments)
+
+    monkeypatch.setattr(Search, "_compiled", spy)
+    found = searched(PGD(steps), model, examples, 16)
+    assert met == sizes
+    for one, other in zip(expected, found, strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
 def test_judged_in_full_float32(model, examples, monkeypatch):
     """On a GPU from Ampere on the attack may use TF32; what it found is judged without."""
     allowed = {}

@@ -27,6 +27,8 @@ from tf_robust_transfer.ops.random import seed_sequence
 STEPS_AT_ONCE = 10
 # The host looks earlier where more than one in so many lanes is done.
 MANY_DONE = 16
+# Steps of an attack that is worth a second number of lanes on a GPU.
+LONG = 500
 
 
 class Decided(typing.NamedTuple):
@@ -219,9 +221,10 @@ class Search:
     def _size(self, count):
         """The number of rows that `count` of them are computed with."""
         if on_gpu():
-            # XLA compiles anew for each number, for longer than the lanes saved would take.
-            quarter = max(self.batch_size // 4, 1)
-            return quarter if count <= quarter else self.batch_size
+            # XLA compiles anew for each number, half a minute for a ResNet-18: a long attack on few
+            # examples alone saves more by a second one.
+            few = max(self.batch_size // 4, 1)
+            return few if count <= few and self.steps >= LONG else self.batch_size
         # Kernels of each shape are made once: few numbers, at most a sixteenth above what is
         # needed.
         step = 2 ** max(count.bit_length() - 5, 0)

@@ -9,6 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from scripts import results
+from tf_robust_transfer.reports.experiments import Experiment
+
 ROOT = Path(__file__).resolve().parent.parent
 
 # Writes its arguments, separated by tabs, to the file $CALLS. `-m venv` copies it into the new
@@ -223,3 +226,47 @@ def test_test_sh_runs_two_processes_by_default(repository):
         "ball or bounds",
         "--no-header",
     ]
+
+
+class TestResults:
+    """The order in which scripts/results.py trains and attacks."""
+
+    @pytest.fixture
+    def rows(self):
+        made = lambda group, name, *needs: Experiment(group, name, name, needs=needs)
+        teachers = {"finetuned": made("teachers", "finetuned", "teacher")}
+        teachers["teacher"] = made("teachers", "teacher")
+        return made("some", "natural"), made("some", "student", "finetuned"), teachers
+
+    def test_students_wait_for_trainings_alone(self, rows):
+        natural, student, teachers = rows
+        after = results.planned([(student, 0), (natural, 0)], teachers)
+        first, second = (
+            results.Task(teachers[name], 0, train_only=True) for name in ("finetuned", "teacher")
+        )
+        assert [(task.row.name, task.train_only) for task in after] == [
+            ("finetuned", True), ("teacher", True), ("student", False), ("natural", False),
+            ("finetuned", False), ("teacher", False),
+        ]  # fmt: skip
+        assert after[first] == {second} and after[second] == set()
+        assert after[results.Task(student, 0)] == {first}
+        assert after[results.Task(natural, 0)] == set()
+
+    def test_one_that_fails_leaves_those_that_do_not_need_it(self, rows, monkeypatch, capsys):
+        natural, student, teachers = rows
+        taken = []
+
+        def work(task, runner):
+            taken.append((task.row.name, task.train_only))
+            if task.row.name == "finetuned":
+                raise RuntimeError("it died")
+            return task.row.name
+
+        monkeypatch.setattr(results, "in_a_process", work)
+        after = results.planned([(student, 0), (natural, 0)], teachers)
+        # The training of finetuned, and what waits for it: its attack and the student.
+        assert results.run(after, 1, ()) == 3
+        assert taken == [
+            ("teacher", True), ("finetuned", True), ("natural", False), ("teacher", False)
+        ]  # fmt: skip
+        assert capsys.readouterr().err == "finetuned: it died\n"

@@ -64,6 +64,9 @@ def _run(config, strategy):
     _check_same_command(config, strategy)
     if workers.chiefs(strategy, folder.finished):
         _LOG.info("%s is finished already", folder.path)
+        if chief and folder.evaluation_state.exists():  # it was killed between its last two lines
+            with contextlib.suppress(OSError):
+                folder.evaluation_state.unlink()
         return folder
     with workers.together(strategy):
         config.verify()

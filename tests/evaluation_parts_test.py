@@ -85,6 +85,17 @@ def test_parts_of_another_evaluation_are_refused(model, halves, flags, line, cap
     assert len([*halves.glob("*.npz")]) == 2
 
 
+def test_a_part_of_another_model_is_refused(halves, tmp_path, capsys):
+    keras.utils.set_random_seed(1)
+    build_model("small_cnn", (8, 8, 1), 10).save(tmp_path / "other.keras")
+    keep = f"--save_adversarial={halves}/x.npy"
+    with pytest.raises(SystemExit) as ended:
+        run(tmp_path / "other.keras", halves / "r.json", "--merge", keep)
+    told = capsys.readouterr().err
+    assert ended.value.code == 2 and "belongs to an evaluation with another model;" in told
+    assert not (halves / "r.json").exists()
+
+
 def test_a_part_that_is_missing_or_of_another_division_is_refused(model, halves, capsys):
     for change, line in (
         (lambda path: path.rename(halves / "kept"), "part 1/2 is missing: run evaluate --part=1/2"),

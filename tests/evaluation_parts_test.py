@@ -181,4 +181,5 @@ def test_a_part_of_autoattack_that_is_killed_within_a_component_goes_on(model, t
     for part in ("--part=0/2", "--part=1/2", "--merge"):
         evaluate.main([*ours, part])
     assert without_seconds(tmp_path / "r.json") == without_seconds(tmp_path / "whole.json")
-    np.testing.assert_array_equal(np.load(tmp_path / "x.npy"), whole)
+    # How many rows are computed at once rounds otherwise, and not all attacks step by signs.
+    np.testing.assert_allclose(np.load(tmp_path / "x.npy"), whole, rtol=0, atol=1e-6)

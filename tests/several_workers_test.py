@@ -358,6 +358,15 @@ def test_a_cluster_that_is_none(text):
         cluster({} if text is None else {"TF_CONFIG": text})
 
 
+def test_several_workers_refuse_arrays(monkeypatch):
+    """Keras would deal them out by rows of its own, the last of them unevenly."""
+    monkeypatch.setattr(workers, "several", lambda strategy: True)
+    method = rt.Natural(student=rt.build_model("small_cnn", (8, 8, 1), 10, width=1))
+    method.compile("sgd")
+    with pytest.raises(InputError, match="several workers take a tf.data.Dataset.*got ndarray"):
+        method.fit(np.zeros((4, 8, 8, 1), np.float32), np.zeros(4, int))
+
+
 def test_a_batch_for_the_devices():
     workers.check_divides(64, 4)
     with pytest.raises(InputError, match="a multiple of 3"):

@@ -37,7 +37,7 @@ def main():
     if arguments.worker:
         print(json.dumps(work(arguments.worker, arguments.batch_size, arguments.steps)))
         return
-    print("| network | compute | gradients | reductions | large | latency | predicted | measured |")
+    print("| network | compute | gradients | reductions | bandwidth | latency | predicted | measured |")
     print("|---|---|---|---|---|---|---|---|")
     for network in arguments.networks.split(","):
         apart, together = [], []

@@ -22,6 +22,7 @@ NETWORKS = {
     "madry_mnist": ((28, 28, 1), {}),
     "wrn_10_4": ((32, 32, 3), {}),
 }
+COLUMNS = ("compute", "gradients", "reductions", "bandwidth", "latency", "predicted", "measured")
 LOW = 0.1  # quantile
 LARGE = 2**22  # floats of the large reduction, 16 MiB
 
@@ -37,8 +38,7 @@ def main():
     if arguments.worker:
         print(json.dumps(work(arguments.worker, arguments.batch_size, arguments.steps)))
         return
-    print("| network | compute | gradients | reductions | bandwidth | latency | predicted | measured |")
-    print("|---|---|---|---|---|---|---|---|")
+    print(f"| network | {' | '.join(COLUMNS)} |\n{'|---' * (1 + len(COLUMNS))}|")
     for network in arguments.networks.split(","):
         apart, together = [], []
         for _ in range(arguments.rounds):

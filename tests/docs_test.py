@@ -106,6 +106,9 @@ def test_a_command_is_read(path, line, at_the_root, capsys):
             assert "--help" in arguments and end.code == 0
     elif words[1] == "-c":
         ast.parse(words[2])
+    elif words[1] == "examples/ray_train.py":
+        assert (ROOT / words[1]).exists()
+        command_line.parse(COMMANDS["train"][1], words[2:])
     else:
         assert words[0] == "tensorboard" or words[1:3] in (["-m", "pip"], ["-m", "venv"]), line
 

@@ -85,6 +85,17 @@ def test_parts_of_another_evaluation_are_refused(model, halves, flags, line, cap
     assert len([*halves.glob("*.npz")]) == 2
 
 
+def test_a_part_of_another_model_is_refused(halves, tmp_path, capsys):
+    keras.utils.set_random_seed(1)
+    build_model("small_cnn", (8, 8, 1), 10).save(tmp_path / "other.keras")
+    keep = f"--save_adversarial={halves}/x.npy"
+    with pytest.raises(SystemExit) as ended:
+        run(tmp_path / "other.keras", halves / "r.json", "--merge", keep)
+    told = capsys.readouterr().err
+    assert ended.value.code == 2 and "belongs to an evaluation with another model;" in told
+    assert not (halves / "r.json").exists()
+
+
 def test_a_part_that_is_missing_or_of_another_division_is_refused(model, halves, capsys):
     for change, line in (
         (lambda path: path.rename(halves / "kept"), "part 1/2 is missing: run evaluate --part=1/2"),
@@ -170,4 +181,5 @@ def test_a_part_of_autoattack_that_is_killed_within_a_component_goes_on(model, t
     for part in ("--part=0/2", "--part=1/2", "--merge"):
         evaluate.main([*ours, part])
     assert without_seconds(tmp_path / "r.json") == without_seconds(tmp_path / "whole.json")
-    np.testing.assert_array_equal(np.load(tmp_path / "x.npy"), whole)
+    # How many rows are computed at once rounds otherwise, and not all attacks step by signs.
+    np.testing.assert_allclose(np.load(tmp_path / "x.npy"), whole, rtol=0, atol=1e-6)

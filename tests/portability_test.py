@@ -64,6 +64,25 @@ np.savez(sys.argv[3], backend=keras.backend.backend(), **logits)
 """
 
 
+def logits_under(backend, folder, names, path):
+    """{name: logits} of NAME.keras on the images NAME.npy in the folder, in a process under this
+    backend, which writes them to the path."""
+    if not importlib.util.find_spec(backend):
+        pytest.skip(f"{backend} is not installed")
+    process = subprocess.run(
+        [sys.executable, "-c", READ, str(folder), json.dumps(names), str(path)],
+        cwd=ROOT,
+        env={**os.environ, "KERAS_BACKEND": backend},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert process.returncode == 0, process.stderr[-3000:]
+    found = np.load(path)
+    assert found["backend"] == backend
+    return found
+
+
 def preprocessing_alone(kind):
     """A linear classifier behind a preprocessing layer."""
     images = keras.Input((6, 5, 3))
@@ -108,27 +127,8 @@ def test_every_network_is_here():
     [*(pytest.param(name, marks=pytest.mark.slow) for name in ("tensorflow", "torch")), "jax"],
 )
 def test_logits_of_a_fresh_process(saved, backend, tmp_path):
-    if not importlib.util.find_spec(backend):
-        pytest.skip(f"{backend} is not installed")
     folder, expected = saved
-    process = subprocess.run(
-        [
-            sys.executable,
-            "-c",
-            READ,
-            str(folder),
-            json.dumps(list(expected)),
-            str(tmp_path / "logits.npz"),
-        ],
-        cwd=ROOT,
-        env={**os.environ, "KERAS_BACKEND": backend},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert process.returncode == 0, process.stderr[-3000:]
-    found = np.load(tmp_path / "logits.npz")
-    assert found["backend"] == backend
+    found = logits_under(backend, folder, list(expected), tmp_path / "logits.npz")
     for name, logits in expected.items():
         assert 0.05 < logits.std() < 20, f"{name}: logits of this size would show nothing at 1e-4"
         np.testing.assert_allclose(found[name], logits, rtol=0, atol=1e-4, err_msg=name)

@@ -19,6 +19,7 @@ from keras.src.backend.tensorflow.trainer import TensorFlowTrainer
 
 import tf_robust_transfer as rt
 from tests import fresh_process
+from tests.portability_test import logits_under
 from tests.streaming_test import write_set
 from tf_robust_transfer.errors import InputError
 from tf_robust_transfer.ops import workers
@@ -71,12 +72,12 @@ def free_ports(count):
     return ports
 
 
-def two_workers(*arguments, first=("", "")):
+def two_workers(*arguments, first=("", ""), hosts=("localhost", "localhost")):
     """What two workers did, each `subprocess.CompletedProcess`, of `train` with the arguments.
 
     first: (of the chief, of the other): code that runs before `train` does, or a flag more.
     """
-    names = [f"localhost:{port}" for port in free_ports(2)]
+    names = [f"{host}:{port}" for host, port in zip(hosts, free_ports(2), strict=True)]
 
     def worker(index):
         task = {"type": "worker", "index": index}
@@ -104,16 +105,38 @@ def done(processes, code=0):
         assert process.returncode == code, process.stderr[-3000:]
 
 
-def test_two_workers_train_as_one_process_and_the_chief_alone_writes(tmp_path):
-    short = "--train_steps=3", *SHARED
-    chief, other = two_workers(*short, f"--run_dir={tmp_path}/two")
-    done([chief, other])
+SHORT = ("--train_steps=3", *SHARED)
+
+
+@pytest.fixture(scope="module")
+def two(tmp_path_factory):
+    """(run folder of two workers, what the chief did, what the other did)."""
+    folder = tmp_path_factory.mktemp("runs") / "two"
+    processes = two_workers(*SHORT, f"--run_dir={folder}")
+    done(processes)
+    return folder, *processes
+
+
+def test_two_workers_train_as_one_process_and_the_chief_alone_writes(two, tmp_path):
+    folder, chief, other = two
     assert "digits test" in chief.stdout and other.stdout == ""
     assert "epoch 1" in chief.stderr and "epoch" not in other.stderr
     done(
-        [fresh_process.run_module("tf_robust_transfer.train", *short, f"--run_dir={tmp_path}/one")]
+        [fresh_process.run_module("tf_robust_transfer.train", *SHORT, f"--run_dir={tmp_path}/one")]
     )
-    assert apart(tmp_path / "one", tmp_path / "two") <= 1e-5
+    assert apart(tmp_path / "one", folder) <= 1e-5
+
+
+@SLOW
+def test_what_was_trained_with_the_statistics_of_all_workers_loads_under_pytorch(two, tmp_path):
+    """Keras's own synchronised batch norm is saved as such, which loads under TensorFlow alone."""
+    (tmp_path / "model.keras").write_bytes((two[0] / "model.keras").read_bytes())
+    images = np.random.default_rng(0).uniform(size=(5, 8, 8, 1)).astype(np.float32)
+    np.save(tmp_path / "model.npy", images)
+    model = rt.load_model(str(two[0]))
+    assert any(isinstance(layer, keras.layers.BatchNormalization) for layer in model.layers)
+    found = logits_under("torch", tmp_path, ["model"], tmp_path / "logits.npz")
+    np.testing.assert_allclose(found["model"], model(images, training=False), rtol=0, atol=1e-5)
 
 
 @pytest.fixture(scope="module")
@@ -333,6 +356,15 @@ def test_slurms_variables():
 def test_a_cluster_that_is_none(text):
     with pytest.raises(InputError, match="expected TF_CONFIG such as"):
         cluster({} if text is None else {"TF_CONFIG": text})
+
+
+def test_several_workers_refuse_arrays(monkeypatch):
+    """Keras would deal them out by rows of its own, the last of them unevenly."""
+    monkeypatch.setattr(workers, "several", lambda strategy: True)
+    method = rt.Natural(student=rt.build_model("small_cnn", (8, 8, 1), 10, width=1))
+    method.compile("sgd")
+    with pytest.raises(InputError, match="several workers take a tf.data.Dataset.*got ndarray"):
+        method.fit(np.zeros((4, 8, 8, 1), np.float32), np.zeros(4, int))
 
 
 def test_a_batch_for_the_devices():

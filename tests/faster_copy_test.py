@@ -41,6 +41,7 @@ NETWORKS = {
     ],
     "resnet_18": [("resnet_18", (32, 32, 3), {"base_channels": 4})],
     "resnet_50": [("resnet_50", (32, 32, 3), {"base_channels": 4})],
+    "resnet_50_keras": [("resnet_50_keras", (32, 32, 3), {"base_channels": 4})],
     "small_cnn": [("small_cnn", (9, 12, 1), {}), ("small_cnn", (12, 9, 3), {"batch_norm": True})],
     "wrn_{depth}_{width}": [
         ("wrn_10_1", (9, 8, 1), {"stem_stride": 2}),

@@ -382,10 +382,10 @@ def test_a_student_is_trained_by_flag_file(
     after = made.student.get_weights()
     assert all(np.isfinite(value).all() for value in after)
     assert any((old != new).any() for old, new in zip(before, after, strict=True))
-    terms = {"igam": ("difference", "adversarial", "discriminator"), "mixacm": ("acm", "kld")}
+    terms = {"igam": ("difference", "adversarial"), "mixacm": ("acm", "kld")}
     logs = {name: float(value) for name, value in made.get_metrics_result().items()}
     for term in terms[method]:
-        assert np.isfinite(logs[term]) and logs[term] > 0, logs
+        assert np.isfinite(logs[term]) and logs[term] != 0, logs
     assert (tmp_path / "run/model.keras").exists() and (tmp_path / "run/results.json").exists()
     images = images_of(32, batch=2)
     assert_equal_logits(made.teacher, twin, images)

@@ -51,7 +51,12 @@ NETWORKS = {
     ],
 }
 EVERY = [
-    pytest.param(*member, id="-".join([member[0], *map(str, member[2])]))
+    pytest.param(
+        *member,
+        id="-".join([member[0], *map(str, member[2])]),
+        # Fifty layers of resnet_50's kinds once more.
+        marks=[pytest.mark.slow] if member[0] == "resnet_50_keras" else [],
+    )
     for ms in NETWORKS.values()
     for member in ms
 ]

@@ -4,7 +4,8 @@
 #
 #   scripts/docs.sh            then open build/docs/docs/index.html
 #
-# The pages of docs/reference are written by scripts/update_reference.py and scripts/update_teachers.py.
+# The pages of docs/reference are written by scripts/update_reference.py, scripts/update_teachers.py and
+# scripts/update_cards.py.
 source "$(dirname -- "${BASH_SOURCE[0]}")/environment.sh"
 make_environment docs
 

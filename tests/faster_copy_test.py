@@ -41,6 +41,7 @@ NETWORKS = {
     ],
     "resnet_18": [("resnet_18", (32, 32, 3), {"base_channels": 4})],
     "resnet_50": [("resnet_50", (32, 32, 3), {"base_channels": 4})],
+    "resnet_50_keras": [("resnet_50_keras", (32, 32, 3), {"base_channels": 4})],
     "small_cnn": [("small_cnn", (9, 12, 1), {}), ("small_cnn", (12, 9, 3), {"batch_norm": True})],
     "wrn_{depth}_{width}": [
         ("wrn_10_1", (9, 8, 1), {"stem_stride": 2}),
@@ -50,7 +51,12 @@ NETWORKS = {
     ],
 }
 EVERY = [
-    pytest.param(*member, id="-".join([member[0], *map(str, member[2])]))
+    pytest.param(
+        *member,
+        id="-".join([member[0], *map(str, member[2])]),
+        # Fifty layers of resnet_50's kinds once more.
+        marks=[pytest.mark.slow] if member[0] == "resnet_50_keras" else [],
+    )
     for ms in NETWORKS.values()
     for member in ms
 ]

@@ -9,6 +9,7 @@ import pytest
 huggingface_hub = pytest.importorskip("huggingface_hub", reason="needs the extra [hub]")
 
 import tf_robust_transfer as rt  # noqa: E402
+from scripts import update_cards  # noqa: E402
 from tf_robust_transfer import convert, evaluate, train  # noqa: E402
 from tf_robust_transfer.command_line import parse  # noqa: E402
 from tf_robust_transfer.config import TrainConfig  # noqa: E402
@@ -16,6 +17,7 @@ from tf_robust_transfer.convert import ConvertConfig  # noqa: E402
 from tf_robust_transfer.errors import InputError  # noqa: E402
 from tf_robust_transfer.evaluate import EvaluateConfig  # noqa: E402
 from tf_robust_transfer.evaluation import model_card  # noqa: E402
+from tf_robust_transfer.quickstart import ROWS  # noqa: E402
 
 
 def card_of(path):
@@ -83,6 +85,24 @@ def test_train_writes_one(tmp_path):
     assert card.data.datasets == ["digits"] and "natural" in card.data.tags
     results = json.loads((tmp_path / "run" / "results.json").read_text())
     assert {name.split(",")[0] for name, _ in figures(card)} == set(results["accuracy"])
+
+
+def test_the_sites_cards_are_those_of_the_quickstarts_records():
+    text = update_cards.page()
+    assert update_cards.PAGE.read_text(encoding="utf-8") == text, (
+        "run python scripts/update_cards.py"
+    )
+    for row in ROWS:
+        card = huggingface_hub.ModelCard(update_cards.card(row))
+        record = json.loads((update_cards.RECORDS / row / "results.json").read_text())
+        found = figures(card)
+        assert len(found) == len(record["accuracy"]) > 1
+        for (name, dataset), (percent, args) in found.items():
+            assert dataset == "digits"
+            warned = any(f"{name.split(',')[0]}'s" in line for line in record["warnings"])
+            assert args["doubtful"] == warned
+            assert percent == pytest.approx(100 * record["accuracy"][name.split(",")[0]], abs=1e-4)
+        assert f"\n## {row}\n" in text and card.data.tags[-1] in text
 
 
 def test_the_licence_of_robustbenchs_weights():

@@ -80,6 +80,17 @@ SMALL = {
             "block5": (32, 128),
         },
     ),
+    "resnet_50_keras": (
+        "resnet_50_keras",
+        {"base_channels": 4},
+        {
+            "block1": (2, 4),
+            "block2": (4, 16),
+            "block3": (8, 32),
+            "block4": (16, 64),
+            "block5": (32, 128),
+        },
+    ),
     "cifar_resnet_18": (
         "cifar_resnet_18",
         {"base_channels": 4},
@@ -133,7 +144,7 @@ SMALL = {
 
 
 # Tens of layers, which take seconds to build.
-DEEP = ("cifar_resnet_50", "mobilenet_v2", "resnet_50", "wide_resnet_50_2")
+DEEP = ("cifar_resnet_50", "mobilenet_v2", "resnet_50", "resnet_50_keras", "wide_resnet_50_2")
 
 
 def small_models(deep=True):

@@ -34,7 +34,14 @@ NETWORKS = {
     "wrn_{depth}_{width}": ("wrn_10_1", (11, 10, 3), {}),
 }
 # Made of the layers of resnet_18 and of Wide-ResNets; 50 of them take long to load.
-LEFT_OUT = {"cifar_resnet_18", "cifar_resnet_50", "resnet_50", "wide_resnet_50_2", "wrn_by_group"}
+LEFT_OUT = {
+    "cifar_resnet_18",
+    "cifar_resnet_50",
+    "resnet_50",
+    "resnet_50_keras",
+    "wide_resnet_50_2",
+    "wrn_by_group",
+}
 CASES = NETWORKS | {
     "cosine_logits": ("wrn_10_1", (10, 11, 3), {"cosine_logits": True}),
     "swish_same": (

@@ -112,6 +112,56 @@ def test_resnets_have_the_published_parameters(name, classes, options, count):
     assert trainable(build_model(name, (32, 32, 3), classes, **options)) == count
 
 
+def keras_names():
+    """Our layer -> its name in keras.applications.ResNet50, for all that have weights."""
+    names = {"conv1": "conv1_conv", "conv1_batch_norm": "conv1_bn", "logits": "predictions"}
+    for group, blocks in zip((2, 3, 4, 5), (3, 4, 6, 3)):
+        for block in range(blocks):
+            ours, theirs = f"group{group}_{block}", f"conv{group}_block{block + 1}"
+            for part, number in (("conv1", 1), ("conv2", 2), ("conv3", 3), ("shortcut", 0)):
+                if number or block == 0:
+                    names[f"{ours}_{part}"] = f"{theirs}_{number}_conv"
+                    names[f"{ours}_{part}_batch_norm"] = f"{theirs}_{number}_bn"
+    return names
+
+
+def test_keras_resnet_50_is_that_of_keras_applications():
+    """Its logits on the same random weights, and after the preprocessing of its published ones."""
+    shape, mean = (40, 33, 3), (123.68, 116.779, 103.939)
+    theirs = keras.applications.ResNet50(
+        weights=None, classes=5, classifier_activation=None, input_shape=shape
+    )
+    ours = build_model(
+        "resnet_50_keras",
+        shape,
+        5,
+        preprocessing="standardized",
+        mean=[value / 255 for value in mean],
+        std=3 * (1 / 255,),
+    )
+    assert trainable(ours) == trainable(theirs)
+    rng = np.random.default_rng(0)
+    for variable in theirs.weights:
+        if variable.name in ("gamma", "moving_variance"):
+            variable.assign(rng.uniform(0.5, 1.5, variable.shape))
+        elif variable.name != "kernel":
+            variable.assign(rng.uniform(-0.5, 0.5, variable.shape))
+    names = keras_names()
+    assert len(set(names.values())) == sum(bool(layer.weights) for layer in theirs.layers)
+    for layer, name in names.items():
+        ours.get_layer(layer).set_weights(theirs.get_layer(name).get_weights())
+    kernel = ours.get_layer("conv1").kernel
+    kernel.assign(kernel[:, :, ::-1])
+    images = rng.uniform(size=(3, *shape)).astype(np.float32)
+    expected = theirs(keras.applications.resnet.preprocess_input(255 * images), training=False)
+    spread = np.ptp(expected, axis=0).max()  # between the images
+    assert spread > 0.01
+    np.testing.assert_allclose(ours(images, training=False), expected, atol=1e-4 * spread, rtol=0)
+    for layer in ours.layers:
+        if isinstance(layer, keras.layers.BatchNormalization):
+            assert layer.momentum == theirs.get_layer(names[layer.name]).momentum
+
+
 @pytest.mark.parametrize("name", ["resnet_18", "resnet_50", "cifar_resnet_50", "preact_resnet_18"])
 def test_endpoints_of_the_docstrings_on_even_and_odd_sizes(name):
     c, size = 4, (64, 33)

@@ -6,8 +6,10 @@ definitions, by network, not by id."""
 
 import collections
 import dataclasses
+import gc
 import re
 
+import keras
 import numpy as np
 import pytest
 
@@ -17,9 +19,11 @@ import tf_robust_transfer as rt  # noqa: E402
 from scripts import update_teachers  # noqa: E402
 from tests import torch_networks as networks  # noqa: E402 - needs torch
 from tests.torch_networks import assert_equal_logits, images_of, saved  # noqa: E402
-from tf_robust_transfer import command_line, convert  # noqa: E402
+from tf_robust_transfer import command_line, convert, train  # noqa: E402
 from tf_robust_transfer.checkpoints import robustbench, teachers  # noqa: E402
+from tf_robust_transfer.config import TrainConfig  # noqa: E402
 from tf_robust_transfer.errors import InputError  # noqa: E402
+from tf_robust_transfer.runs import trainer  # noqa: E402
 
 NONE = (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)
 HALF = (0.5, 0.5, 0.5), (0.5, 0.5, 0.5)
@@ -310,14 +314,82 @@ def test_every_row_gives_pytorchs_logits(text, statistics, classes, rows, shallo
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("text", "statistics", "classes", "rows", "shallow"), cases())
-def test_full_widths(text, statistics, classes, rows, shallow, tmp_path):
-    twin = networks.randomise(twin_of(text, classes, statistics))
+@pytest.mark.parametrize("text", list(dict.fromkeys(text for text, *_ in READ)))
+def test_full_widths(text, tmp_path, monkeypatch):
+    """Rows of one network differ in normalisation and classes alone, which the cut networks have
+    had above: the first stands for all of them.
+    """
+    read = [entry for entry in READ if entry[0] == text]
+    rows = [row for *_, where, ids in read for row in rows_of(where, ids)]
+    bare = [dataclasses.replace(row.form, mean=None, std=None, classes=None) for row in rows]
+    assert all(form == bare[0] for form in bare)
+    _, statistics, where, ids = read[0]
+    # What would be drawn first, minutes in all, `randomise` and the file write over.
+    for name in ("kaiming_uniform_", "uniform_"):
+        monkeypatch.setattr(torch.nn.init, name, lambda tensor, *_, **__: tensor)
+    zeros = lambda self, shape, dtype=None: keras.ops.zeros(shape, dtype)
+    monkeypatch.setattr(keras.initializers.VarianceScaling, "__call__", zeros)
+    twin = networks.randomise(twin_of(text, CLASSES[where.split("_")[0]], statistics))
     path = tmp_path / "x.pt"
-    model_id = f"{rows[0].id}@{rows[0].dataset}_{rows[0].norm}"
+    model_id = f"{ids.split()[0]}@{where}"
     model = robustbench.load_robustbench(model_id, saved(path, twin.state_dict()))
     path.unlink()  # up to 1.6 GB, and pytest keeps its folders
     assert_equal_logits(model, twin, images_of(32, batch=2))
+    del model, twin
+    gc.collect()  # up to 5 GB, in cycles
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("method", ["igam", "mixacm"])
+@pytest.mark.parametrize(
+    ("model_id", "text", "statistics"),
+    [
+        ("Ding2020MMA@cifar10_linf", "mma 28 4", NONE),
+        ("Rebuffi2021Fixing_R18_ddpm@cifar10_linf", "DeepMindPreActResNet18", CIFAR10),
+    ],
+)
+def test_a_student_is_trained_by_flag_file(
+    model_id, text, statistics, method, tmp_path, monkeypatch, at_the_root, no_network
+):
+    """Two steps (--smoke) on images of 32x32, IGAM with its game. The teacher of the run is the
+    file's network, in its input gradients too.
+    """
+    twin = networks.randomise(twin_of(text, 10, statistics))
+    path = saved(tmp_path / "teacher.pt", twin.state_dict())
+    flags = [
+        f"--flagfile=flags/cifar10/{method}.flags",
+        f"--teacher=robustbench:{model_id}:{path}",
+        "--model=wrn_10_1",
+        "--model_options=",
+        "--mixed_precision=none",
+        f"--data_dir={tmp_path}",
+        "--smoke",
+        f"--run_dir={tmp_path}/run",
+        *(["--lambda_adv=0.1"] if method == "igam" else []),
+    ]
+    (tmp_path / "student.flags").write_text("\n".join(flags) + "\n")
+    seen = []
+
+    def kept(*arguments, make=trainer.compiled_method, **keywords):
+        made = make(*arguments, **keywords)
+        seen.append((made, made.student.get_weights()))
+        return made
+
+    monkeypatch.setattr(trainer, "compiled_method", kept)
+    train.run(command_line.parse(TrainConfig, [f"--flagfile={tmp_path}/student.flags"]))
+    ((made, before),) = seen
+    assert made.steps_done == 2 and made.student.input_shape == (None, 32, 32, 3)
+    after = made.student.get_weights()
+    assert all(np.isfinite(value).all() for value in after)
+    assert any((old != new).any() for old, new in zip(before, after, strict=True))
+    terms = {"igam": ("difference", "adversarial"), "mixacm": ("acm", "kld")}
+    logs = {name: float(value) for name, value in made.get_metrics_result().items()}
+    for term in terms[method]:
+        assert np.isfinite(logs[term]) and logs[term] != 0, logs
+    assert (tmp_path / "run/model.keras").exists() and (tmp_path / "run/results.json").exists()
+    images = images_of(32, batch=2)
+    assert_equal_logits(made.teacher, twin, images)
+    networks.assert_equal_input_gradients(made.teacher, twin, images, np.array([3, 7]))
 
 
 @pytest.fixture(scope="module")

@@ -5,6 +5,7 @@ Every network takes images [batch, 3, height, width] in [0, 1] and normalises th
 once `.double()`."""
 
 import numpy as np
+import tensorflow as tf
 import torch
 from torch import nn
 from torch.nn import functional as F
@@ -410,3 +411,19 @@ def assert_equal_logits(model, twin, images):
     np.testing.assert_allclose(
         model(images, training=False), expected, rtol=0, atol=1e-3 * difference
     )
+
+
+def assert_equal_input_gradients(model, twin, images, labels):
+    """Of the cross-entropy, which IGAM matches."""
+    expected = torch.from_numpy(images.transpose(0, 3, 1, 2)).double().requires_grad_()
+    F.cross_entropy(twin.double()(expected), torch.from_numpy(labels), reduction="sum").backward()
+    expected = expected.grad.numpy().transpose(0, 2, 3, 1)
+    with tf.GradientTape() as tape:
+        tape.watch(images := tf.constant(images))
+        loss = tf.nn.sparse_softmax_cross_entropy_with_logits(
+            labels=labels, logits=model(images, training=False)
+        )
+    difference = tape.gradient(loss, images).numpy() - expected
+    size = np.sqrt((expected**2).sum((1, 2, 3)))
+    assert (size > 0).all()
+    assert (np.sqrt((difference**2).sum((1, 2, 3))) < 1e-3 * size).all()

@@ -8,6 +8,7 @@ import pathlib
 import re
 
 from tf_robust_transfer.errors import InputError
+from tf_robust_transfer.evaluation.result import warnings_of
 from tf_robust_transfer.files import write_text
 
 _FIGURES = re.compile(r"(?<=\n## Figures\n\n).*?(?=\n## |\Z)", re.DOTALL)
@@ -62,10 +63,15 @@ def write_card(
 - source: {source}
 - licence: {license or "not known"}
 
-    {command}
+```bash
+{command}
+```
 
-    import tf_robust_transfer as rt
-    model = rt.load_model("{path.name}")
+```python
+import tf_robust_transfer as rt
+
+model = rt.load_model("{path.name}")
+```
 
 ## Figures
 
@@ -107,7 +113,7 @@ def add_results(model_file, results: dict, record: str) -> None:
                 "interval": [round(100 * end, 4) for end in interval],
                 "seed": results["seed"],
                 "record": record,
-                "doubtful": bool(results.get("warnings")),
+                "doubtful": bool(warnings_of(attack, results)),
             },
         }
     found = [{"name": name, **metric} for name, metric in metrics.items()]

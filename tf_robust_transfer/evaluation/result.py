@@ -1,6 +1,7 @@
 """What an evaluation found, in memory and as results.json."""
 
 import dataclasses
+import re
 import sys
 
 import keras
@@ -147,3 +148,24 @@ def clopper_pearson(correct) -> tuple[float, float]:
     """
     interval = stats.binomtest(int(correct.sum()), correct.size).proportion_ci(0.95, method="exact")
     return float(interval.low), float(interval.high)
+
+
+def warnings_of(attack: str, results: dict) -> tuple[str, ...]:
+    """Which warnings of an evaluation are of this attack's figure: those that name it, and those
+    that name none but on clean images. results: what stands in results.json."""
+    return tuple(line for line in results.get("warnings", ()) if _names(line, attack, results))
+
+
+def _names(warning, attack, results):
+    if re.search(r"\bAutoAttack is\b.*\bbelow PGD\b", warning):
+        # Said of PGD's figure, which is the one not to quote.
+        return attack != "clean" and not attack.startswith("autoattack")
+    named = [
+        name
+        for name in results["accuracy"]
+        if any(
+            re.search(rf"(?<![\w-]){re.escape(part)}(?![\w-])", warning)
+            for part in (name, *results.get("components", {}).get(name, ()))
+        )
+    ]
+    return attack in named if named else attack != "clean"

@@ -21,6 +21,7 @@ from tf_robust_transfer.models.resnet import (
     cifar_resnet_50,
     resnet_18,
     resnet_50,
+    resnet_50_keras,
     wide_resnet_50_2,
 )
 from tf_robust_transfer.models.settings import check_settings
@@ -40,6 +41,7 @@ MODELS = {
     "preact_resnet_18": preact_resnet_18,
     "resnet_18": resnet_18,
     "resnet_50": resnet_50,
+    "resnet_50_keras": resnet_50_keras,
     "small_cnn": small_cnn,
     "wide_resnet_50_2": wide_resnet_50_2,
     "wrn_by_group": wide_resnet_by_group,

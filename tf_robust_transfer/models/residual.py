@@ -25,8 +25,8 @@ def normalised_input(input_shape, preprocessing, mean, std):
     return images, preprocessing_layer(preprocessing, mean, std)(images)
 
 
-def convolution(x, filters, kernel, stride, name, *, padding="symmetric"):
-    """A convolution without bias that divides height and width by its stride, rounded up.
+def convolution(x, filters, kernel, stride, name, *, padding="symmetric", use_bias=False):
+    """A convolution that divides height and width by its stride, rounded up.
 
     Args:
         x: float [batch, height, width, channels].
@@ -35,6 +35,7 @@ def convolution(x, filters, kernel, stride, name, *, padding="symmetric"):
         padding: where the stride is over 1: "symmetric" by (kernel - 1) / 2 pixels, as PyTorch
             networks have it, or TensorFlow's "same", which pads an even image one pixel less, at
             top and left. With stride 1 they agree.
+        use_bias: before a batch norm it has no use; keras.applications has it all the same.
     """
     symmetric = padding == "symmetric" and stride > 1 and kernel > 1
     if symmetric:
@@ -44,13 +45,13 @@ def convolution(x, filters, kernel, stride, name, *, padding="symmetric"):
         kernel,
         strides=stride,
         padding="valid" if symmetric else "same",
-        use_bias=False,
+        use_bias=use_bias,
         # He et al. (2015), over the outputs: Zagoruyko's WideResNet and torchvision's ResNet.
         kernel_initializer=keras.initializers.VarianceScaling(2.0, "fan_out", "untruncated_normal"),
         name=name,
     )(x)
 
 
-def batch_norm(x, name):
+def batch_norm(x, name, *, momentum=0.9, epsilon=1e-5):
     """Batch norm with PyTorch's constants: its momentum 0.1 is 0.9 in Keras."""
-    return layers.BatchNormalization(momentum=0.9, epsilon=1e-5, name=name)(x)
+    return layers.BatchNormalization(momentum=momentum, epsilon=epsilon, name=name)(x)

@@ -1,6 +1,8 @@
 """Residual networks, He et al. (2016a): ResNet-18, ResNet-50 and Wide-ResNet-50-2 as torchvision
-has them, and the first two for CIFAR.
+has them, ResNet-50 as keras.applications has it, and the first two for CIFAR.
 """
+
+import functools
 
 import keras
 from keras import layers
@@ -38,7 +40,7 @@ def resnet_50(
     """torchvision's ResNet-50: as `resnet_18`, with 3, 4, 6, 3 bottleneck blocks.
 
     25.6 million trainable parameters on 1,000 classes. A block's stride is on its 3x3 convolution
-    ("v1.5"), and batch norm has eps 1e-5: keras.applications.ResNet50 is another network.
+    ("v1.5"): keras.applications has another, `resnet_50_keras`.
 
     Args:
         base_channels, preprocessing, mean, std: see `resnet_18`; a group's outputs have four times
@@ -51,6 +53,28 @@ def resnet_50(
     images, x = normalised_input(input_shape, preprocessing, mean, std)
     logits = _groups(_imagenet_stem(x, base_channels), (3, 4, 6, 3), base_channels, 4, num_classes)
     return keras.Model(images, logits, name="resnet_50")
+
+
+def resnet_50_keras(
+    input_shape, num_classes, *, base_channels=64, preprocessing="none", mean=None, std=None
+) -> keras.Model:
+    """keras.applications' ResNet-50: `resnet_50` with a block's stride on its first 1x1 convolution
+    ("v1"), as in the paper.
+
+    Its convolutions have biases, its batch norms eps 1.001e-5 and momentum 0.99. 25.6 million
+    trainable parameters on 1,000 classes, drawn as those of `resnet_50`.
+
+    Args:
+        base_channels, preprocessing, mean, std: see `resnet_50`. The weights of keras.applications
+            take blue first: with the first kernel turned round (`kernel[:, :, ::-1]`) they
+            take images in [0, 1] by "standardized" with mean (123.68, 116.779, 103.939) / 255 and
+            std 1 / 255.
+
+    Endpoints: those of `resnet_50`."""
+    images, x = normalised_input(input_shape, preprocessing, mean, std)
+    stem = _imagenet_stem(x, base_channels, _OF_KERAS)
+    logits = _groups(stem, (3, 4, 6, 3), base_channels, 4, num_classes, parts=_OF_KERAS)
+    return keras.Model(images, logits, name="resnet_50_keras")
 
 
 def wide_resnet_50_2(
@@ -121,9 +145,19 @@ def _cifar_stem(x, channels):
     )
 
 
-def _imagenet_stem(x, channels):
+# (convolution, batch norm, which of a bottleneck's convolutions has the stride)
+_OF_PYTORCH = convolution, batch_norm, 2
+_OF_KERAS = (
+    functools.partial(convolution, use_bias=True),
+    functools.partial(batch_norm, momentum=0.99, epsilon=1.001e-5),
+    1,
+)
+
+
+def _imagenet_stem(x, channels, parts=_OF_PYTORCH):
+    convolve, normalise, _ = parts
     x = layers.ReLU(name="block1")(
-        batch_norm(convolution(x, channels, 7, 2, "conv1"), "conv1_batch_norm")
+        normalise(convolve(x, channels, 7, 2, "conv1"), "conv1_batch_norm")
     )
     # PyTorch pads with minus infinity. After a ReLU, zeros give the same maxima.
     return layers.MaxPooling2D(3, strides=2, name="max_pool")(
@@ -131,10 +165,11 @@ def _imagenet_stem(x, channels):
     )
 
 
-def _groups(x, blocks, base_channels, expansion, num_classes, width=1):
+def _groups(x, blocks, base_channels, expansion, num_classes, width=1, parts=_OF_PYTORCH):
     """Four groups of basic (expansion 1) or bottleneck (expansion 4) blocks, global average
     pooling, the logit layer. width: factor of the channels inside a bottleneck.
     """
+    convolve, normalise, strided = parts
     for group, count in enumerate(blocks, start=2):
         channels = base_channels * 2 ** (group - 2)
         for block in range(count):
@@ -143,15 +178,19 @@ def _groups(x, blocks, base_channels, expansion, num_classes, width=1):
             # (channels, kernel, stride) of the block's convolutions.
             basic = (channels, 3, stride), (channels, 3, 1)
             inner = width * channels
-            bottleneck = (inner, 1, 1), (inner, 3, stride), (expansion * channels, 1, 1)
+            bottleneck = (
+                (inner, 1, stride if strided == 1 else 1),
+                (inner, 3, stride if strided == 2 else 1),
+                (expansion * channels, 1, 1),
+            )
             convolutions = basic if expansion == 1 else bottleneck
             shortcut = x
             if stride > 1 or x.shape[-1] != expansion * channels:
-                shortcut = convolution(x, expansion * channels, 1, stride, f"{name}_shortcut")
-                shortcut = batch_norm(shortcut, f"{name}_shortcut_batch_norm")
+                shortcut = convolve(x, expansion * channels, 1, stride, f"{name}_shortcut")
+                shortcut = normalise(shortcut, f"{name}_shortcut_batch_norm")
             for number, (filters, kernel, step) in enumerate(convolutions, start=1):
-                x = convolution(x, filters, kernel, step, f"{name}_conv{number}")
-                x = batch_norm(x, f"{name}_conv{number}_batch_norm")
+                x = convolve(x, filters, kernel, step, f"{name}_conv{number}")
+                x = normalise(x, f"{name}_conv{number}_batch_norm")
                 if number < len(convolutions):
                     x = layers.ReLU(name=f"{name}_activation{number}")(x)
             x = layers.Add(name=f"{name}_add")([shortcut, x])

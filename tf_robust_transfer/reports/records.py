@@ -2,9 +2,9 @@
 
 import dataclasses
 import pathlib
-import re
 from collections.abc import Iterable
 
+from tf_robust_transfer.evaluation.result import warnings_of
 from tf_robust_transfer.runs.folder import RESULTS, read_flags, read_results, run_folders
 
 NOT_RECORDED = "not recorded"
@@ -91,7 +91,7 @@ class Record:
             result["accuracy"][attack],
             tuple(interval) if interval else None,
             result["num_examples"],
-            tuple(line for line in result.get("warnings", ()) if _names(line, attack, result)),
+            warnings_of(attack, result),
             result,
         )
 
@@ -135,19 +135,3 @@ _OWN_SIZES = {
     "cifar10": "32x32",
     "cifar100": "32x32",
 }
-
-
-def _names(warning, attack, result):
-    """Whether a warning is of this attack: it names it, or none of the evaluation."""
-    if re.search(r"\bAutoAttack is\b.*\bbelow PGD\b", warning):
-        # Said of PGD's figure, which is the one not to quote.
-        return attack != "clean" and not attack.startswith("autoattack")
-    named = [
-        name
-        for name in result["accuracy"]
-        if any(
-            re.search(rf"(?<![\w-]){re.escape(part)}(?![\w-])", warning)
-            for part in (name, *result.get("components", {}).get(name, ()))
-        )
-    ]
-    return attack in named if named else attack != "clean"

@@ -195,9 +195,17 @@ def _evaluate(run, student, teacher, cost):
         models["teacher"] = teacher
     plot_input_gradients(models, pixels(test.images[:8]), test.labels[:8], folder.figure)
     results = _record(run, result, folder.model, cost)
+    write_card_of_run(folder.model, student, config, results)
+    tensorboard.end(folder.tensorboard, cost["steps"], result.accuracy)
+    write_json(folder.results, results)
+    folder.evaluation_state.unlink(missing_ok=True)
+
+
+def write_card_of_run(path, model: keras.Model, config: TrainConfig, results: dict) -> None:
+    """Writes the model card of a run's network. path: of the `.keras` file beside which it lies."""
     write_card(
-        folder.model,
-        model=student,
+        path,
+        model=model,
         source="trained by tf_robust_transfer; its flags are in flags.txt"
         + (f"; teacher: {config.teacher}" if config.teacher else ""),
         trained_on=config.dataset,
@@ -205,9 +213,6 @@ def _evaluate(run, student, teacher, cost):
         command="python -m tf_robust_transfer.train --flagfile=flags.txt",
         results=results,
     )
-    tensorboard.end(folder.tensorboard, cost["steps"], result.accuracy)
-    write_json(folder.results, results)
-    folder.evaluation_state.unlink(missing_ok=True)
 
 
 def _evaluation(config, student, test, state):

@@ -4,6 +4,7 @@ import contextlib
 import logging
 import os
 import pty
+import select
 import sys
 import types
 import warnings
@@ -36,7 +37,10 @@ def terminal(monkeypatch):
         patch.setattr(sys, "stderr", stream)
         yield written
         stream.flush()
-        written.append(os.read(reader, 65536).decode())
+        read = b""  # a terminal hands out a few KiB at a time
+        while select.select([reader], [], [], 0.5)[0]:
+            read += os.read(reader, 65536)
+        written.append(read.decode())
     os.close(reader)
 
 

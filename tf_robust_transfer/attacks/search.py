@@ -95,7 +95,7 @@ class Search:
         right, margins = np.zeros(len(labels), bool), np.zeros(len(labels), np.float32)
         for start in range(0, len(labels), self.batch_size):
             rows = np.arange(start, min(start + self.batch_size, len(labels)))
-            filled = self._filled(rows)
+            filled = self._filled(rows, self._size)
             arguments = tf.constant(images[filled]), tf.constant(labels[filled])
             with full_float32():
                 judged = self._compiled(self._judge_images, *arguments)
@@ -116,7 +116,7 @@ class Search:
         self.eps = tf.constant(eps, tf.float32)
         if restored is None:
             self.queue, self.lanes = np.asarray(examples), None
-            size = self._size(min(len(self.queue), self.batch_size))
+            size = self._lanes(min(len(self.queue), self.batch_size))
             self.example, self.round = np.full(size, -1), np.zeros(size, np.int32)
             self._fill(images, labels, seed)
         else:
@@ -156,7 +156,10 @@ class Search:
         if len(rows):
             with full_float32():
                 judgement = self._compiled(
-                    self._judge_lanes, self.lanes, tf.constant(self._filled(rows)), self.eps
+                    self._judge_lanes,
+                    self.lanes,
+                    tf.constant(self._filled(rows, self._size)),
+                    self.eps,
                 )
                 self.lanes = judgement[0]
                 judged, right, margins = (part.numpy()[: len(rows)] for part in judgement[1:])
@@ -193,7 +196,7 @@ class Search:
         if self.lanes is None:
             self.lanes = self._begun(images, labels, seed, np.arange(len(self.example)))
             return
-        rows = self._filled(np.concatenate([again, free]).astype(int))
+        rows = self._filled(np.concatenate([again, free]).astype(int), self._lanes)
         if len(rows):
             begun = self._begun(images, labels, seed, rows)
             arguments = tf.constant(rows), tf.constant(np.isin(rows, again))
@@ -211,28 +214,33 @@ class Search:
     def _shrink(self):
         """Gives up lanes without an example, once the queue is empty."""
         busy = np.flatnonzero(self.example >= 0)
-        size = self._size(len(busy))
+        size = self._lanes(len(busy))
         if len(self.queue) == 0 and size < len(self.example):
             rows = np.concatenate([busy, np.flatnonzero(self.example < 0)])[:size]
             self.lanes = tf.nest.map_structure(lambda part: tf.gather(part, rows), self.lanes)
             self.example, self.round = self.example[rows], self.round[rows]
             self._iteration = self._iteration[rows]
 
+    def _lanes(self, count):
+        """The number of lanes that `count` examples are attacked in, or begun."""
+        # On a GPU XLA compiles the attacked copy anew for each number, which few steps do not earn.
+        return self.batch_size if on_gpu() and self.steps < LONG else self._size(count)
+
     def _size(self, count):
         """The number of rows that `count` of them are computed with."""
         if on_gpu():
-            # XLA compiles anew for each number, half a minute for a ResNet-18: a long attack on few
-            # examples alone saves more by a second one.
-            few = max(self.batch_size // 4, 1)
-            return few if count <= few and self.steps >= LONG else self.batch_size
+            # XLA compiles anew for each number, for longer than the lanes saved would take.
+            quarter = max(self.batch_size // 4, 1)
+            return quarter if count <= quarter else self.batch_size
         # Kernels of each shape are made once: few numbers, at most a sixteenth above what is
         # needed.
         step = 2 ** max(count.bit_length() - 5, 0)
         return min(-(-count // step) * step, self.batch_size)
 
-    def _filled(self, rows):
+    @staticmethod
+    def _filled(rows, size):
         """The rows, some of them repeated where so few are not computed."""
-        return np.resize(rows, self._size(len(rows))) if len(rows) else rows
+        return np.resize(rows, size(len(rows))) if len(rows) else rows
 
     def _compiled(self, method, *arguments):
         """method(*arguments), compiled once for any number of lanes."""

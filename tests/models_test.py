@@ -80,17 +80,6 @@ SMALL = {
             "block5": (32, 128),
         },
     ),
-    "resnet_50_keras": (
-        "resnet_50_keras",
-        {"base_channels": 4},
-        {
-            "block1": (2, 4),
-            "block2": (4, 16),
-            "block3": (8, 32),
-            "block4": (16, 64),
-            "block5": (32, 128),
-        },
-    ),
     "cifar_resnet_18": (
         "cifar_resnet_18",
         {"base_channels": 4},
@@ -141,6 +130,7 @@ SMALL = {
         },
     ),
 }
+SMALL["resnet_50_keras"] = ("resnet_50_keras", *SMALL["resnet_50"][1:])
 
 
 # Tens of layers, which take seconds to build.

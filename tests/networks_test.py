@@ -136,18 +136,6 @@ NETWORKS = {
             "block5": (2, 2, 64),
         },
     ),
-    "resnet_50_keras": (
-        "resnet_50_keras",
-        (40, 40, 3),
-        {"base_channels": 2},
-        {
-            "block1": (20, 20, 2),
-            "block2": (10, 10, 8),
-            "block3": (5, 5, 16),
-            "block4": (3, 3, 32),
-            "block5": (2, 2, 64),
-        },
-    ),
     "small_cnn": (
         "small_cnn",
         (12, 12, 1),
@@ -166,6 +154,7 @@ NETWORKS = {
         },
     ),
 }
+NETWORKS["resnet_50_keras"] = ("resnet_50_keras", *NETWORKS["resnet_50"][1:])
 ALL = pytest.mark.parametrize("entry", NETWORKS)
 # Tens of layers: a step of them takes seconds.
 DEEP = ("cifar_resnet_50", "mobilenet_v2", "resnet_50", "resnet_50_keras", "wide_resnet_50_2")

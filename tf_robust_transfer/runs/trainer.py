@@ -113,7 +113,7 @@ def _run(config, strategy):
             total_steps=total_steps,
         )
     if _on(config)["jit"]:
-        _LOG.info("XLA compiles the step first: a minute or two on a GPU (--jit=off does without)")
+        _LOG.info("XLA compiles the step first, on a GPU for minutes (--jit=off does without)")
     run = Run(
         config, strategy, folder, method, train, test, validation, batch_size, steps_per_epoch,
         total_steps,

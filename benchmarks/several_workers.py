@@ -2,7 +2,7 @@
 docs/guide/several_machines.md says.
 
     python benchmarks/several_workers.py [--networks=small_cnn,madry_mnist] [--batch_size=64]
-    [--steps=60] [--rounds=3]
+    [--steps=60] [--rounds=3] [--output=docs/results/speed/several_workers.json]
 
 Each worker has one thread. First two processes train apart, each on its half of the batch: the
 step's compute. Then two workers measure the link, by a small and a large all-reduce, and train
@@ -12,6 +12,7 @@ and of the rounds the lowest."""
 import argparse
 import json
 import os
+import pathlib
 import socket
 import subprocess
 import sys
@@ -22,7 +23,6 @@ NETWORKS = {
     "madry_mnist": ((28, 28, 1), {}),
     "wrn_10_4": ((32, 32, 3), {}),
 }
-COLUMNS = ("compute", "gradients", "reductions", "bandwidth", "latency", "predicted", "measured")
 LOW = 0.1  # quantile
 LARGE = 2**22  # floats of the large reduction, 16 MiB
 
@@ -33,12 +33,13 @@ def main():
     parser.add_argument("--batch_size", type=int, default=64)
     parser.add_argument("--steps", type=int, default=60)
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--output", type=pathlib.Path, help="a record: see speed.py")
     parser.add_argument("--worker", help="for itself")
     arguments = parser.parse_args()
     if arguments.worker:
         print(json.dumps(work(arguments.worker, arguments.batch_size, arguments.steps)))
         return
-    print(f"| network | {' | '.join(COLUMNS)} |\n{'|---' * (1 + len(COLUMNS))}|")
+    rows = []
     for network in arguments.networks.split(","):
         apart, together = [], []
         for _ in range(arguments.rounds):
@@ -50,7 +51,12 @@ def main():
                 for i in range(2)
             ]
             together += both(network, arguments.batch_size, arguments.steps, clusters)
-        print(row(network, apart, together), flush=True)
+        rows.append(row(network, apart, together))
+        print(rows[-1], flush=True)
+    if arguments.output:
+        import speed
+
+        speed.write(arguments.output, rows)
 
 
 def row(network, apart, together):
@@ -61,11 +67,17 @@ def row(network, apart, together):
     size, reductions = apart[0]["bytes"], 2 + 4 * apart[0]["batch_norms"]
     bandwidth = 4 * LARGE / (large - small)  # 2 (n - 1) / n is 1 for two workers
     predicted = compute + size / bandwidth + reductions * small
-    ms = [f"{1000 * seconds:.1f} ms" for seconds in (compute, small, predicted, step)]
-    return (
-        f"| {network} | {ms[0]} | {size / 1e6:.2f} MB | {reductions} | {bandwidth / 1e6:.0f} MB/s "
-        f"| {ms[1]} | {ms[2]} | {ms[3]} |"
-    )
+    return {
+        "network": network,
+        "compute, ms": 1000 * compute,
+        "gradients, MB": size / 1e6,
+        "reductions": reductions,
+        "bandwidth, MB/s": bandwidth / 1e6,
+        "latency, ms": 1000 * small,
+        "predicted, ms": 1000 * predicted,
+        "measured, ms": 1000 * step,
+        "measured / predicted": step / predicted,
+    }
 
 
 def free_ports(count):

@@ -1,6 +1,6 @@
-"""Records of what was measured, and the tables of docs/performance.md made of them.
+"""Records of what was measured, and the tables of `PAGES` that are made of them.
 
-    python benchmarks/speed.py            # writes the tables between the page's markers anew
+    python benchmarks/speed.py            # writes the tables between the pages' markers anew
 
 A record is docs/results/speed/NAME.json: command, commit, machine, rows. On the page it stands
 between `<!-- speed NAME -->` and `<!-- end -->`, a column for each key of its rows."""
@@ -16,7 +16,7 @@ import sys
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 FOLDER = ROOT / "docs" / "results" / "speed"
-PAGE = ROOT / "docs" / "performance.md"
+PAGES = (ROOT / "docs" / "performance.md", ROOT / "docs" / "guide" / "several_machines.md")
 
 
 def write(path: pathlib.Path, rows: list[dict]) -> None:
@@ -55,8 +55,8 @@ def table(record: dict) -> str:
     lines = [
         f"    {record['command']}",
         "",
-        f"{record['date']}, commit {record['commit']}, {record['machine']}; load of the machine "
-        f"{record['load']}.",
+        f"{record['date']}, commit {record['commit']}, {record['machine']}"
+        + (f"; load of the machine {record['load']}." if record["load"] is not None else "."),
         "",
         "| " + " | ".join(keys) + " |",
         "|" + "---|" * len(keys),
@@ -82,4 +82,5 @@ def with_tables(page: str) -> str:
 
 
 if __name__ == "__main__":
-    PAGE.write_text(with_tables(PAGE.read_text()))
+    for page in PAGES:
+        page.write_text(with_tables(page.read_text()))

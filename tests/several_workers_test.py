@@ -15,6 +15,7 @@ import socket
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 from keras.src.backend.tensorflow.trainer import TensorFlowTrainer
 
 import tf_robust_transfer as rt
@@ -365,6 +366,14 @@ def test_several_workers_refuse_arrays(monkeypatch):
     method.compile("sgd")
     with pytest.raises(InputError, match="several workers take a tf.data.Dataset.*got ndarray"):
         method.fit(np.zeros((4, 8, 8, 1), np.float32), np.zeros(4, int))
+
+
+def test_several_workers_refuse_shares_that_may_differ():
+    data = tf.data.Dataset.from_tensor_slices((np.zeros((10, 8, 8, 1)), np.zeros(10, int)))
+    strategy = tf.distribute.MirroredStrategy(["CPU:0"])
+    workers.check_even(strategy.experimental_distribute_dataset(data.batch(4, drop_remainder=True)))
+    with pytest.raises(InputError, match="batches of one size: give the dataset drop_remainder"):
+        workers.check_even(strategy.experimental_distribute_dataset(data.batch(4)))
 
 
 def test_a_batch_for_the_devices():

@@ -280,13 +280,8 @@ def fit(method, keras_fit, x=None, y=None, batch_size=None, epochs=1, verbose="a
     if isinstance(x, tf.data.Dataset):
         x = workers.rows(method.distribute_strategy, x)
         kwargs.setdefault("shuffle", False)  # Keras's own default, and its warning that it is void
-    elif workers.several(method.distribute_strategy) and not isinstance(
-        x, tf.distribute.DistributedDataset
-    ):
-        raise InputError(
-            "several workers take a tf.data.Dataset, of batches of one size that are the same on "
-            f"all of them, got {type(x).__name__}"
-        )
+    elif workers.several(method.distribute_strategy):
+        workers.check_even(x)
     callbacks = kwargs.pop("callbacks", None)
     if isinstance(callbacks, keras.callbacks.CallbackList):
         watching = AtEpochsEnd()

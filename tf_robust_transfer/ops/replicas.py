@@ -34,7 +34,8 @@ def _in_all_replicas(count):
     if _num_replicas() == 1:
         return count
     if workers.several(_context().strategy):
-        return count * _num_replicas()  # `workers.rows` shares out evenly, and a reduction is slow
+        # `fit` takes even shares alone (`workers.check_even`), and a reduction is slow.
+        return count * _num_replicas()
     return _context().all_reduce(tf.distribute.ReduceOp.SUM, count)
 
 

@@ -174,6 +174,22 @@ def rows(strategy, batches: tf.data.Dataset, *, own: bool = False):
     return strategy.distribute_datasets_from_function(of_worker)
 
 
+def check_even(batches) -> None:
+    """Raises an InputError unless these are batches that are distributed already, each replica's
+    share of one size: means over all replicas count on it (`replicas.global_mean`).
+    """
+    if not isinstance(batches, tf.distribute.DistributedDataset):
+        raise InputError(
+            "several workers take a tf.data.Dataset, of batches of one size that are the same on "
+            f"all of them, got {type(batches).__name__}"
+        )
+    specs = tf.nest.flatten(batches.element_spec, expand_composites=True)
+    if any(spec.shape[0] is None for spec in specs):
+        raise InputError(
+            "several workers take batches of one size: give the dataset drop_remainder=True"
+        )
+
+
 def check_divides(batch_size: int, devices: int) -> None:
     """Raises an InputError where a batch cannot be shared out evenly."""
     if batch_size % devices:

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# The papers' claims on CIFAR-10 on one GPU, in about ten minutes where four train at once; it goes on where it was (scripts/cifar10.py --help):
+# The papers' claims on CIFAR-10 on one GPU; prints its plan, goes on where it was (scripts/cifar10.py --help):
 #
 #   scripts/cifar10.sh -- --data_dir=DIR                              teacher, MixACM, IGAM, natural, PGD-7, RKD; seed 0
 #   scripts/cifar10.sh --students=trades --seeds=1,2 -- --data_dir=DIR

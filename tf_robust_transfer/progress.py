@@ -31,7 +31,7 @@ class Bar:
 
     def __init__(self, name: str, total: int, *, start: int = 0, unit: str, shown: bool = True):
         self._name, self._total, self._unit = name, total, unit
-        self._done, self._last = start, time.monotonic()
+        self._last = time.monotonic()
         self._first = None  # (done, time) of the first update: before it lies what is compiled
         self._live, self._shown, self._every = None, shown, self.SECONDS
         if shown and sys.stderr.isatty():
@@ -60,7 +60,7 @@ class Bar:
         """So much is done, of the total. text: what is said beside it, asked for only when it is
         shown.
         """
-        self._done, now = done, time.monotonic()
+        now = time.monotonic()
         if self._first is None:
             self._first = (done, now)
         if not self._shown or now - self._last < self._every:

@@ -50,8 +50,8 @@ def scaled_gradients(model, images, labels) -> np.ndarray:
     def score_of(x):
         return classification.cross_entropy(model(x, training=False), labels), None
 
-    # As a graph it leaves out the gradients of the kernels, which nobody asked for: they take half
-    # of the time, and some kernels' crash on a CPU (docs/guide/trouble.md).
+    # As a graph it leaves out the gradients of the kernels, which nobody asked for: those of some
+    # crash on a CPU (docs/guide/trouble.md).
     gradient = tf.function(lambda: input_gradient(score_of, images)[0])()
     gradient = gradient.numpy().astype(np.float64)
     size = np.abs(gradient).reshape(len(gradient), -1)

@@ -85,16 +85,19 @@ def _parsers(folder, seed, count):
         | pieces,
         max_size=4,
     )
-    leaves = strategies.none() | strategies.booleans() | strategies.floats() | strategies.text()
+    # Small, since drawing values of any size took most of the section's time.
+    text = strategies.text(max_size=5)
     values = strategies.recursive(
-        leaves,
-        lambda part: strategies.lists(part) | strategies.dictionaries(strategies.text(), part),
+        strategies.none() | strategies.booleans() | strategies.floats() | text,
+        lambda part: strategies.lists(part, max_size=3)
+        | strategies.dictionaries(text, part, max_size=3),
+        max_leaves=6,
     )
     keys = ("dataset", "split", "num_examples", "threat_model", "accuracy", "norm", "eps", "clean",
             "confidence_interval_95")  # fmt: skip
     results = strategies.dictionaries(
         strategies.sampled_from(keys),
-        values | strategies.dictionaries(strategies.sampled_from(keys), values),
+        values | strategies.dictionaries(strategies.sampled_from(keys), values, max_size=4),
     )
     file = folder / "results.json"
 

@@ -201,19 +201,27 @@ Method.compile = compile
 """
 
 
+# The discriminator's leaky ReLU without its kink.
+_SMOOTH = """
+import keras
+
+keras.layers.LeakyReLU.call = lambda self, x: 0.1 * x + 0.9 * keras.ops.softplus(x)
+"""
+
+
 @SLOW
-def test_two_workers_of_two_devices_each(teacher, tmp_path):
-    arguments = [*TWENTY, *METHODS["igam"], f"--teacher={teacher}"]
-    done(
-        two_workers(*arguments, f"--run_dir={tmp_path}/workers", first=(_TWO_DEVICES, _TWO_DEVICES))
-    )
-    done(
-        [
-            fresh_process.run_module(
-                "tf_robust_transfer.train", *arguments, f"--run_dir={tmp_path}/one"
-            )
-        ]
-    )
+@pytest.mark.parametrize(
+    ("seed", "first"), [(1, ""), (0, _SMOOTH)], ids=["default_parts", "smooth_discriminator"]
+)
+def test_two_workers_of_two_devices_each(seed, first, teacher, tmp_path):
+    """Rounding may put a unit of the discriminator on the other side of its kink: with seed 0 one
+    step, the third, took the kernels 9e-5 apart, and 2e-7 after twenty steps without the kink.
+    """
+    arguments = [*TWENTY, *METHODS["igam"], f"--teacher={teacher}", f"--seed={seed}"]
+    code = first + _TWO_DEVICES
+    done(two_workers(*arguments, f"--run_dir={tmp_path}/workers", first=(code, code)))
+    alone = first + "import sys\nfrom tf_robust_transfer.train import main\nmain(sys.argv[1:])"
+    done([fresh_process.run(alone, *arguments, f"--run_dir={tmp_path}/one")])
     assert apart(tmp_path / "workers", tmp_path / "one") <= 1e-5
 
 

@@ -18,6 +18,7 @@ from tf_robust_transfer import attacks, errors
 from tf_robust_transfer.attacks.cleverhans import ATTACKS as CLEVERHANS
 from tf_robust_transfer.attacks.names import ATTACKS, parse_attack
 from tf_robust_transfer.checkpoints import check_spec
+from tf_robust_transfer.checkpoints.specs import SCHEMES
 from tf_robust_transfer.command_line import all_flags, parse
 from tf_robust_transfer.config import TrainConfig
 from tf_robust_transfer.evaluate import EvaluateConfig
@@ -27,6 +28,11 @@ CASES, TEXTS = 100_000, 20_000
 BATCH, SHAPE, CLASSES = 250, (6, 6, 1), 4
 _BOUNDS = ((0.0, 1.0), (0.0, 255.0), (-1.0, 1.0), (-0.5, 0.5))
 _LONGEST = 3000
+_RESULTS = {
+    "dataset": "digits", "split": "test", "num_examples": 20,
+    "threat_model": {"norm": "linf", "eps": 0.1}, "accuracy": {"clean": 0.9, "pgd20": 0.5},
+    "confidence_interval_95": {"clean": [0.7, 1.0], "pgd20": [0.3, 0.7]},
+}  # fmt: skip
 # Options that say how long an attack goes on.
 _LONG = {"steps": 4, "queries": 20, "iterations": 4, "binary_search_steps": 2, "restarts": 1,
          "samples": 4, "max_iterations": 4, "targets": 2}  # fmt: skip
@@ -89,17 +95,31 @@ def _parsers(folder, seed, count):
     text = strategies.text(max_size=5)
     values = strategies.recursive(
         strategies.none() | strategies.booleans() | strategies.floats() | text,
-        lambda part: strategies.lists(part, max_size=3)
-        | strategies.dictionaries(text, part, max_size=3),
+        lambda part: (
+            strategies.lists(part, max_size=3) | strategies.dictionaries(text, part, max_size=3)
+        ),
         max_leaves=6,
     )
-    keys = ("dataset", "split", "num_examples", "threat_model", "accuracy", "norm", "eps", "clean",
-            "confidence_interval_95")  # fmt: skip
-    results = strategies.dictionaries(
-        strategies.sampled_from(keys),
-        values | strategies.dictionaries(strategies.sampled_from(keys), values, max_size=4),
-    )
+    part = strategies.dictionaries(strategies.sampled_from(("clean", "norm", "eps")), values)
+    results = strategies.builds(_changed, strategies.sampled_from([*_RESULTS, "more"]),
+                                values | part)  # fmt: skip
     file = folder / "results.json"
+
+    numbers = strategies.integers(-1, 50).map(str) | strategies.floats(-1, 2).map(str)
+    named = strategies.sampled_from(names).flatmap(
+        lambda name: strategies.builds(
+            "{}[{}={}]".format, strategies.just(name),
+            strategies.sampled_from(sorted(vars(parse_attack(name)))) | pieces, numbers | pieces,
+        )
+    )  # fmt: skip
+    for name in ("model.keras", "x.pt", "m.data-00000-of-00001", "m.index"):
+        (folder / name).touch()
+    spec = strategies.builds(
+        "{}{}{}".format,
+        strategies.sampled_from(["", *(f"{name}:" for name in SCHEMES), "igam:teacher:"]) | pieces,
+        strategies.sampled_from([str(folder / name) for name in ("model.keras", "x.pt", "m", "")]),
+        strategies.just("") | pieces,
+    )
 
     def reads(result):
         file.write_text(json.dumps(result))
@@ -110,12 +130,18 @@ def _parsers(folder, seed, count):
         for what, function, strategy in (
             ("the flags of train", functools.partial(parse, TrainConfig), flags),
             ("the flags of evaluate", functools.partial(parse, EvaluateConfig), flags),
-            ("SPECs", check_spec, pieces.filter(lambda text: "://" not in text)),
-            ("attack names", parse_attack, strategies.sampled_from(names).flatmap(
-                lambda name: pieces.map(lambda text: f"{name}[{text}]")) | pieces),
+            ("SPECs", check_spec, (spec | pieces).filter(lambda text: "://" not in text)),
+            ("attack names", parse_attack, named | pieces),
             ("results", reads, results),
         )
     }  # fmt: skip
+
+
+def _changed(key, value):
+    """Good results of which one entry, or what the value names of it, is another."""
+    old = _RESULTS.get(key)
+    both = isinstance(old, dict) and isinstance(value, dict)
+    return {**_RESULTS, key: {**old, **value} if both else value}
 
 
 def _fuzzed(function, strategy, seed, count):

@@ -57,14 +57,16 @@ class Runner:
         name, folder = row.name, self.runs / f"seed{seed}" / row.name
         # The run folder of a teacher, not its flag file, which would find it trained with fewer
         # attacks.
-        taught = [f"--teacher={self.runs / f'seed{seed}' / teacher}" for teacher in row.needs]
+        needed = [str(self.runs / f"seed{seed}" / teacher) for teacher in row.needs]
+        overrides = [text.format(needed=needed) for text in row.overrides]
+        if overrides == [*row.overrides]:  # which name no {needed[0]}
+            overrides += [f"--teacher={folder}" for folder in needed]
         if not ((folder / "model.keras").exists() and (folder / "results.json").exists()):
             self._run(
                 name,
                 "train",
                 f"--flagfile={row.flag_file}",
-                *row.overrides,
-                *taught,
+                *overrides,
                 *self.train_flags,
                 *QUIET,
                 f"--seed={seed}",

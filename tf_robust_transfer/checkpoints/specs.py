@@ -19,6 +19,7 @@ from tf_robust_transfer.checkpoints.igam_reference import load_igam, role_and_pa
 from tf_robust_transfer.checkpoints.madry import load_madry_cifar10, load_madry_mnist
 from tf_robust_transfer.checkpoints.native import load_native, native_file
 from tf_robust_transfer.checkpoints.teachers import find_teachers
+from tf_robust_transfer.checkpoints.zoo import load_zoo, zoo_file
 from tf_robust_transfer.errors import InputError, look_up
 from tf_robust_transfer.models.classifier import as_model
 
@@ -59,6 +60,7 @@ SCHEMES = {
         lambda location: [_id_and_file(location)[1]],
         lambda location: robustbench.load_robustbench(*_id_and_file(location)),
     ),
+    "zoo": Scheme("NAME", lambda name: [zoo_file(name)], load_zoo),
 }
 _NATIVE = Scheme("", lambda spec: [native_file(spec)], load_native)
 
@@ -84,9 +86,9 @@ def load_model(spec: str, *, sha256: str | None = None) -> keras.Model:
         spec: a `.keras` or `.h5` file, a run folder that holds a `model.keras`, or
             "SCHEME:LOCATION": "madry_mnist:DIR_OR_PREFIX", "madry_cifar10:DIR_OR_PREFIX",
             "igam:DIR_OR_PREFIX" (a run's student; "igam:teacher:DIR_OR_PREFIX" its teacher),
-            "robustbench:MODEL_ID:FILE.pt". In place of a `.keras` file or of FILE.pt may stand its
-            address, "hf://ORG/REPO/FILE" or "https://...", with "#sha256=" and the sum behind it:
-            see `downloads.local_file`.
+            "robustbench:MODEL_ID:FILE.pt", "zoo:NAME" (a network that comes with this package). In
+            place of a `.keras` file or of FILE.pt may stand its address, "hf://ORG/REPO/FILE" or
+            "https://...", with "#sha256=" and the sum behind it: see `downloads.local_file`.
         sha256: the expected SHA-256, 64 hexadecimal digits, checked before the file is read: of the
             `.keras` or `.pt` file; of a TF1 checkpoint its `.data-00000-of-00001` file, which holds
             the weights.

@@ -20,7 +20,8 @@ class Experiment:
         overrides: flags that win over the file's.
         evaluations: results file -> flags of `evaluate`.
         seeds: that it is run with.
-        needs: rows of the group "teachers" whose networks it starts from.
+        needs: rows of the group "teachers" whose networks it starts from: as its teacher, or as
+            what an override says of "{needed[0]}".
     """
 
     group: str

@@ -89,7 +89,9 @@ def test_the_whole_check_rehearsed(tmp_path):
                 assert row["images_per_second"] > 0
     assert steps["torch:pgd7:bfloat16:eager"]["ms"] > 0
     resumed = [
-        json.loads(x) for x in (tmp_path / "resume.log").read_text().splitlines() if x[0] == "{"
+        json.loads(x)
+        for x in (tmp_path / "resume.log").read_text().splitlines()
+        if x.startswith("{")
     ]
     assert [line["largest_difference"] for line in resumed] == [0.0, 0.0]
     assert [line["training"]["jit"] for line in resumed] == [False, True]

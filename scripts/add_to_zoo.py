@@ -1,6 +1,6 @@
 """Puts a network into the package's zoo: kernels as float16, and its model card.
 
-    python scripts/add_to_zoo.py NAME SPEC --results=results.json --dataset=cifar10 \\
+    python scripts/add_to_zoo.py NAME SPEC --results=docs/results/records/zoo/.../results.json \\
       --method=adversarial_training --source="..." --command="..." --data_dir=DIR
 
 Says how far its logits are from the network's own, and on how many test images PGD-20 comes to
@@ -9,6 +9,7 @@ another end: both go into the card."""
 import argparse
 import io
 import json
+import os
 import zipfile
 from pathlib import Path
 
@@ -19,9 +20,10 @@ import tf_robust_transfer as rt
 from tf_robust_transfer.checkpoints.native import native_file
 from tf_robust_transfer.checkpoints.zoo import FOLDER
 from tf_robust_transfer.data import load_data
-from tf_robust_transfer.evaluation.model_card import card_path, write_card
+from tf_robust_transfer.evaluation.model_card import add_results, card_path, write_card
 from tf_robust_transfer.files import replacing
 
+ROOT = Path(__file__).resolve().parent.parent
 LICENCE = "Apache-2.0"  # this repository's
 _WEIGHTS = "model.weights.h5"
 
@@ -101,8 +103,8 @@ def main() -> None:
         license=LICENCE,
         trained_on=results["dataset"],
         method=options.method,
-        results=results,
     )
+    add_results(path, results, os.path.relpath(options.results, ROOT))
     card = card_path(path)
     card.write_text(card.read_text().replace(path.name, f"zoo:{options.name}"))
 

@@ -89,8 +89,9 @@ def test_commands_are_found():
 def test_a_command_is_read(path, line, at_the_root, capsys):
     """Every flag and name is known; nothing is loaded or trained."""
     words = shlex.split(line, comments=True)
-    if words[0].startswith("scripts/") or words[1].startswith("scripts/"):
-        script = ROOT / next(word for word in words if word.startswith("scripts/"))
+    own = [word for word in words[:2] if word.startswith(("scripts/", "benchmarks/"))]
+    if own:
+        script = ROOT / own[0]
         flags = re.findall(r"--(\w+)=", line)
         assert script.exists()
         assert all(f"--{flag}" in script.read_text() for flag in flags), flags
@@ -115,8 +116,10 @@ def test_a_command_is_read(path, line, at_the_root, capsys):
 
 @pytest.mark.parametrize("path", GUIDES, ids=[path.stem for path in GUIDES])
 def test_a_guide_is_short(path):
-    lines = path.read_text().splitlines()
-    assert len(lines) <= 120
+    text = path.read_text()
+    assert len(text.splitlines()) <= 120
+    # What benchmarks/speed.py writes has lines of any length.
+    lines = re.sub(r"<!-- speed .*?<!-- end -->", "", text, flags=re.DOTALL).splitlines()
     assert [line for line in lines if len(line) > 100 and line[0] not in "|!"] == []
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.commands import COMMANDS
+from tf_robust_transfer.checkpoints.zoo import FOLDER
 
 ROOT = Path(__file__).resolve().parents[1]
 BUILD = "from setuptools import build_meta; import sys; build_meta.build_wheel(sys.argv[1])"
@@ -38,6 +39,7 @@ def test_the_wheel_holds_the_package_and_every_flag_file(wheel):
     package = {
         str(path.relative_to(ROOT)) for path in (ROOT / "tf_robust_transfer").rglob("*.py")
     } | {"tf_robust_transfer/py.typed"}
+    package |= {str(path.relative_to(ROOT)) for path in FOLDER.iterdir()}  # the zoo
     flags = {
         f"tf_robust_transfer/{path.relative_to(ROOT)}" for path in (ROOT / "flags").rglob("*.flags")
     }

@@ -139,6 +139,7 @@ def test_evaluate_writes_the_contracts_json(call, model, tmp_path):
         assert f"{100 * accuracy:.2f}%" in out
 
 
+@pytest.mark.slow  # scripts/torture.sh --quick kills one too
 def test_an_interrupted_evaluate_goes_on(call, model, tmp_path, monkeypatch):
     """Stopped in the last attack; what was done before stands in the state, which goes when the
     results are written.

@@ -348,7 +348,7 @@ cached_attack = functools.cache(lambda name: ATTACKS[name][0]())
 
 
 class TestBallAndBounds:
-    @hypothesis.settings(max_examples=25, deadline=None, derandomize=True, database=None)
+    @hypothesis.settings(max_examples=12, deadline=None, derandomize=True, database=None)
     @hypothesis.given(
         case=st.sampled_from(sorted(CASES)),
         name=st.sampled_from(sorted(ATTACKS)),

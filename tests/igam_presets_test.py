@@ -143,6 +143,7 @@ def test_the_paper_is_the_default_of_arguments_and_of_flags():
         assert arguments[name] == value and getattr(defaults, name) == value
 
 
+@pytest.mark.slow
 class TestTheorem61:
     """L_adv is least, -log 4, where J_s = J_t (section 6 and the proof in Appendix B)."""
 

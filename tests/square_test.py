@@ -386,7 +386,7 @@ cached_attack = functools.cache(lambda norm: Square(12, restarts=2))
 
 
 class TestBallAndBounds:
-    @hypothesis.settings(max_examples=40, deadline=None, derandomize=True, database=None)
+    @hypothesis.settings(max_examples=20, deadline=None, derandomize=True, database=None)
     @hypothesis.given(
         case=st.sampled_from(sorted(CASES)),
         norm=st.sampled_from(["linf", "l2"]),

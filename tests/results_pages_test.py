@@ -79,6 +79,18 @@ def test_no_figure_stands_outside_generated_text():
         assert not figures.findall(text), page
 
 
+def test_the_figures_of_theorem_41_are_its_records():
+    page = (DOCS / "results" / "theorem41.md").read_text()
+    for gamma in (1, 10):
+        found = json.loads((DOCS / "results" / "theorem41" / f"gamma{gamma}.json").read_text())
+        assert found["gamma"] == gamma and len(found["students"]) == 3
+        for terms in found["students"].values():
+            assert f" {terms['weighted_sum']:.4g} " in page
+            for name in ("robust_error", "adversarial_loss", "distillation_loss"):
+                low, high = terms[name]["confidence_interval_95"]
+                assert f" {terms[name]['mean']:.4g} [{low:.4g}, {high:.4g}] " in page
+
+
 def test_the_rows_name_flag_files_and_teachers():
     files = all_experiments(DOCS / "results" / "rows")
     for rows in files.values():

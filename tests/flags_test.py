@@ -40,8 +40,8 @@ def rows():
             config = parse(TrainConfig, [f"--flagfile={path}"])
         known = {config.model.partition("_")[0]}
         known.add(config.method)
-        # The steps of flags/cifar10 are long.
-        slow = known <= seen or "cifar10" in path.parts
+        # The steps of these are long, and net_test.py takes twenty of igam_mixacm.
+        slow = known <= seen or "cifar10" in path.parts or "igam_mixacm" in path.stem
         yield pytest.param(path, marks=[pytest.mark.slow] if slow else [])
         if not slow:
             seen |= known

@@ -20,7 +20,7 @@ import tf_robust_transfer as rt
 from tf_robust_transfer.checkpoints.native import native_file
 from tf_robust_transfer.checkpoints.zoo import FOLDER
 from tf_robust_transfer.data import load_data
-from tf_robust_transfer.evaluation.model_card import add_results, card_path, write_card
+from tf_robust_transfer.evaluation.model_card import add_results, write_card
 from tf_robust_transfer.files import replacing
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -103,10 +103,9 @@ def main() -> None:
         license=LICENCE,
         trained_on=results["dataset"],
         method=options.method,
+        spec=f"zoo:{options.name}",
     )
     add_results(path, results, os.path.relpath(options.results, ROOT))
-    card = card_path(path)
-    card.write_text(card.read_text().replace(path.name, f"zoo:{options.name}"))
 
 
 if __name__ == "__main__":

@@ -59,7 +59,7 @@ class Runner:
         # attacks.
         needed = [str(self.runs / f"seed{seed}" / teacher) for teacher in row.needs]
         overrides = [text.format(needed=needed) for text in row.overrides]
-        if overrides == [*row.overrides]:  # which name no {needed[0]}
+        if not any("{needed" in text for text in row.overrides):
             overrides += [f"--teacher={folder}" for folder in needed]
         if not ((folder / "model.keras").exists() and (folder / "results.json").exists()):
             self._run(

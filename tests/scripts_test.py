@@ -252,6 +252,25 @@ class TestResults:
         assert after[results.Task(student, 0)] == {first}
         assert after[results.Task(natural, 0)] == set()
 
+    @pytest.mark.parametrize(
+        ("overrides", "expected"),
+        [
+            (("--noise=0",), ["--noise=0", "--teacher=RUNS/seed2/teacher"]),
+            (("--initial_model={needed[0]}",), ["--initial_model=RUNS/seed2/teacher"]),
+        ],
+    )
+    def test_a_row_starts_from_what_it_needs(self, overrides, expected, tmp_path, monkeypatch):
+        row = Experiment("some", "row", "row", "a.flags", overrides, needs=("teacher",))
+        calls = []
+        monkeypatch.setattr(
+            results.Runner, "_run", lambda self, *arguments: calls.append(arguments)
+        )
+        results.Runner(tmp_path, tmp_path, []).trained(row, 2)
+        ((_, _, flag_file, *flags),) = calls
+        expected = [flag.replace("RUNS", str(tmp_path)) for flag in expected]
+        assert flag_file == "--flagfile=a.flags" and flags[: len(expected)] == expected
+        assert not [flag for flag in flags[len(expected) :] if "teacher" in flag]
+
     def test_one_that_fails_leaves_those_that_do_not_need_it(self, rows, monkeypatch, capsys):
         natural, student, teachers = rows
         taken = []

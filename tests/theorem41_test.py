@@ -55,7 +55,7 @@ def corners(images, eps, bounds=(0.0, 1.0)):
 
 
 class TestTheTermsOfTwoLinearModels:
-    @pytest.mark.parametrize("gamma", [1.0, 0.05])
+    @pytest.mark.parametrize("gamma", [1.0, 0.05, pytest.param(10.0, marks=pytest.mark.slow)])
     def test_two_classes(self, gamma):
         """The loss rises with a linear function, so that PGD finds its maximum; so does |W x| where
         W has one row.

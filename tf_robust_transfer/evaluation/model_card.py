@@ -29,6 +29,7 @@ def write_card(
     trained_on: str = "",
     method: str = "",
     results: dict | None = None,
+    spec: str = "",
 ) -> None:
     """Writes the card of a model, in place of an older one.
 
@@ -41,6 +42,7 @@ def write_card(
         trained_on: data set, where it is known.
         method: by which it was trained, where it is known.
         results: what stands in results.json, if it was evaluated.
+        spec: what `load_model` takes; by default the file's name.
     """
     path = pathlib.Path(model_file)
     metadata = {
@@ -70,7 +72,7 @@ def write_card(
 ```python
 import tf_robust_transfer as rt
 
-model = rt.load_model("{path.name}")
+model = rt.load_model("{spec or path.name}")
 ```
 
 ## Figures

@@ -6,8 +6,9 @@ by hand.
 Targets: one py_library for each folder of the package and one for each of its top-level modules (a
 single library for all of these would depend on itself: every folder imports `errors`, and
 `__init__` imports every folder); one py_binary for each file with `if __name__ == "__main__"`; one
-py_test for each tests/*_test.py; one library for the rest of tests/. `deps` are the imports,
-wherever in the file they stand. tests/build_test.py checks the result on its own."""
+py_test for each tests/*_test.py; one library for the rest of tests/; a filegroup for what a library
+reads of the tree. `deps` are the imports, wherever in the file they stand. tests/build_test.py
+checks the result on its own."""
 
 import argparse
 import ast
@@ -22,6 +23,12 @@ TEST_SUPPORT = "test_support"
 
 # Distributions whose name is not the name that one imports.
 DISTRIBUTIONS = {"PIL": "pillow", "absl": "absl_py", "sklearn": "scikit_learn"}
+
+# What a library reads of the tree: its filegroup, and the files of that.
+DATA = {
+    "checkpoints": ("zoo_files", "tf_robust_transfer/zoo/*"),
+    "flag_files": ("flag_rows", "flags/**/*.flags"),
+}
 
 HEADER = """\
 # Written by scripts/update_build.py: run it after a change of files or imports.
@@ -124,7 +131,7 @@ def build_text(root: Path) -> str:
         if names.count(name) > 1:
             raise ValueError(f"two targets would be called {name!r}; rename one of their files")
 
-    blocks = [HEADER]
+    blocks, groups = [HEADER], []
     for (rule, name), sources in sorted(targets.items()):
         labels = {
             dependency(imported, modules)
@@ -142,12 +149,16 @@ def build_text(root: Path) -> str:
                 labels.add(f":{TEST_SUPPORT}")  # pytest imports conftest.py before every test
         if rule == "py_library" and name == TEST_SUPPORT:
             attributes["testonly"] = "True"
+        if rule == "py_library" and name in DATA:
+            group, files = DATA[name]
+            attributes["data"] = starlark_list([f":{group}"])
+            groups.append(f'filegroup(\n    name = "{group}",\n    srcs = glob(["{files}"]),\n)\n')
         deps = sorted(labels - {None, f":{name}"}, key=lambda label: (label[0] == "@", label))
         if deps:
             attributes["deps"] = starlark_list(deps)
         lines = "".join(f"    {key} = {value},\n" for key, value in attributes.items())
         blocks.append(f'{rule}(\n    name = "{name}",\n{lines})\n')
-    return "\n".join(blocks)
+    return "\n".join([*blocks, *groups])
 
 
 def main() -> None:

@@ -210,6 +210,25 @@ def test_build_is_what_the_generator_writes():
     assert (ROOT / "BUILD").read_text(encoding="utf-8") == text, HOW_TO_MEND
 
 
+@pytest.mark.parametrize(
+    "library, file",
+    [
+        ("checkpoints", "tf_robust_transfer/zoo/cifar10_preact_resnet_18.keras"),
+        ("flag_files", "flags/igam/common_cifar.flags"),
+    ],
+)
+def test_files_that_a_library_reads_are_its_data(library, file):
+    groups = {
+        ast.literal_eval(call.keywords[0].value): ast.literal_eval(call.keywords[1].value.args[0])
+        for node in parse(ROOT / "BUILD").body
+        if isinstance(call := getattr(node, "value", None), ast.Call)
+        and call.func.id == "filegroup"
+    }
+    (target,) = (target for target in read_build(ROOT) if target["name"] == library)
+    globs = [glob for label in target["data"] for glob in groups[label.removeprefix(":")]]
+    assert ROOT / file in {path for glob in globs for path in ROOT.glob(glob)}, HOW_TO_MEND
+
+
 def test_third_party_imports_are_declared():
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     lines = (ROOT / "requirements.txt").read_text(encoding="utf-8").splitlines()

@@ -197,7 +197,7 @@ def test_a_gpu_compiles_for_few_numbers_of_lanes(steps, sizes, model, examples, 
     met, compiled = set(), Search._compiled
 
     def spy(self, method, *arguments):
-        if method.__name__ in ("_advance", "_begin"):  # which see the copy of the model
+        if method.__name__ in ("advance", "begin"):  # which see the copy of the model
             lanes = arguments[0]
             met.add(len(lanes["labels"] if isinstance(lanes, dict) else lanes))
         return compiled(self, method, *arguments)
@@ -226,8 +226,8 @@ def test_judged_in_full_float32(model, examples, monkeypatch):
         tf.config.experimental.enable_tensor_float_32_execution(before)
         searched(PGD(steps=3), model, examples, batch_size=16)
         Search(PGD(steps=3), model, THREAT, batch_size=16).judge(*examples)
-        assert allowed["_judge_lanes"] == allowed["_judge_images"] == {False}
-        assert allowed["_advance"] == {before}
+        assert allowed["judge"] == allowed["judge_images"] == {False}
+        assert allowed["advance"] == {before}
         assert tf.config.experimental.tensor_float_32_execution_enabled() == before
 
 

@@ -15,7 +15,8 @@ from tf_robust_transfer.config import TrainConfig
 from tf_robust_transfer.errors import InputError
 from tf_robust_transfer.papers import TABLES
 from tf_robust_transfer.papers.figures import SWEEPS, paper_accuracy
-from tf_robust_transfer.plots.sweep import Outcome, plot_sweep, sweep_figure
+from tf_robust_transfer.plots.outcomes import Outcome
+from tf_robust_transfer.plots.sweep import plot_sweep, sweep_figure
 from tf_robust_transfer.reports import sweep
 from tf_robust_transfer.visualize import VisualizeConfig
 

@@ -275,7 +275,7 @@ class Attack:
         found, margins = images, tf.fill(tf.shape(labels), -float("inf"))
         resists = classification.is_correct(model(images, training=False), labels)
         for search, seeds in self._searches(model, threat_model, 1, seed):
-            new, right, new_margins = search.whole(
+            new, right, new_margins = search.program.whole(
                 images, labels, resists, tf.constant(threat_model.eps, tf.float32), seeds
             )
             closer = resists & (new_margins > margins)

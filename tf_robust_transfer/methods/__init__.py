@@ -5,7 +5,8 @@ import fnmatch
 from tf_robust_transfer.errors import InputError
 from tf_robust_transfer.methods.adversarial import AdversarialTraining
 from tf_robust_transfer.methods.adversarial_distillation import AdversarialDistillation
-from tf_robust_transfer.methods.base import Context, Method
+from tf_robust_transfer.methods.base import Method
+from tf_robust_transfer.methods.context import Context
 from tf_robust_transfer.methods.distillation import Distillation
 from tf_robust_transfer.methods.finetune import FineTune
 from tf_robust_transfer.methods.igam import IGAM

@@ -13,11 +13,12 @@ from tf_robust_transfer.flag_types import boolean, fraction
 from tf_robust_transfer.losses import classification
 from tf_robust_transfer.methods import given, watch
 from tf_robust_transfer.methods.averaging import WeightAverage, copied
+from tf_robust_transfer.methods.context import Context
 from tf_robust_transfer.methods.directions import Directions
+from tf_robust_transfer.methods.replicated import RunsOnReplicas
 from tf_robust_transfer.methods.saving import SavesItsStudent
 from tf_robust_transfer.models.settings import check_settings, require_tensorflow
-from tf_robust_transfer.ops import replicas, workers
-from tf_robust_transfer.ops.batch_norm import batch_norm_layers, with_our_moments
+from tf_robust_transfer.ops import replicas
 from tf_robust_transfer.options import (
     Options,
     at_least,
@@ -30,37 +31,9 @@ from tf_robust_transfer.terms import CrossEntropy, Logits, evaluate, total
 from tf_robust_transfer.terms.weight_decay import half_squares, kernels
 
 WEIGHT_DECAY_OF = ("kernels", "all")
-_ASKED = "asked to stop"  # how many workers are, among the logs of a step
 
 
-@dataclasses.dataclass(frozen=True)
-class Context:
-    """What a method is made from on the command line, beside its own flags.
-
-    Attributes:
-        student: the network to train; None for a method that makes it of its teacher.
-        teacher: keras.Model or None.
-        threat_model: that of the evaluation.
-        input_shape, num_classes: of the data.
-        seed: of the run.
-        steps_per_epoch: what turns epochs into steps.
-        smoke: whether this run is to see the whole step at once, without any warm-up.
-    """
-
-    student: keras.Model | None
-    teacher: keras.Model | None
-    threat_model: object
-    input_shape: tuple[int, int, int]
-    num_classes: int
-    seed: int
-    steps_per_epoch: int
-    smoke: bool = False
-
-    def steps(self, epochs: float) -> int:
-        return 0 if self.smoke else round(epochs * self.steps_per_epoch)
-
-
-class Method(SavesItsStudent, keras.Model):
+class Method(RunsOnReplicas, SavesItsStudent, keras.Model):
     """A Keras model that trains its student. `compile(optimizer=...)` it and `fit` it on (images,
     integer labels).
 
@@ -239,52 +212,6 @@ class Method(SavesItsStudent, keras.Model):
                 a gradient or weight that is not finite."""
         return given.fit(self, super().fit, x, y, *args, **kwargs)
 
-    def make_train_function(self, force=False):
-        """As keras.Model's; under several replicas with the statistics of the whole batch."""
-        if self.train_function is None or force:
-            if workers.several(self.distribute_strategy):
-                self.train_function = self._step_of_several_workers()
-            else:
-                super().make_train_function(force=True)
-            several = self.distribute_strategy.num_replicas_in_sync > 1
-            if several and self.options.synchronized_batch_norm:
-                layers = batch_norm_layers(self.networks())
-                self.train_function = _of_the_whole_batch(layers, self.train_function)
-        return self.train_function
-
-    def _step_of_several_workers(self):
-        """Keras's own would reduce each entry of the logs once more, over an axis of examples."""
-        if self.steps_per_execution != 1:
-            raise InputError("several workers take single steps: steps_per_execution must be 1")
-        strategy = self.distribute_strategy
-
-        def of_replica(data, asked):
-            self._asked = asked
-            return self.train_step(data)
-
-        @tf.function(reduce_retracing=True, autograph=False)
-        def step(iterator, asked):
-            logs = strategy.run(of_replica, args=(iterator.get_next(), asked))
-            # They are the same on every replica.
-            return {name: strategy.experimental_local_results(logs[name])[0] for name in logs}
-
-        def train_function(iterator):
-            logs = step(iterator, tf.constant(float(self.asked_to_stop)))
-            self.told_to_stop = float(logs.pop(_ASKED)) > 0
-            return logs
-
-        return train_function
-
-    def networks(self) -> list:
-        """The models and layers that a step runs."""
-        of_terms = (part for term in self.terms for part in term.state().values())
-        return [self, *(part for part in of_terms if isinstance(part, keras.Layer))]
-
-    def _maybe_symbolic_build(self, iterator=None, data_batch=None):
-        """Nothing: student and optimizer are built.
-
-        Keras would draw a batch for it, and under several workers fails to reduce that one."""
-
     def train_on_batch(self, x, y=None, **kwargs):
         """As keras.Model.train_on_batch, checked as `fit`."""
         given.check_networks(self)
@@ -424,8 +351,8 @@ class Method(SavesItsStudent, keras.Model):
         shown = {"loss": loss, **{name: value for name, (_, value) in terms.items()}}
         right = tf.cast(classification.is_correct(logits, labels), tf.float32)
         counts = {"right": replicas.global_sum(right), "seen": tf.cast(tf.size(right), tf.float32)}
-        several = workers.several(self.distribute_strategy)
-        wholes = replicas.whole(shown | counts | ({_ASKED: self._asked} if several else {}))
+        asked = self._asked_to_stop()
+        wholes = replicas.whole(shown | counts | asked)
         for name in shown:
             self._trackers[name].update_state(wholes[name])
         weights = tf.stack([wholes["right"], wholes["seen"] - wholes["right"]])
@@ -434,16 +361,7 @@ class Method(SavesItsStudent, keras.Model):
         self.watch.see_logits(logits)
         # A term that this step does not have (IGAM's during its warm start) is not shown as 0.
         results = {name: self._trackers[name].result() for name in (*shown, "accuracy")}
-        return results | ({_ASKED: wholes[_ASKED]} if several else {})
-
-
-def _of_the_whole_batch(layers, train_function):
-    def step(iterator):
-        # It traces for every new shape of a batch.
-        with with_our_moments(layers, whole_batch=True):
-            return train_function(iterator)
-
-    return step
+        return results | {name: wholes[name] for name in asked}
 
 
 def unpack(data):

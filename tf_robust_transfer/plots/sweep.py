@@ -3,7 +3,6 @@ MixACM paper.
 """
 
 import collections
-import dataclasses
 import math
 import statistics
 import textwrap
@@ -14,57 +13,12 @@ from matplotlib import colormaps
 from matplotlib.figure import Figure
 from matplotlib.transforms import ScaledTranslation
 
-from tf_robust_transfer.errors import InputError
 from tf_robust_transfer.plots.input_gradients import write_figure
+from tf_robust_transfer.plots.outcomes import Outcome, attack_name, lines_of, short, shown_attacks
 
 LOG_SPAN = 30  # Values that span more than this factor stand on a logarithmic axis.
 _MARKERS = "osD^vP*X"
 _DODGE = 4.5  # points between runs that stand at one place
-
-
-@dataclasses.dataclass(frozen=True)
-class Outcome:
-    """What was measured of one model: a results file of ours, or a row of a paper's table.
-
-    Attributes:
-        values: flag -> its value, a number or text; for ours with the dataset, norm and eps of the
-            evaluation.
-        accuracy: attack -> fraction in [0, 1].
-        interval: attack -> (low, high), of 95%, fractions. Attacks without one are drawn without an
-            error bar.
-        run: name of the run, one for all of its results files.
-        num_examples: that were attacked; 0 where that is not known.
-        paper: whether the figures are a paper's.
-        baseline: "" for a point, else the label of the dotted line that is drawn across at its
-            accuracy.
-    """
-
-    values: Mapping[str, object]
-    accuracy: Mapping[str, float]
-    interval: Mapping[str, Sequence[float]] = dataclasses.field(default_factory=dict)
-    run: str = ""
-    num_examples: int = 0
-    paper: bool = False
-    baseline: str = ""
-
-
-@dataclasses.dataclass(frozen=True)
-class _Point:
-    x: float
-    accuracy: float  # in %, as low and high
-    low: float  # NaN where there is no interval
-    high: float
-    num_examples: int
-
-
-def number(value) -> float | None:
-    """A flag's value as a number, which may be written as a fraction, or None where it is none."""
-    numerator, slash, denominator = str(value).partition("/")
-    try:
-        result = float(numerator) / float(denominator) if slash else float(numerator)
-    except (ValueError, ZeroDivisionError):
-        return None
-    return result if math.isfinite(result) else None
 
 
 def plot_sweep(outcomes: Sequence[Outcome], path, *, x: str, **options) -> None:
@@ -112,7 +66,7 @@ def sweep_figure(
         InputError: nothing to draw, an attack that nothing met, an x that is no number.
     """
     labels = labels or {}
-    attacks = _shown_attacks(outcomes, attacks)
+    attacks = shown_attacks(outcomes, attacks)
     panels = [(attack,) for attack in attacks] if series else [tuple(attacks)]
     columns = min(len(panels), 3)
     rows = -(-len(panels) // columns)
@@ -126,7 +80,7 @@ def sweep_figure(
         axis.set_axis_off()
     handles, ours = {}, []
     for axis, shown in zip(axes, panels):
-        lines = _lines(outcomes, x, series, shown)
+        lines = lines_of(outcomes, x, series, shown)
         ours += [point for key, points in lines.items() if not key[3] for point in points]
         _draw_lines(axis, lines, series, labels, handles)
         levels = _draw_baselines(axis, outcomes, shown, handles)
@@ -134,7 +88,7 @@ def sweep_figure(
         axis.set_xlabel(labels.get(x, x), fontsize=9)
         axis.set_ylabel("accuracy (%)", fontsize=9)
         if series:
-            axis.set_title(_attack_name(shown[0]), fontsize=10)
+            axis.set_title(attack_name(shown[0]), fontsize=10)
     width = figure.get_figwidth()
     figure.suptitle(textwrap.fill(title, int(11 * width)), fontsize=10.5)
     # The caption is the legend's title, so that the layout keeps both apart. A letter of the legend
@@ -153,76 +107,6 @@ def sweep_figure(
         title_fontsize=7,
     )
     return figure
-
-
-def _shown_attacks(outcomes, attacks):
-    met = list(
-        dict.fromkeys(
-            name for outcome in outcomes if not outcome.paper for name in outcome.accuracy
-        )
-    )
-    if not met:
-        raise InputError("there is no accuracy to draw")
-    for attack in attacks:
-        if attack not in met:
-            raise InputError(f"no run was measured under {attack!r}; there are {', '.join(met)}")
-    return list(dict.fromkeys(attacks)) or sorted(met, key=lambda name: name != "clean")
-
-
-def _lines(outcomes, x, series, attacks):
-    """(attack, value of series, condition, whether a paper's) -> [_Point] by x, the lines ordered
-    by value of series.
-    """
-    best = {}
-    for outcome in outcomes:
-        if outcome.baseline:
-            continue
-        place = number(outcome.values.get(x))
-        if place is None:
-            raise InputError(
-                f"{x} is no number: {str(outcome.values.get(x, ''))!r}; give it as the series, not "
-                "as x"
-            )
-        value = _short(outcome.values.get(series, "")) if series else ""
-        for attack in attacks:
-            if attack in outcome.accuracy:
-                key = (
-                    attack,
-                    value,
-                    _condition(outcome, attack, (x, series)),
-                    outcome.paper,
-                    place,
-                    outcome.run,
-                )
-                if key not in best or outcome.num_examples > best[key].num_examples:
-                    low, high = outcome.interval.get(attack, (math.nan, math.nan))
-                    accuracy = outcome.accuracy[attack]
-                    best[key] = _Point(
-                        place, 100 * accuracy, 100 * low, 100 * high, outcome.num_examples
-                    )
-
-    def order(key):
-        value = number(key[1])
-        return (
-            attacks.index(key[0]),
-            key[3],
-            (1, 0, key[1]) if value is None else (0, value, ""),
-            key[2:],
-        )
-
-    lines = {}
-    for key in sorted(best, key=order):
-        lines.setdefault(key[:4], []).append(best[key])
-    return lines
-
-
-def _condition(outcome, attack, swept):
-    """What else tells results apart that are no points of one line. A paper's lines are named so
-    and need none.
-    """
-    names = ("dataset",) if attack == "clean" else ("dataset", "norm", "eps")
-    used = [name for name in names if name in outcome.values and name not in swept]
-    return () if outcome.paper else tuple((name, _short(outcome.values[name])) for name in used)
 
 
 def _draw_lines(axis, lines, series, labels, handles):
@@ -251,7 +135,7 @@ def _draw_lines(axis, lines, series, labels, handles):
         label = (
             labels.get(f"{series}={value}", f"{labels.get(series, series)} {value}")
             if series
-            else _attack_name(attack)
+            else attack_name(attack)
         )
         label += "".join(f", {name} {text}" for name, text in condition if name in differ)
         if paper:
@@ -308,7 +192,7 @@ def _draw_baselines(axis, outcomes, attacks, handles):
     for outcome in outcomes:
         for attack in attacks if outcome.baseline else ():
             if attack in outcome.accuracy:
-                name = outcome.baseline + (f", {_attack_name(attack)}" if len(attacks) > 1 else "")
+                name = outcome.baseline + (f", {attack_name(attack)}" if len(attacks) > 1 else "")
                 key = name + (", paper" if outcome.paper else ""), outcome.paper
                 levels.setdefault(key, []).append(100 * outcome.accuracy[attack])
     levels = {key: statistics.mean(values) for key, values in levels.items()}
@@ -338,7 +222,7 @@ def _set_axes(axis, points, levels):
         # Labels that are nearer would touch.
         if shown[index] - shown[ticks[-1]] > 0.07 * room:
             ticks.append(index)
-    axis.set_xticks([places[index] for index in ticks], [_short(places[index]) for index in ticks])
+    axis.set_xticks([places[index] for index in ticks], [short(places[index]) for index in ticks])
     axis.minorticks_off()
     ends = [
         end
@@ -363,7 +247,7 @@ def _caption(outcomes, points, swept):
         )
     for name, before in (("dataset", " of "), ("norm", ", "), ("eps", " eps ")):
         found = {
-            _short(outcome.values[name])
+            short(outcome.values[name])
             for outcome in outcomes
             if not outcome.paper and name in outcome.values
         }
@@ -373,18 +257,3 @@ def _caption(outcomes, points, swept):
     return text + (
         " Hollow, dashed: as in the paper." if any(outcome.paper for outcome in outcomes) else ""
     )
-
-
-def _attack_name(attack):
-    return "clean" if attack == "clean" else f"under {attack}"
-
-
-def _short(value):
-    """A number as short as it is well read, 8/255 as such; other text as it is."""
-    found = number(value)
-    if found is None:
-        return str(value) or "(none)"
-    pixels = found * 255
-    if 0 < found < 0.2 and abs(pixels - round(pixels)) < 1e-4:
-        return f"{round(pixels)}/255"
-    return f"{found:.0f}" if found == round(found) and abs(found) < 1e6 else f"{found:.4g}"

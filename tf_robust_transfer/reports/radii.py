@@ -4,7 +4,8 @@ import pathlib
 
 from tf_robust_transfer.errors import InputError, of_flag
 from tf_robust_transfer.files import check_readable
-from tf_robust_transfer.plots.sweep import Outcome, plot_sweep
+from tf_robust_transfer.plots.outcomes import Outcome
+from tf_robust_transfer.plots.sweep import plot_sweep
 from tf_robust_transfer.runs.folder import read_results
 
 

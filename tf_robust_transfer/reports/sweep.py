@@ -10,7 +10,8 @@ from tf_robust_transfer.command_line import train_flags
 from tf_robust_transfer.errors import InputError, look_up, nearest
 from tf_robust_transfer.papers import TABLES
 from tf_robust_transfer.papers.figures import SWEEPS, paper_accuracy
-from tf_robust_transfer.plots.sweep import Outcome, number, plot_sweep
+from tf_robust_transfer.plots.outcomes import Outcome, number
+from tf_robust_transfer.plots.sweep import plot_sweep
 from tf_robust_transfer.runs.folder import read_flags, read_results, run_folders
 
 _LOG = logging.getLogger("tf_robust_transfer")

@@ -50,11 +50,17 @@ def without_seconds(path):
     return found
 
 
-@pytest.fixture
-def halves(model, tmp_path):
+@pytest.fixture(scope="module")
+def both_halves(model, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("halves")
     for part in ("0/2", "1/2"):
-        run(model, tmp_path / "r.json", f"--part={part}", f"--save_adversarial={tmp_path}/x.npy")
-    return tmp_path
+        run(model, folder / "r.json", f"--part={part}", f"--save_adversarial={folder}/x.npy")
+    return folder
+
+
+@pytest.fixture
+def halves(both_halves, tmp_path):
+    return shutil.copytree(both_halves, tmp_path / "halves")
 
 
 def test_two_parts_merged_are_the_whole(model, whole, halves, capsys):

@@ -2,6 +2,7 @@
 
 import csv
 import io
+import itertools
 import json
 import pathlib
 import re
@@ -81,8 +82,9 @@ def test_no_figure_stands_outside_generated_text():
 
 def test_the_figures_of_theorem_41_are_its_records():
     page = (DOCS / "results" / "theorem41.md").read_text()
-    for gamma in (1, 10):
-        found = json.loads((DOCS / "results" / "theorem41" / f"gamma{gamma}.json").read_text())
+    for seed, gamma in itertools.product((1, 2), (1, 10)):
+        record = DOCS / "results" / "theorem41" / f"seed{seed}_gamma{gamma}.json"
+        found = json.loads(record.read_text())
         assert found["gamma"] == gamma and len(found["students"]) == 3
         for terms in found["students"].values():
             assert f" {terms['weighted_sum']:.4g} " in page

@@ -67,11 +67,11 @@ class Search:
         self, attack, model, threat_model, *, batch_size, logits_of=None, keep_images=False
     ):
         self.attack, self.batch_size, self.keep_images = attack, batch_size, keep_images
-        self.rounds = attack.rounds(model.output_shape[-1])
         steps_at_once = getattr(attack, "steps_at_once", STEPS_AT_ONCE)
         self.program = LaneProgram(
             attack, model, threat_model, logits_of, keep_images, steps_at_once
         )
+        self.rounds = self.program.rounds
         key = ("search", attack.identity(threat_model), steps_at_once, logits_of, keep_images)
         self._functions = kept(model, key, dict)
         self.lanes, self.queue = None, np.zeros(0, int)

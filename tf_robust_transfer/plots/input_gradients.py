@@ -20,6 +20,7 @@ from tf_robust_transfer.attacks.threat_model import ThreatModel, check_batch
 from tf_robust_transfer.checkpoints import as_model
 from tf_robust_transfer.errors import InputError
 from tf_robust_transfer.files import replacing
+from tf_robust_transfer.inference.kept import compiled, kept
 from tf_robust_transfer.losses import classification
 from tf_robust_transfer.ops.examples import beside_images
 from tf_robust_transfer.ops.gradients import input_gradient
@@ -47,12 +48,18 @@ def scaled_gradients(model, images, labels) -> np.ndarray:
     model = as_model(model, np.shape(images)[1:])
     images, labels = check_batch(model, images, labels, ThreatModel())
 
-    def score_of(x):
-        return classification.cross_entropy(model(x, training=False), labels), None
+
+    def gradient_of(images, labels):
+        def score_of(x):
+            return classification.cross_entropy(model(x, training=False), labels), None
+
+        return input_gradient(score_of, images)[0]
 
     # As a graph it leaves out the gradients of the kernels, which nobody asked for: those of some
-    # crash on a CPU (docs/guide/trouble.md).
-    gradient = tf.function(lambda: input_gradient(score_of, images)[0])()
+    # crash on a CPU (docs/guide/trouble.md). A run asks for it every epoch.
+    gradient = kept(
+        model, ("input gradients", images.shape[1:]), lambda: compiled(gradient_of, images, labels)
+    )(images, labels)
     gradient = gradient.numpy().astype(np.float64)
     size = np.abs(gradient).reshape(len(gradient), -1)
     scale = np.percentile(size, PERCENTILE, axis=1)

@@ -160,10 +160,8 @@ def test_a_value_that_is_not_allowed(
     assert not reading or flag in READS_DATA
 
 
-@pytest.mark.parametrize(
-    "arguments",
-    [["train", "--noise=x"], pytest.param(["evaluate", "--model=nothing"], marks=pytest.mark.slow)],
-)
+@pytest.mark.slow  # commands_test.py has one that starts faster
+@pytest.mark.parametrize("arguments", [["train", "--noise=x"], ["evaluate", "--model=nothing"]])
 def test_from_end_to_end(arguments, tmp_path):
     command, flag = arguments
     ended = subprocess.run(

@@ -53,7 +53,7 @@ def test_every_part_runs_by_its_name(parts, tmp_path, monkeypatch):
     assert isinstance(student, keras.Model) and student.output_shape == (None, 2)
     # The adapter, from a flag file.
     (tmp_path / "mirrored.flags").write_text(
-        "--method=igam\n--teacher=run\n--lambda_adv=0\n--train_steps=2\n--watch_examples=0\n"
+        "--method=igam\n--teacher=run\n--lambda_adv=0\n--train_steps=2\n--watch_examples=0\n--attacks=\n"
         f"--dataset={parts}.sources:stripes\n--adapter={parts}.adapters:Mirror\n"
     )
     COMMANDS["train"][0](["--flagfile=mirrored.flags", "--run_dir=mirrored"])

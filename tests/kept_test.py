@@ -140,7 +140,7 @@ def test_cleverhans_at_another_radius(images):
     """Its graph holds eps as a number."""
     model, fresh = network(), network()
     labels = np.argmax(model(images), axis=1)
-    attacks = {"ch": CleverHans("projected_gradient_descent", steps=5)}
+    attacks = {"ch": CleverHans("projected_gradient_descent", steps=3)}
     for eps in (0.02, 0.2):
         threat = ThreatModel("linf", eps)
         found = evaluate_robustness(model, images, labels, threat_model=threat, attacks=attacks)

@@ -44,14 +44,17 @@ def save(session, folder, name="checkpoint", step=100, variables=None):
 
 
 def save_arrays(prefix, arrays):
-    """Saves variables of these names and values, without a step in the name."""
-    with tf.Graph().as_default(), tf1.Session() as session:
-        variables = [
-            tf1.get_variable(name, initializer=tf.constant(value)) for name, value in arrays.items()
-        ]
-        session.run(tf1.global_variables_initializer())
-        pathlib.Path(prefix).parent.mkdir(parents=True, exist_ok=True)
-        return tf1.train.Saver(var_list=variables).save(session, str(prefix))
+    """Saves variables of these names and values, without a step in the name, by the operation that
+    TensorFlow 1's Saver has in its graph.
+    """
+    pathlib.Path(prefix).parent.mkdir(parents=True, exist_ok=True)
+    tf.raw_ops.SaveV2(
+        prefix=str(prefix),
+        tensor_names=list(arrays),
+        shape_and_slices=[""] * len(arrays),
+        tensors=[tf.constant(value) for value in arrays.values()],
+    )
+    return str(prefix)
 
 
 def read_arrays(prefix, without=()):

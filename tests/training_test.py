@@ -36,6 +36,8 @@ QUICK = (
     "--watch_attack=pgd2",
 )
 SLOW = pytest.mark.slow
+# Of a run whose weights alone are looked at: half of its time would go into attacks.
+UNMEASURED = ("--attacks=", "--watch_examples=0")
 
 
 @pytest.fixture(scope="module")
@@ -152,7 +154,9 @@ def test_flags_txt_holds_every_flag(igam, teacher):
 @pytest.mark.parametrize("run", ["teacher", pytest.param("igam", marks=SLOW)])
 def test_flags_txt_reproduces_the_run(run, tmp_path, request):
     folder, again = request.getfixturevalue(run), tmp_path / "again"
-    run_training(parse(TrainConfig, [f"--flagfile={folder}/flags.txt", f"--run_dir={again}"]))
+    run_training(
+        parse(TrainConfig, [f"--flagfile={folder}/flags.txt", *UNMEASURED, f"--run_dir={again}"])
+    )
     for first, second in zip(weights(folder), weights(again), strict=True):
         np.testing.assert_array_equal(first, second)
 
@@ -190,8 +194,8 @@ def test_a_killed_run_goes_on_and_ends_with_the_same_weights_bit_for_bit(
         run_training(parse(TrainConfig, arguments(teacher, alone)))
     killed = tmp_path / "killed"
     # Checkpoints after nearly every step; killed within the second epoch, at step 13, when that of
-    # step 12 is there.
-    often = [*arguments(teacher, killed), "--checkpoint_minutes=0.00001"]
+    # step 12 is there. Measuring, which the run left alone does, moves nothing.
+    often = [*arguments(teacher, killed), *UNMEASURED, "--checkpoint_minutes=0.00001"]
     process = fresh_process.run(_KILLED.format(step=13), *often)
     assert process.returncode == -signal.SIGKILL, process.stderr[-2000:]
     assert not (killed / "model.keras").exists()
@@ -314,7 +318,7 @@ def test_a_loss_that_is_not_finite_names_step_and_term_and_keeps_the_checkpoint(
 
 def test_train_steps_may_end_within_an_epoch(tmp_path):
     folder = run_training(
-        parse(TrainConfig, [*QUICK, "--train_steps=11", f"--run_dir={tmp_path}/run"])
+        parse(TrainConfig, [*QUICK, *UNMEASURED, "--train_steps=11", f"--run_dir={tmp_path}/run"])
     )
     assert (
         (folder.checkpoints / "checkpoint")
@@ -324,9 +328,10 @@ def test_train_steps_may_end_within_an_epoch(tmp_path):
 
 
 def test_a_chain_trains_its_teacher_first_beside_the_student(tmp_path):
-    (tmp_path / "source.flags").write_text("\n".join([*QUICK, "--epochs=1"]))
+    (tmp_path / "source.flags").write_text("\n".join([*QUICK, *UNMEASURED, "--epochs=1"]))
     arguments = [
         *QUICK,
+        *UNMEASURED,
         "--epochs=1",
         "--method=rkd",
         f"--teacher=flagfile:{tmp_path}/source.flags",
@@ -353,6 +358,7 @@ def test_finetuning_keeps_the_teachers_features(teacher, tmp_path):
             TrainConfig,
             [
                 *QUICK,
+                *UNMEASURED,
                 "--epochs=1",
                 "--method=finetune",
                 f"--teacher={teacher}",

@@ -5,6 +5,7 @@ half-written.
 import json
 import os
 import pathlib
+import shutil
 import subprocess
 import sys
 
@@ -256,17 +257,28 @@ def test_saved_adversarial_examples_are_read_back_and_fool_as_much(call, model, 
     assert code == 2 and "from its image in linf, allowed is eps 0.1" in err
 
 
-def test_visualize_writes_a_png(call, model, tmp_path):
+def test_visualize_writes_a_png(call, model, tmp_path, monkeypatch):
+    titles, draw = [], visualize.plot_input_gradients
+    monkeypatch.setattr(
+        visualize,
+        "plot_input_gradients",
+        lambda models, *given: (titles.extend(models), draw(models, *given)),
+    )
+    for name in ("noise_0.4", "noise_0.6"):
+        (tmp_path / name).mkdir()
+        shutil.copy(model, tmp_path / name / "model.keras")
+    specs = [model, model, tmp_path / "noise_0.4", tmp_path / "noise_0.6" / "model.keras"]
     code, _, err = call(
         "visualize",
         "--kind=input_gradients",
-        f"--models={model},{model}",
+        f"--models={','.join(map(str, specs))}",
         "--dataset=digits",
         "--num_images=2",
         f"--output={tmp_path}/gradients.png",
     )
     assert code == 0, err
     assert (tmp_path / "gradients.png").read_bytes().startswith(b"\x89PNG")
+    assert titles == ["natural", str(model), "noise_0.4", "noise_0.6"]
 
 
 def test_report_prints_a_row_for_each_run(call, model, tmp_path):

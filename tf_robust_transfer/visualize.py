@@ -135,13 +135,20 @@ def run(config: VisualizeConfig) -> None:
     shown = load_split(config, config.split)
     models = {}
     for spec in config.models:
-        path = pathlib.Path(spec)
-        title = path.parent.name if path.name == "model.keras" else path.stem
+        title = _title(spec)
         models[title if title not in models else spec] = load_model(spec)
     used = slice(0, config.num_images or default_images)
     plot(
         models, shown.images[used].astype(np.float32) / np.float32(255), shown.labels[used], config
     )
+
+
+def _title(spec: str) -> str:
+    path = pathlib.Path(spec)
+    if path.name == "model.keras":
+        return path.parent.name
+    # A folder may be "noise_0.6", which has no suffix.
+    return path.name if path.is_dir() else path.stem
 
 
 def main(argv=None) -> None:

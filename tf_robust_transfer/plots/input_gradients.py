@@ -12,7 +12,6 @@ import io
 from pathlib import Path
 
 import numpy as np
-import tensorflow as tf
 from matplotlib import colormaps
 from matplotlib.figure import Figure
 
@@ -47,7 +46,6 @@ def scaled_gradients(model, images, labels) -> np.ndarray:
     """
     model = as_model(model, np.shape(images)[1:])
     images, labels = check_batch(model, images, labels, ThreatModel())
-
 
     def gradient_of(images, labels):
         def score_of(x):

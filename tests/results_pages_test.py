@@ -204,6 +204,15 @@ def test_a_page_is_filled_from_its_records(results):
     assert write_pages(results.parent) == []
 
 
+def test_rows_are_compared_on_the_seeds_that_both_have(results):
+    for name, seed, accuracy in (("one", 0, 0.5), ("one", 1, 0.7), ("two", 0, 0.4)):
+        write(results / "records" / "group", name, seed, accuracy={"clean": accuracy})
+    filler = Filler(results)
+    assert filler.figure("group:one:clean - group:two:clean") == "10.0"
+    assert filler.figure("group:two:clean / group:one:clean") == "80%"
+    assert filler.figure("group:one:clean:1 - group:two:clean") == "30.0"  # as asked
+
+
 def test_training_and_test_images_are_never_averaged(results):
     for split, accuracy in (("train[:2000]", 0.9), ("test", 0.5)):
         name = f"results_{split[:4]}.json"

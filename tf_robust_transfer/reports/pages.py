@@ -12,7 +12,8 @@ docs/results/rows. Of a table, `rows=a,b` takes some of its rows (another file's
 `columns` shows flags of their runs, `head` names the column of labels, or `-` leaves it out, and
 `split` takes the figures of training or of test images, where rows have both. Of a figure,
 `FILE:ROW:ATTACK` is the mean over the seeds, or one seed's with its interval;
-`FILE:ROW:ATTACK:0` is seed 0's, `a - b` a difference in points, `a / b` a share in %.
+`FILE:ROW:ATTACK:0` is seed 0's, `a - b` a difference in points, `a / b` a share in %, both of the
+seeds that the two have in common.
 """
 
 import pathlib
@@ -113,13 +114,19 @@ class Filler:
         """The text of `FILE:ROW:ATTACK[:SEED]`, of `a - b` in points or of `a / b` in %."""
         parts = expression.split()
         if len(parts) == 1:
-            figures = self._figures(parts[0])
+            figures = [figure for _, figure in self._figures(parts[0])]
             if len(figures) == 1:
                 return figures[0].text
             return f"{_mean(figures):.1f}"
         if len(parts) != 3 or parts[1] not in ("-", "/"):
             raise InputError(f"expected a, a - b or a / b, got {expression!r}")
-        left, right = (_mean(self._figures(part)) for part in (parts[0], parts[2]))
+        sides = [self._figures(part) for part in (parts[0], parts[2])]
+        # Of the seeds that both have, where there are such.
+        common = set.intersection(*({seed for seed, _ in side} for side in sides))
+        left, right = (
+            _mean([figure for seed, figure in side if seed in common or not common])
+            for side in sides
+        )
         return f"{left - right:.1f}" if parts[1] == "-" else f"{100 * left / right:.0f}%"
 
     def _figures(self, name):
@@ -129,7 +136,9 @@ class Filler:
         records = self._found(self._row(file, row))
         if seed:
             records = tuple(record for record in records if str(record.seed) == seed[0])
-        figures = [figure for record in records if (figure := record.figure(attack))]
+        figures = [
+            (record.seed, figure) for record in records if (figure := record.figure(attack))
+        ]
         if not figures:
             raise InputError(f"no record of {name!r}: run it, or take the sentence out")
         return figures

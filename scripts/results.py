@@ -123,7 +123,7 @@ class Runner:
         log = self.runs / "logs" / f"{name}.log"
         log.parent.mkdir(parents=True, exist_ok=True)
         with (
-            open(log, "a") as file,
+            open(log, "a", buffering=1) as file,
             contextlib.redirect_stdout(file),
             contextlib.redirect_stderr(file),
         ):

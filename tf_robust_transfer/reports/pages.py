@@ -11,7 +11,8 @@ What stands between a comment and its end is written anew each time. `igam14` is
 docs/results/rows. Of a table, `rows=a,b` takes some of its rows (another file's as `FILE:ROW`),
 `columns` shows flags of their runs, `head` names the column of labels, or `-` leaves it out, and
 `split` takes the figures of training or of test images, where rows have both. Of a figure,
-`FILE:ROW:ATTACK` is the mean over the seeds, or one seed's with its interval;
+`FILE:ROW:ATTACK` is the mean over the seeds, or one seed's with its interval, of test images where
+a row has both;
 `FILE:ROW:ATTACK:0` is seed 0's, `a - b` a difference in points, `a / b` a share in %, both of the
 seeds that the two have in common.
 """
@@ -133,12 +134,11 @@ class Filler:
         if not 2 <= name.count(":") <= 3:
             raise InputError(f"expected FILE:ROW:ATTACK or FILE:ROW:ATTACK:SEED, got {name!r}")
         file, row, attack, *seed = name.split(":")
-        records = self._found(self._row(file, row))
+        chosen = self._row(file, row)
+        records = self._found(chosen, "test") or self._found(chosen)
         if seed:
             records = tuple(record for record in records if str(record.seed) == seed[0])
-        figures = [
-            (record.seed, figure) for record in records if (figure := record.figure(attack))
-        ]
+        figures = [(record.seed, figure) for record in records if (figure := record.figure(attack))]
         if not figures:
             raise InputError(f"no record of {name!r}: run it, or take the sentence out")
         return figures

@@ -213,6 +213,13 @@ def test_rows_are_compared_on_the_seeds_that_both_have(results):
     assert filler.figure("group:one:clean:1 - group:two:clean") == "30.0"  # as asked
 
 
+def test_a_row_of_fewer_seeds_is_told(results):
+    for name, seed in (("one", 0), ("one", 1), ("one", 2), ("two", 1), ("two", 2)):
+        write(results / "records" / "group", name, seed)
+    text = Filler(results).fill("<!-- table group -->\n<!-- end -->")
+    assert "over seeds 0, 1, 2 (of some rows 1, 2), or one seed's with its 95% interval." in text
+
+
 def test_training_and_test_images_are_never_averaged(results):
     for split, accuracy in (("train[:2000]", 0.9), ("test", 0.5)):
         name = f"results_{split[:4]}.json"

@@ -186,8 +186,13 @@ def _caption(groups, num_examples):
     where = "; ".join(dict.fromkeys(record.heading for record in all_records))
     seeds = sorted({record.seed for record in all_records})
     images = "" if num_examples is None else f", {num_examples:,} images"
+    # Of rows with a mean of some of the seeds alone.
+    fewer = {tuple(sorted({record.seed for record in group})) for group in groups} - {tuple(seeds)}
+    said = " or ".join(", ".join(map(str, some)) for some in sorted(fewer) if len(some) > 1)
+    some = f" (of some rows {said})" if said else ""
     several = (
-        f"mean ± standard deviation over seeds {', '.join(map(str, seeds))}, or one seed's with its"
+        f"mean ± standard deviation over seeds {', '.join(map(str, seeds))}{some}, or one seed's "
+        "with its"
         if len(seeds) > 1
         else f"seed {seeds[0]}, with the"
     )

@@ -205,6 +205,17 @@ def in_a_process(task, runner) -> str:
         return pool.submit(task.work, *runner).result()
 
 
+def only(rows, wanted):
+    """The rows with those of their evaluations alone."""
+    return {
+        name: dataclasses.replace(
+            row,
+            evaluations={file: row.evaluations[file] for file in wanted if file in row.evaluations},
+        )
+        for name, row in rows.items()
+    }
+
+
 def main():
     from tf_robust_transfer.reports.experiments import all_experiments
 
@@ -221,6 +232,9 @@ def main():
     parser.add_argument("--seeds", default="0,1,2", help="of the rows' own seeds, only these")
     parser.add_argument("--only", default="", help="only rows whose names begin so")
     parser.add_argument("--rows", default="", help="only these rows, comma-separated")
+    parser.add_argument(
+        "--evaluations", default="", help="of the rows' own, only these files, comma-separated"
+    )
     parser.add_argument("--train_flags", default="", help="further flags of every training")
     parser.add_argument(
         "--threads", type=int, default=1, help="of a process; 0: as TensorFlow has it"
@@ -236,6 +250,8 @@ def main():
     unknown = set(options.files) - set(files)
     if unknown:
         parser.error(f"unknown file {sorted(unknown)[0]!r}; known: {', '.join(files)}")
+    if options.evaluations:
+        files = {name: only(rows, options.evaluations.split(",")) for name, rows in files.items()}
     seeds = {int(seed) for seed in options.seeds.split(",")}
     # Seed by seed, so that every row has a figure before any has a second.
     chosen = sorted(

@@ -68,6 +68,24 @@ def warned():
     tf.get_logger().removeHandler(handler)
 
 
+def test_a_value_that_no_configuration_has_is_followed(images):
+    """A defence whose strength is swept."""
+
+    class Scale(keras.layers.Layer):
+        scale = 1.0
+
+        def call(self, x):
+            return self.scale * x
+
+    inner, scaled = network(), Scale()
+    model = keras.Model(inner.input, scaled(inner.output))
+    labels = np.argmax(inner(images), axis=1)
+    for scale, expected in ((1.0, 1.0), (-1.0, 0.0), (1.0, 1.0)):
+        scaled.scale = scale
+        found = evaluate_robustness(model, images, labels, threat_model=THREAT, attacks=("fgsm",))
+        assert found.accuracy["clean"] == expected
+
+
 def test_calls_again_and_again_trace_nothing_and_say_nothing(images, warned):
     model = network()
     labels = np.argmax(model(images), axis=1)

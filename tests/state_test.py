@@ -11,6 +11,7 @@ import pytest
 import tensorflow as tf
 
 from tests import fresh_process
+from tf_robust_transfer import as_classifier
 from tf_robust_transfer.attacks import PGD, ThreatModel
 from tf_robust_transfer.errors import InputError
 from tf_robust_transfer.evaluation import evaluate_robustness, state
@@ -98,7 +99,7 @@ def test_a_finished_evaluation_is_read_and_not_run(evaluation, tmp_path, monkeyp
         ({"attacks": ["fgsm"]}, "list of attacks"),
         ({"batch_size": 9}, "batch size"),
         ({"threat_model": ThreatModel("linf", 0.1)}, "threat model"),
-        ({"step_size": 0.1}, "step size"),
+        ({"step_size": 0.1}, "list of attacks and their options"),
     ],
 )
 def test_the_state_of_another_evaluation_is_refused(evaluation, tmp_path, change, named):
@@ -123,6 +124,25 @@ def test_other_weights_are_another_evaluation(evaluation, tmp_path):
             batch_size=8,
             state=tmp_path / "a.npz",
             check_model=False,
+        )
+
+
+def test_an_attack_of_another_setting_under_the_same_name_is_another_evaluation(
+    evaluation, tmp_path
+):
+    evaluation(tmp_path / "a.npz", attacks={"mine": PGD(1)})
+    with pytest.raises(InputError, match="another list of attacks and their options"):
+        evaluation(tmp_path / "a.npz", attacks={"mine": PGD(20)})
+
+
+def test_another_function_of_the_same_weights_is_another_model(tmp_path):
+    """A normalisation has no weights."""
+    model, images = build_model("small_cnn", (8, 8, 1), 4), np.full((5, 8, 8, 1), 0.2, np.float32)
+    options = {"threat_model": THREAT, "attacks": ["fgsm"], "state": tmp_path / "a.npz"}
+    evaluate_robustness(as_classifier(model), images, np.arange(5) % 4, **options)
+    with pytest.raises(InputError, match="another model; remove it"):
+        evaluate_robustness(
+            as_classifier(model, mean=0.5, std=0.25), images, np.arange(5) % 4, **options
         )
 
 

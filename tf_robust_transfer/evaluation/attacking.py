@@ -4,11 +4,13 @@ import hashlib
 import time
 import zlib
 
+import keras
 import numpy as np
 import tensorflow as tf
 
 from tf_robust_transfer.attacks.autoattack import fewer_classes
 from tf_robust_transfer.attacks.base import Attack
+from tf_robust_transfer.attacks.names import full_name
 from tf_robust_transfer.attacks.search import Search
 from tf_robust_transfer.evaluation import checks
 from tf_robust_transfer.evaluation.parts import examples_of, merge
@@ -50,14 +52,14 @@ class Evaluation:
         """Attacks this part, (i, n), alone; None: all."""
         self.part, self.own = part, examples_of(part, len(self.labels))
 
-    def merge(self, paths, attacks, identity_of):
+    def merge(self, paths, attacks, identity_of, logits):
         """Takes over what the parts have found. attacks: by name, without "clean"."""
         labels = {
             self._label(name, at): (name, attack)
             for name, attack in attacks.items()
             for at in self.threat_models
         }
-        merge(paths, self.state, ["clean", *labels], identity_of)
+        merge(paths, self.state, ["clean", *labels], identity_of, logits)
         for label, (name, attack) in labels.items():
             finished, components = self.state.values["finished"][label], self._components(attack)
             for component, part in components.items():
@@ -65,22 +67,25 @@ class Evaluation:
                 finished["warnings"] += self._of_progress(name, component, part, fooled_at)
             finished["warnings"] += self._of_components(name, components, finished["components"])
 
-    def identity(self, names, step_size, keep_adversarial):
+    def identity(self, attacks, keep_adversarial):
         """What a state has to be of, so that going on with it gives what an evaluation in one piece
-        gives.
+        gives. attacks: by name, without "clean".
         """
-
+        named = ["clean", *(f"{name}: {full_name(attack)}" for name, attack in attacks.items())]
         return {
             "model": _digest(self.model.get_weights()),
             "set of examples": _digest([self.images, self.labels]),
             "threat model": ", ".join(map(repr, self.threat_models)),
-            "list of attacks": ",".join(names),
+            "list of attacks and their options": ", ".join(named),
             "seed": str(self.seed),
             "batch size": str(self.batch_size),
-            "step size": str(step_size),
             "precision": self._copy(self.precision).precision,
             "choice of what is kept": str(keep_adversarial),
         }
+
+    def some_logits(self):
+        """The model's logits of the first images: it may be another one of the same weights."""
+        return keras.ops.convert_to_numpy(self.model(self.images[:8], training=False))
 
     def _search(self, attack):
         precision = self.precision if attack.uses_gradients else "float32"

@@ -8,7 +8,7 @@ import zipfile
 import numpy as np
 
 from tf_robust_transfer.errors import InputError
-from tf_robust_transfer.files import check_unpacked, replacing
+from tf_robust_transfer.files import check_unpacked, path_of, replacing
 
 
 def write(path, images) -> None:
@@ -80,6 +80,7 @@ def read(path, images, threat_model, order: str = "as stored") -> np.ndarray:
 
 
 def _array(path) -> np.ndarray:
+    path = path_of(path)
     try:
         if zipfile.is_zipfile(path):
             with zipfile.ZipFile(path) as archive:

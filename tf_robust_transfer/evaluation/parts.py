@@ -12,6 +12,7 @@ import numpy as np
 
 from tf_robust_transfer.errors import InputError
 from tf_robust_transfer.evaluation.state import State
+from tf_robust_transfer.files import path_of
 
 
 def part_of(text: str) -> tuple[int, int] | None:
@@ -26,7 +27,7 @@ def part_of(text: str) -> tuple[int, int] | None:
 
 def part_path(output, part: tuple[int, int]) -> pathlib.Path:
     """The file of a part, beside the results of the whole."""
-    return pathlib.Path(f"{output}.part{part[0]}of{part[1]}.npz")
+    return path_of(f"{output}.part{part[0]}of{part[1]}.npz")
 
 
 def paths_beside(output) -> list[pathlib.Path]:
@@ -35,7 +36,7 @@ def paths_beside(output) -> list[pathlib.Path]:
     Raises:
         InputError: there are none, one is missing, or there are those of two divisions.
     """
-    output = pathlib.Path(output)
+    output = path_of(output)
     pattern = re.compile(re.escape(output.name) + r"\.part(\d+)of(\d+)\.npz")
     found = [
         m for path in output.absolute().parent.iterdir() if (m := pattern.fullmatch(path.name))
@@ -61,12 +62,21 @@ def paths_beside(output) -> list[pathlib.Path]:
 
 def examples_of(part: tuple[int, int] | None, num_examples: int) -> np.ndarray:
     """Which examples a part has, bool [num_examples]; None: all. Every n-th, so that all parts are
-    about equally hard."""
+    about equally hard.
+
+    Raises:
+        InputError: no part (i, n) with i in [0, n), or more parts than examples: one would be empty.
+    """
     index, count = part or (0, 1)
+    if not 0 <= index < count <= num_examples:
+        raise InputError(
+            f"part {index}/{count}: expected I/N with I from 0 to N-1, and N at most {num_examples}, "
+            "the number of examples; give fewer parts, or evaluate in one piece"
+        )
     return np.arange(num_examples) % count == index
 
 
-def merge(paths, whole: State, labels: list[str], identity_of) -> None:
+def merge(paths, whole: State, labels: list[str], identity_of, logits) -> None:
     """Fills in the state of the whole evaluation from the parts', but for the warnings.
 
     Args:
@@ -74,12 +84,13 @@ def merge(paths, whole: State, labels: list[str], identity_of) -> None:
         whole: an empty state.
         labels: what the attacks are called in it.
         identity_of: (i, n) -> the identity of a part.
+        logits: of `State`.
 
     Raises:
         InputError: a part of another evaluation, or one that is not finished.
     """
     count = len(paths)
-    parts = [State(path, identity_of((i, count))) for i, path in enumerate(paths)]
+    parts = [State(path, identity_of((i, count)), logits) for i, path in enumerate(paths)]
     for i, part in enumerate(parts):
         if not set(labels) <= set(part.values.get("finished", {})):
             raise InputError(f"part {i}/{count} is not finished: run evaluate --part={i}/{count}")

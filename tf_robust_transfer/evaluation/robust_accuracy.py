@@ -142,14 +142,15 @@ def evaluate_robustness(
     )
     evaluation.precision = precision
     evaluation.take(part)
-    identity = {}
+    identity, logits = {}, None
     if state or parts:
-        identity = evaluation.identity(names, step_size, keep_adversarial)
-    evaluation.state = State(state, identity | (_of_part(part) if part else {}))
+        identity = evaluation.identity(parsed, keep_adversarial)
+        logits = evaluation.some_logits()
+    evaluation.state = State(state, identity | (_of_part(part) if part else {}), logits)
     if keep_adversarial:
         evaluation.kept = {}
     if parts:
-        evaluation.merge(parts, parsed, lambda part: identity | _of_part(part))
+        evaluation.merge(parts, parsed, lambda part: identity | _of_part(part), logits)
     evaluation.clean()
     doubts = evaluation.doubts() if check_model and not part else []
     for name in names[1:]:

@@ -3,14 +3,13 @@ on where it was.
 """
 
 import json
-import pathlib
 import time
 import zipfile
 
 import numpy as np
 
 from tf_robust_transfer.errors import InputError
-from tf_robust_transfer.files import check_unpacked, replacing
+from tf_robust_transfer.files import check_unpacked, path_of, replacing
 
 SECONDS_BETWEEN_WRITES = 20.0
 
@@ -22,6 +21,9 @@ class State:
         path: the file; None: nothing is written.
         identity: what the evaluation is of, str -> str; a file that was written for another one is
             refused.
+        logits: float [images, classes] of some of its images: of another function of the same
+            weights (another normalisation, say) a file is refused as well. A device's rounding may
+            differ.
 
     Attributes:
         values: JSON-serialisable values by name.
@@ -31,9 +33,9 @@ class State:
         InputError: the file is none of ours, or belongs to another evaluation.
     """
 
-    def __init__(self, path, identity: dict[str, str]):
-        self.path = pathlib.Path(path) if path else None
-        self.identity = identity
+    def __init__(self, path, identity: dict[str, str], logits=None):
+        self.path = path_of(path) if path else None
+        self.identity, self.logits = identity, logits
         self.values, self.arrays = {}, {}
         self._written = time.monotonic()
         if self.path and self.path.exists():
@@ -49,6 +51,7 @@ class State:
             identity, self.values = header["identity"], header["values"]
             self._check()
             identity.items()
+            same_function = self._gives(header.get("logits"))
         except InputError:
             raise
         # Whatever a damaged file makes of itself.
@@ -57,12 +60,22 @@ class State:
                 f"{str(self.path)!r} is no state of an evaluation; remove it or name another file"
             ) from error
         different = [name for name in self.identity if identity.get(name) != self.identity[name]]
+        if not same_function and "model" not in different:
+            different.insert(0, "model")
         if different:
             raise InputError(
                 f"the state {str(self.path)!r} belongs to an evaluation with another "
                 f"{', '.join(different)}; "
                 "remove it or name another file"
             )
+
+    def _gives(self, logits) -> bool:
+        """Whether the model has the logits of the file, to rounding."""
+        if self.logits is None or logits is None:
+            return True
+        logits = np.asarray(logits, float)
+        near = 0.02 * np.max(np.abs(logits), initial=0.0, where=np.isfinite(logits))
+        return np.allclose(self.logits, logits, rtol=0, atol=near, equal_nan=True)
 
     def _check(self):
         """Raises a ValueError or a KeyError where the values and the arrays are not ours."""
@@ -87,7 +100,10 @@ class State:
             now or time.monotonic() - self._written >= SECONDS_BETWEEN_WRITES
         ):
             return
-        header = json.dumps({"identity": self.identity, "values": self.values})
+        header = {"identity": self.identity, "values": self.values}
+        if self.logits is not None:
+            header["logits"] = self.logits.tolist()
+        header = json.dumps(header)
         self.path.parent.mkdir(parents=True, exist_ok=True)
         with replacing(self.path) as temporary, open(temporary, "wb") as file:
             np.savez(file, header=np.array(header), **self.arrays, **(arrays() if arrays else {}))

@@ -12,7 +12,7 @@ def kept(model, key, make):
     """make(), once for each model and key.
 
     It lives as long as the model. Weights may change; of a model whose layers were changed (another
-    activation of the last one, say) everything is made anew.
+    activation of the last one, say, or `layer.scale = 2`) everything is made anew.
 
     Args:
         model: keras.Model.
@@ -46,8 +46,17 @@ def compiled(function, *like):
 
 
 def _form(model):
-    """Tells a model from what it was before a layer was changed; None where it cannot be told."""
+    """Tells a model from what it was before a layer was changed: by its configuration, and by plain
+    values among its layers' attributes, which need not stand in one."""
     try:
-        return hash(repr(model.get_config()))
+        config = repr(model.get_config())
     except Exception:  # of a class of the user's own, which need not have a configuration
-        return None
+        config = ""
+    plain = (bool, int, float, str)
+    values = tuple(
+        (name, value)
+        for layer in model._flatten_layers()
+        for name, value in vars(layer).items()
+        if isinstance(value, plain) and not name.startswith("_")
+    )
+    return hash((config, values))

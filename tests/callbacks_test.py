@@ -8,6 +8,7 @@ import inspect
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 
 from tests.method_by_flags import method_by_flags
 from tests.methods_test import batch, fit, linear_model
@@ -144,12 +145,14 @@ class TestOnValidationLoss:
         assert np.all(np.diff(losses[:-1]) < 0) and losses[-1] >= losses[-2]
 
 
-def methods():
+def methods(teacher_channels=2):
     """{name: what makes a tiny method of this kind}"""
 
-    def model(seed):
+    def model(seed, channels=2):
         images = keras.Input((4, 4, 1))
-        x = keras.layers.Conv2D(2, 3, padding="same", activation="relu", name="block1")(images)
+        x = keras.layers.Conv2D(channels, 3, padding="same", activation="relu", name="block1")(
+            images
+        )
         return keras.Model(images, keras.layers.Dense(3, name="logits")(keras.layers.Flatten()(x)))
 
     blocks = {"blocks": "block1", "alpha_acm": "1"}
@@ -161,7 +164,9 @@ def methods():
 
     def make(name, student=None, teacher=None, **texts):
         texts = {"weight_decay": "1e-4"} | own.get(name, {}) | texts
-        return method_by_flags(name, student or model(1), teacher or model(2), **texts)
+        return method_by_flags(
+            name, student or model(1), teacher or model(2, teacher_channels), **texts
+        )
 
     return {name: functools.partial(make, name) for name in METHODS}
 
@@ -289,8 +294,9 @@ def test_saved_weights_are_all_that_a_training_resumes_from(kind, tmp_path):
 
     def made():
         keras.utils.set_random_seed(0)
-        method = methods()[kind](**MOVING[kind])
+        method = methods(teacher_channels=3)[kind](**MOVING[kind])
         method.compile(optimizer=keras.optimizers.Adam(0.05))
+        assert len(method.layers_of_terms) == (kind != "natural")
         return method
 
     def trained(method, epochs):
@@ -322,3 +328,53 @@ def test_what_keras_models_do_goes_on_working(tmp_path):
     named = method.train_on_batch(images, labels, return_dict=True)
     assert named["loss"] == pytest.approx(before, rel=1e-5)
     assert method.evaluate(images, labels, verbose=0, return_dict=True)["loss"] < before
+
+
+class TestDropout:
+    """Keras counts its draws in variables that are no weights."""
+
+    def made(self, seed=0):
+        keras.utils.set_random_seed(0)
+        images = keras.Input((4, 4, 1))
+        x = keras.layers.Dropout(0.5)(keras.layers.Flatten()(images))
+        x = keras.layers.Dropout(0.5)(keras.layers.Dense(16, name="hidden")(x))
+        method = Natural(student=keras.Model(images, keras.layers.Dense(3)(x)), seed=seed)
+        method.compile(optimizer=keras.optimizers.SGD(0.1))
+        return method
+
+    def weights_after(self, method, steps):
+        """Of `hidden` after so many steps of the same batch."""
+        images, labels = batch(4, shape=(4, 4, 1))
+        fit(method, images, labels, epochs=steps)
+        return method.student.get_layer("hidden").kernel.numpy()
+
+    @pytest.mark.parametrize("kept_by", ["save_weights", "checkpoint"])
+    def test_a_resumed_training_is_the_uninterrupted_one(self, kept_by, tmp_path):
+        whole = self.weights_after(self.made(), 4)
+        method, path = self.made(), str(tmp_path / "all.weights.h5")
+        self.weights_after(method, 2)
+        again = self.made()
+        if kept_by == "save_weights":
+            method.save_weights(path)
+            again.load_weights(path)
+        else:
+            written = tf.train.Checkpoint(**method.state()).save(path)
+            tf.train.Checkpoint(**again.state()).restore(written).assert_consumed()
+        np.testing.assert_array_equal(self.weights_after(again, 2), whole)
+
+    def test_each_step_layer_and_seed_has_masks_of_its_own(self):
+        """A kernel's gradient of one image is zero where a mask is: its rows by the layer before,
+        its columns by the one behind.
+        """
+        images, labels = batch(1, shape=(4, 4, 1))
+        seen = []
+        for seed in (0, 1):
+            method = self.made(seed)
+            kernel = method.student.get_layer("hidden").kernel
+            for _ in range(3):
+                before = kernel.numpy()
+                fit(method, images, labels)
+                moved = kernel.numpy() != before
+                seen += [moved.any(axis=1), moved.any(axis=0)]
+        assert len({mask.tobytes() for mask in seen}) == len(seen)
+        assert 0.3 < np.mean(seen) < 0.7

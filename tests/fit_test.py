@@ -124,11 +124,14 @@ class TestLabels:
         with pytest.raises(rt.InputError, match=r"labels must lie in 0..2 .* to 3"):
             fitted(natural(), IMAGES, labels, form)
 
-    def test_rows_that_are_not_one_hot(self):
+    @pytest.mark.parametrize("form", FORMS)
+    def test_rows_that_are_not_one_hot(self, form):
         smoothed = np.full((24, 3), 0.05, np.float32) + 0.85 * np.eye(3, dtype=np.float32)[LABELS]
-        assert "one-hot" in refused(natural(), IMAGES, smoothed)
+        assert "must be one-hot rows" in refused(natural(), IMAGES, smoothed, form)
+        two = np.maximum(np.eye(3, dtype=np.int64)[LABELS], np.eye(3, dtype=np.int64)[LABELS - 1])
+        assert "must be one-hot rows" in refused(natural(), IMAGES, two, form)
         wide = np.eye(5, dtype=np.float32)[LABELS]
-        assert "3 columns" in refused(natural(), IMAGES, wide)
+        assert "3 columns" in refused(natural(), IMAGES, wide, form)
 
     @pytest.mark.parametrize(
         "labels", [LABELS[:, None], np.eye(3, dtype=np.float32)[LABELS]], ids=["column", "one-hot"]
@@ -343,3 +346,91 @@ def test_a_method_is_not_copied():
 def test_a_plain_fit_on_batches_says_nothing_of_shuffling(recwarn):
     natural().fit(tf.data.Dataset.from_tensor_slices((IMAGES, LABELS)).batch(8), verbose=0)
     assert not [str(found.message) for found in recwarn if "shuffle" in str(found.message)]
+
+
+class TestBounds:
+    """Student, teacher and threat model of one range of pixels."""
+
+    def of_bytes(self, seed=1):
+        return rt.as_classifier(network(seed=seed), bounds=(0, 255))
+
+    def method(self, kind, **networks):
+        method = getattr(rt, kind)(**networks)
+        method.compile(optimizer=keras.optimizers.SGD(0.01))
+        return method
+
+    def test_a_threat_model_of_another(self):
+        wrong, right = rt.ThreatModel(eps=0.1), rt.ThreatModel(eps=2, bounds=(0, 255))
+        for threat_model, goes_through in ((wrong, False), (right, True)):
+            method = self.method(
+                "AdversarialTraining",
+                student=self.of_bytes(),
+                threat_model=threat_model,
+                attack="pgd1",
+            )
+            if goes_through:
+                fitted(method, 255 * IMAGES, LABELS)
+            else:
+                said = refused(method, 255 * IMAGES, LABELS)
+                assert "give ThreatModel(bounds=(0.0, 255.0))" in said
+
+    def test_a_teacher_of_another(self):
+        for student, teacher, images in (
+            (network(), self.of_bytes(2), IMAGES),
+            (self.of_bytes(), network(seed=2), 255 * IMAGES),
+        ):
+            method = self.method("Distillation", student=student, teacher=teacher)
+            assert "the teacher takes images in" in refused(method, images, LABELS)
+        same = self.method("Distillation", student=self.of_bytes(), teacher=self.of_bytes(2))
+        fitted(same, 255 * IMAGES, LABELS)
+
+    def test_igams_noise_stays_in_them(self):
+        """The same steps in both units."""
+        found = []
+        for scale, make in ((1.0, network), (255.0, self.of_bytes)):
+            student = make()
+            if scale == 255.0:  # the same function
+                kernel = student.weights[0]
+                kernel.assign(kernel / 255.0)
+            options = {"lambda_adv": 0.0, "lambda_diff": 0.0, "noise": 0.3 * scale}
+            method = self.method("IGAM", student=student, teacher=make(seed=2), **options)
+            method.fit(scale * IMAGES[:8], LABELS[:8], shuffle=False, verbose=0)
+            found.append(method.student.get_weights()[2])
+        np.testing.assert_allclose(*found, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("kind", ["adversarial_training", "igam"])
+def test_images_without_a_static_size(kind):
+    """As decoded files have it: the student's is known."""
+    specs = tf.TensorSpec([None, None, None, None]), tf.TensorSpec([None], tf.int64)
+    found = []
+    for dataset in (
+        tf.data.Dataset.from_tensor_slices((IMAGES, LABELS)).batch(8),
+        tf.data.Dataset.from_generator(
+            lambda: iter([(IMAGES[i : i + 8], LABELS[i : i + 8]) for i in (0, 8, 16)]),
+            output_signature=specs,
+        ),
+    ):
+        method = METHODS[kind](student=network(), teacher=network(seed=2))
+        method.compile(optimizer=keras.optimizers.SGD(0.1))
+        method.fit(dataset, verbose=0)
+        found.append(method.student.get_weights())
+    for one, other in zip(*found, strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+def test_a_teacher_of_any_size_has_no_gradient_to_match():
+    def anywhere(seed):
+        images = keras.Input((None, None, 1))
+        x = keras.layers.GlobalAveragePooling2D()(keras.layers.Conv2D(2, 3)(images))
+        return keras.Model(images, keras.layers.Dense(3)(x))
+
+    with pytest.raises(rt.InputError, match="images of any size, .* input_shape="):
+        rt.IGAM(student=anywhere(1), teacher=anywhere(2))
+
+
+def test_callbacks_by_position_as_keras_takes_them():
+    seen = []
+    callback = keras.callbacks.LambdaCallback(on_epoch_end=lambda epoch, logs: seen.append(epoch))
+    natural().fit(IMAGES, LABELS, 8, 2, 0, [callback])
+    assert seen == [0, 1]

@@ -21,14 +21,9 @@ def class_labels(labels, num_classes: int) -> np.ndarray:
     labels = np.asarray(labels)
     if labels.ndim == 2 and labels.shape[1] > 1 and labels.dtype.kind in "biuf":
         if labels.shape[1] != num_classes:
-            raise InputError(
-                f"one-hot labels must have {num_classes} columns, one for each of the model's "
-                f"classes, got {labels.shape[1]}"
-            )
+            raise InputError(other_columns(num_classes, labels.shape[1]))
         if not one_hot(labels):
-            raise InputError(
-                "labels of two axes must be one-hot rows (one 1, the rest 0); give class numbers"
-            )
+            raise InputError(NOT_ONE_HOT)
         return labels.argmax(axis=1).astype(np.int32)
     if labels.dtype.kind not in "iu" or labels.ndim not in (1, 2):
         raise InputError(
@@ -45,6 +40,17 @@ def one_hot(rows) -> bool:
     """Whether every row has one 1 and is 0 elsewhere."""
     rows = np.asarray(rows, np.float64)
     return bool(((rows == 0) | (rows == 1)).all() and (rows.sum(axis=1) == 1).all())
+
+
+NOT_ONE_HOT = "labels of two axes must be one-hot rows (one 1, the rest 0); give class numbers"
+
+
+def other_columns(num_classes: int, columns) -> str:
+    """What is said of rows of another width."""
+    return (
+        f"one-hot labels must have {num_classes} columns, one for each of the model's classes, got "
+        f"{columns}"
+    )
 
 
 def out_of_range(low, high, num_classes: int) -> str:

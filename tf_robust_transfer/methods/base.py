@@ -15,6 +15,7 @@ from tf_robust_transfer.methods import given, watch
 from tf_robust_transfer.methods.averaging import WeightAverage, copied
 from tf_robust_transfer.methods.context import Context
 from tf_robust_transfer.methods.directions import Directions
+from tf_robust_transfer.methods.random_layers import seed_layers
 from tf_robust_transfer.methods.replicated import RunsOnReplicas
 from tf_robust_transfer.methods.saving import SavesItsStudent
 from tf_robust_transfer.models.settings import check_settings, require_tensorflow
@@ -180,6 +181,13 @@ class Method(RunsOnReplicas, SavesItsStudent, keras.Model):
             self.optimizer.build(self._trained)
             self._trackers = self._trackers or {n: keras.metrics.Mean(name=n) for n in names}
         self.watch.terms = tuple(self._trackers)
+        # Where Keras finds them for `save_weights`.
+        self.layers_of_terms = [
+            layer
+            for term in self.terms
+            for layer in term.state().values()
+            if isinstance(layer, keras.Layer)
+        ]
 
     # Keras's own setter turns XLA off, with a warning, under deterministic operations. Every
     # method's step compiles and runs under them.
@@ -215,6 +223,7 @@ class Method(RunsOnReplicas, SavesItsStudent, keras.Model):
     def train_on_batch(self, x, y=None, **kwargs):
         """As keras.Model.train_on_batch, checked as `fit`."""
         given.check_networks(self)
+        given.check_bounds(self)
         given.batches(self).check(x, y)
         return super().train_on_batch(x, y, **kwargs)
 
@@ -287,7 +296,8 @@ class Method(RunsOnReplicas, SavesItsStudent, keras.Model):
         return []
 
     def train_step(self, data):
-        images, labels = unpack(data)
+        images, labels = self.unpacked(data)
+        seed_layers(self, self.step_seed())
         with tf.GradientTape(persistent=self.several_losses) as tape:
             logits, terms = self.loss_terms(images, labels)
             loss = self._total(terms)
@@ -303,7 +313,7 @@ class Method(RunsOnReplicas, SavesItsStudent, keras.Model):
 
     def test_step(self, data):
         """Clean accuracy and cross-entropy of the student."""
-        images, labels = unpack(data)
+        images, labels = self.unpacked(data)
         logits = self.student(images, training=False)
         self._trackers["accuracy"].update_state(classification.is_correct(logits, labels))
         cross_entropy = classification.cross_entropy(logits, labels)
@@ -312,6 +322,14 @@ class Method(RunsOnReplicas, SavesItsStudent, keras.Model):
             "loss": self._trackers["loss"].result(),
             "accuracy": self._trackers["accuracy"].result(),
         }
+
+    def unpacked(self, data):
+        """(images float32 of the student's shape, class numbers [batch]) of a batch with labels as
+        `fit` takes them, or an InputError.
+        """
+        images, labels = unpack(data)
+        # Decoded images often come without a static size, which attacks and losses need.
+        return tf.ensure_shape(images, [None, *self.student.input_shape[1:]]), labels
 
     @property
     def _trained(self):

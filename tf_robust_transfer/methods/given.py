@@ -11,7 +11,7 @@ import numpy as np
 import tensorflow as tf
 
 from tf_robust_transfer.checkpoints import as_model
-from tf_robust_transfer.data.labels import class_labels, out_of_range
+from tf_robust_transfer.data.labels import NOT_ONE_HOT, class_labels, other_columns, out_of_range
 from tf_robust_transfer.errors import InputError
 from tf_robust_transfer.methods.watch import AtEpochsEnd
 from tf_robust_transfer.models.classifier import (
@@ -76,6 +76,29 @@ def check_networks(method) -> None:
                 + ", the losses are of logits; "
                 + write_line(probabilities=True)
             )
+
+
+def check_bounds(method) -> None:
+    """Raises an InputError where student, teacher and threat model take pixels of other ranges."""
+    student, threat_model = pixel_bounds(method.student), getattr(method, "threat_model", None)
+    # A network that was told nothing may have been trained for the threat model's.
+    allowed = [student]
+    if threat_model is not None:
+        allowed = [tuple(threat_model.bounds)]
+        if student not in ((0.0, 1.0), *allowed):
+            raise InputError(
+                f"the student takes images in {student}, and the threat model has the bounds "
+                f"{threat_model.bounds}; give ThreatModel(bounds={student}), with eps in the same "
+                "units"
+            )
+        if student == (0.0, 1.0):
+            allowed.append(student)
+    teacher = getattr(method, "teacher", None)
+    if isinstance(teacher, keras.Model) and pixel_bounds(teacher) not in allowed:
+        raise InputError(
+            f"the teacher takes images in {pixel_bounds(teacher)}, the student in {allowed[0]}; "
+            "rt.as_classifier(model, bounds=...) makes one of the other's range"
+        )
 
 
 def _is_model(model):
@@ -185,6 +208,9 @@ class Batches:
                 f"images must be float in {self.bounds}, got {spec[0].dtype.name}; divide by 255 "
                 "first"
             )
+        columns = spec[1].shape[1] if spec[1].shape.rank == 2 else None
+        if columns not in (None, 1, self.num_classes):
+            raise InputError(other_columns(self.num_classes, columns))
         slack = TOLERANCE * (self.bounds[1] - self.bounds[0])
 
         def refuse(condition, template, *values):
@@ -209,6 +235,11 @@ class Batches:
                 low, high = tf.reduce_min(labels), tf.reduce_max(labels)
                 fits = (low >= 0) & (high < self.num_classes)
                 checks.append(refuse(fits, out_of_range("{}", "{}", self.num_classes), low, high))
+            elif len(labels.shape) == 2 and labels.shape[1] is not None:
+                one = tf.cast(tf.equal(labels, tf.cast(1, labels.dtype)), tf.int32)
+                known = tf.equal(tf.cast(one, labels.dtype), labels)  # nothing but 0 and 1
+                fits = tf.reduce_all(known) & tf.reduce_all(tf.reduce_sum(one, axis=1) == 1)
+                checks.append(refuse(fits, NOT_ONE_HOT))
             with tf.control_dependencies(checks):
                 return tf.identity(images), tf.identity(labels)
 
@@ -272,9 +303,20 @@ def batches(method) -> Batches:
     return Batches(bounds, method.student.output_shape[-1], method.steps_done)
 
 
-def fit(method, keras_fit, x=None, y=None, batch_size=None, epochs=1, verbose="auto", **kwargs):
+def fit(
+    method,
+    keras_fit,
+    x=None,
+    y=None,
+    batch_size=None,
+    epochs=1,
+    verbose="auto",
+    callbacks=None,
+    **kwargs,
+):
     """keras_fit, the method's own from Keras, on what is checked before and while it runs."""
     check_networks(method)
+    check_bounds(method)
     checks = batches(method)
     x, y = checks.checked(x, y)
     if isinstance(x, tf.data.Dataset):
@@ -282,7 +324,6 @@ def fit(method, keras_fit, x=None, y=None, batch_size=None, epochs=1, verbose="a
         kwargs.setdefault("shuffle", False)  # Keras's own default, and its warning that it is void
     elif workers.several(method.distribute_strategy):
         workers.check_even(x)
-    callbacks = kwargs.pop("callbacks", None)
     if isinstance(callbacks, keras.callbacks.CallbackList):
         watching = AtEpochsEnd()
         watching.set_model(method)

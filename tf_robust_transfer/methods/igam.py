@@ -5,8 +5,9 @@ import tensorflow as tf
 
 from tf_robust_transfer.adapters import adapt
 from tf_robust_transfer.errors import InputError
-from tf_robust_transfer.methods.base import Method, unpack
+from tf_robust_transfer.methods.base import Method
 from tf_robust_transfer.methods.igam_options import IGAMFlags, IGAMOptions
+from tf_robust_transfer.models.classifier import pixel_bounds
 from tf_robust_transfer.models.pairs import check_pair
 from tf_robust_transfer.ops import replicas
 from tf_robust_transfer.ops.random import fold_seed
@@ -232,7 +233,7 @@ class IGAM(Method):
         return [self._of_discriminator(self.game.discriminator_loss(terms))]
 
     def train_step(self, data):
-        images, labels = unpack(data)
+        images, labels = self.unpacked(data)
         images, seed = self._noisy(images), self.step_seed()
         logs = super().train_step((images, labels))
         if self._update_discriminator and self.options.discriminator_update == "after_student":
@@ -249,8 +250,9 @@ class IGAM(Method):
     def _noisy(self, images):
         if not self.options.noise:
             return images
+        bounds = pixel_bounds(self.student)
         uniform = replicas.random_uniform(tf.shape(images), fold_seed(self.step_seed(), 3))
         return tf.ensure_shape(
-            tf.clip_by_value(images + self.options.noise * (2.0 * uniform - 1.0), 0.0, 1.0),
+            tf.clip_by_value(images + self.options.noise * (2.0 * uniform - 1.0), *bounds),
             images.shape,
         )

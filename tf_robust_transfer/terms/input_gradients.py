@@ -6,6 +6,7 @@ import dataclasses
 import tensorflow as tf
 
 from tf_robust_transfer.adapters import random_positions, seen_region
+from tf_robust_transfer.errors import InputError
 from tf_robust_transfer.flag_types import fraction
 from tf_robust_transfer.inference.faster_copy import PRECISIONS, FasterCopy
 from tf_robust_transfer.losses import classification
@@ -68,6 +69,11 @@ class InputGradients:
             self.matched_teacher.trainable = False
         # The teacher is frozen, so that its batch norm can be folded: its gradient costs less.
         self._copy = FasterCopy(self.matched_teacher, precision=self.options.teacher_precision)
+        if None in teacher.input_shape[1:]:
+            raise InputError(
+                f"the teacher takes images of any size, {teacher.input_shape[1:]}, and input "
+                "gradients are matched at one: rt.as_classifier(model, input_shape=(32, 32, 3))"
+            )
         rows, columns = self.seen_region = seen_region(teacher)
         self.seen_shape = (
             rows.stop - rows.start,

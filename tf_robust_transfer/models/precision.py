@@ -9,12 +9,20 @@ def with_precision(network: keras.Model, precision: str) -> keras.Model:
     """The network with Keras's own layers computing in "bfloat16" or "float16", weights float32 and
     of the same values.
 
-    Preprocessing stays float32, and so does the last layer: logits, and with them every loss, are
-    float32."""
+    What comes before the first layer with weights stays float32, as pixels are normalised there,
+    and so does all from the last layer with weights on: logits, and with them every loss, are
+    float32. Nested models count by their layers."""
+    layers = list(_layers(network))
+    weighted = [
+        place
+        for place, layer in enumerate(layers)
+        if layer.weights and not isinstance(layer, keras.layers.Normalization)
+    ]
+    half = layers[weighted[0] : weighted[-1]] if weighted else []
 
     def dtype(layer):
-        whole = layer is network.layers[-1] or layer.name == "preprocessing"
-        changed = not whole and type(layer).__module__.startswith("keras.")
+        known = type(layer).__module__.startswith("keras.")
+        changed = known and any(layer is one for one in half)
         return f"mixed_{precision}" if changed else None
 
     return _recast(network, dtype)

@@ -97,7 +97,7 @@ def test_the_rows_name_flag_files_and_teachers():
     files = all_experiments(DOCS / "results" / "rows")
     for rows in files.values():
         for row in rows.values():
-            assert (ROOT / row.flag_file).is_file(), row
+            assert not row.flag_file or (ROOT / row.flag_file).is_file(), row
             assert set(row.needs) <= set(files["teachers"]), row
 
 
@@ -176,6 +176,62 @@ def test_warnings_are_marks_with_one_footnote_for_a_kind(tmp_path):
     )
 
 
+def test_the_tenth_kind_of_warning_has_a_mark_of_its_own(tmp_path):
+    runs = [
+        write(tmp_path, letter, 0, warnings=[f"clean, {letter}: {points} points"])
+        for points, letter in enumerate("abcdefghijk")
+    ]
+    ((_, one),) = table.by_heading(records(runs))
+    assert one.lines[8] == ("i", "90.0 ⁹")
+    assert one.lines[9:] == (("j", "90.0 ¹⁰"), ("k", "90.0 ¹¹"))
+    assert one.notes[8:] == (
+        "⁹ Warned: clean, i: 8 points.",
+        "¹⁰ Warned: clean, j: 9 points.",
+        "¹¹ Warned: clean, k: 10 points.",
+    )
+    # Of one cell, in the order of the numbers.
+    warnings = [f"clean, {letter}: 1 points" for letter in "kjihgfedcba"]
+    (last,) = records([write(tmp_path, "last", 0, warnings=warnings)])
+    cell = table.table((), [table.Row((), (last,))], ["clean"]).lines[0][0]
+    assert cell == "90.0 ¹ ² ³ ⁴ ⁵ ⁶ ⁷ ⁸ ⁹ ¹⁰ ¹¹"
+
+
+def test_a_table_says_what_was_attacked_in_less_than_float32(tmp_path):
+    def cells(one):
+        return {line[0]: line[1:] for line in one.lines}
+
+    accuracy = {"clean": 0.9, "pgd20": 0.5}
+    runs = [
+        write(tmp_path, "low", seed, accuracy=accuracy, precision="bfloat16") for seed in (0, 1)
+    ]
+    ((_, one),) = table.by_heading(records(runs))
+    assert one.attacked == ", attacked in bfloat16" and not one.notes
+    text = table.as_markdown(records(runs))
+    assert "eps 0.1, 1,000 images, attacked in bfloat16; accuracy in % [95% interval]" in text
+    # One that says float32, one that says nothing, and seeds of two.
+    runs += [
+        write(tmp_path, "full", 0, accuracy=accuracy, precision="float32"),
+        write(tmp_path, "old", 0, accuracy=accuracy),
+        write(tmp_path, "two", 0, accuracy=accuracy, precision="float32"),
+        write(tmp_path, "two", 1, accuracy=accuracy, precision="mixed"),
+    ]
+    ((_, one),) = table.by_heading(records(runs))
+    found = cells(one)
+    assert one.attacked == "" and found["low"] == ("90.0", "50.0 ¹")
+    assert found["full"] == found["old"] == ("90.0", "50.0")
+    assert found["two (seed 1)"] == ("90.0", "50.0 ²")
+    assert found["low, mean of 2 seeds"][1] == "50.0 ± 0.0 ¹"
+    assert found["two, mean of 2 seeds"] == ("90.0 ± 0.0", "50.0 ± 0.0 ³")
+    assert one.notes == (
+        "¹ Attacked in bfloat16.",
+        "² Attacked in mixed precision.",
+        "³ Some of the seeds attacked in mixed precision.",
+    )
+    # Clean images are judged by the network itself.
+    ((_, one),) = table.by_heading(records([write(tmp_path, "clean", 0, precision="bfloat16")]))
+    assert one.attacked == ""
+
+
 def test_csv_and_json_have_each_figure_and_never_guess(tmp_path):
     run = write(tmp_path, "one", 3, confidence_interval_95={"clean": [0.88, 0.92]})
     found = records([run])
@@ -202,6 +258,28 @@ def test_a_page_is_filled_from_its_records(results):
     shown = re.sub("<!--.*?-->", "", text.splitlines()[-1])
     assert shown == "60.0 70.0 20.0 71%"
     assert write_pages(results.parent) == []
+
+
+def test_a_flag_that_the_method_does_not_have_is_a_dash(results):
+    """Old records have every method's flags, at their defaults."""
+    for name, method in (("one", "igam"), ("two", "natural")):
+        flags = f"--method={method}\n--lambda_diff=10.0\n--noise=0.0\n--epochs=4.0\n"
+        write(results / "records" / "group", name, 0, flags=flags)
+    text = Filler(results).fill("<!-- table group columns=lambda_diff,epochs -->\n<!-- end -->")
+    assert "| first | 10 | 4 | 90.0 |" in text and "| two | - | 4 | 90.0 |" in text
+
+
+def test_the_caption_of_a_page_has_the_precision(results):
+    accuracy = {"clean": 0.9, "pgd20": 0.5}
+    for name, precision in (("one", "bfloat16"), ("two", "float32")):
+        group = results / "records" / "group"
+        write(group, name, 0, accuracy=accuracy, precision=precision)
+    filler = Filler(results)
+    text = filler.fill("<!-- table group rows=one -->\n<!-- end -->")
+    assert "eps 0.1, 1,000 images, attacked in bfloat16; accuracy in %: seed 0" in text
+    text = filler.fill("<!-- table group -->\n<!-- end -->")
+    assert "eps 0.1, 1,000 images; accuracy" in text and "| 50.0 ¹ |" in text
+    assert "\n¹ Attacked in bfloat16.\n" in text
 
 
 def test_rows_are_compared_on_the_seeds_that_both_have(results):

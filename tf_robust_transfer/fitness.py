@@ -1,5 +1,5 @@
-"""Whether a teacher will do: python -m tf_robust_transfer.fitness --teacher=runs/small/mnist_at
---dataset=mnist --eps=0.1
+"""Whether a teacher will do: python -m tf_robust_transfer.fitness
+--teacher=runs/small/mnist_teacher --dataset=mnist --eps=0.1
 """
 
 import dataclasses

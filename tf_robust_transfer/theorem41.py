@@ -1,9 +1,8 @@
 """Measures Theorem 4.1 of the MixACM paper for trained students of one teacher.
 
-    python -m tf_robust_transfer.theorem41
-    --models=runs/small/mnist14_natural,runs/small/mnist14_mixacm \
-        --teacher=runs/small/mnist14_teacher --dataset=mnist --image_size=14x14 --eps=0.1
-        --output=theorem41.json
+    python -m tf_robust_transfer.theorem41 --teacher=runs/results/seed2/mnist14_wrn_teacher \
+        --models=runs/results/seed2/natural,runs/results/seed2/rkd,runs/results/seed2/mixacm \
+        --dataset=mnist --image_size=14x14 --eps=0.1 --gamma=1 --seed=2 --output=gamma1.json
 
 One row a student: the robust error of test images, and the two terms of the bound that depend on
 the student, of training images. What each number is, and which way it errs:

@@ -21,9 +21,12 @@ import pathlib
 import re
 import statistics
 
+from tf_robust_transfer.command_line import train_flags
+from tf_robust_transfer.config import TrainConfig
 from tf_robust_transfer.errors import InputError, nearest
 from tf_robust_transfer.files import write_text
 from tf_robust_transfer.flag_types import names
+from tf_robust_transfer.options import flags_of
 from tf_robust_transfer.reports.experiments import Experiment, all_experiments
 from tf_robust_transfer.reports.records import NOT_RECORDED
 from tf_robust_transfer.reports.table import Row, table
@@ -109,7 +112,7 @@ class Filler:
             for row, label in zip(chosen, labels, strict=True)
         ]
         one = table((*head, *columns), lines, attacks)
-        return f"{_caption(found.values(), one.num_examples)}\n\n{one.markdown()}"
+        return f"{_caption(found.values(), one)}\n\n{one.markdown()}"
 
     def figure(self, expression: str) -> str:
         """The text of `FILE:ROW:ATTACK[:SEED]`, of `a - b` in points or of `a / b` in %."""
@@ -174,18 +177,28 @@ def _flag(records, name):
     """The value of a flag of the runs, `-` where a method has no such flag; all values where seeds
     differ.
     """
-    values = [record.flags.get(name, "-") if record.flags else NOT_RECORDED for record in records]
+    values = [_value(record.flags, name) for record in records]
     return ", ".join(dict.fromkeys(value.removesuffix(".0") for value in values)) or "-"
 
 
-def _caption(groups, num_examples):
-    """Data, threat model and seeds of a table's rows, each said once."""
+def _value(flags, name):
+    if not flags:
+        return NOT_RECORDED
+    # Once flags.txt had the flags of every method, at their defaults.
+    shared = {flag.name for flag in flags_of(TrainConfig)}
+    known = {flag.name for flag in train_flags(None)}
+    own = {flag.name for flag in train_flags(flags.get("method"))}
+    return "-" if name in known - shared - own else flags.get(name, "-")
+
+
+def _caption(groups, one):
+    """Data, threat model, precision and seeds of a table's rows, each said once."""
     all_records = [record for records in groups for record in records]
     if not all_records:
         return "Nothing of this table is recorded."
     where = "; ".join(dict.fromkeys(record.heading for record in all_records))
     seeds = sorted({record.seed for record in all_records})
-    images = "" if num_examples is None else f", {num_examples:,} images"
+    images = "" if one.num_examples is None else f", {one.num_examples:,} images"
     # Of rows with a mean of some of the seeds alone.
     fewer = {tuple(sorted({record.seed for record in group})) for group in groups} - {tuple(seeds)}
     said = " or ".join(", ".join(map(str, some)) for some in sorted(fewer) if len(some) > 1)
@@ -196,4 +209,4 @@ def _caption(groups, num_examples):
         if len(seeds) > 1
         else f"seed {seeds[0]}, with the"
     )
-    return f"{where}{images}; accuracy in %: {several} 95% interval."
+    return f"{where}{images}{one.attacked}; accuracy in %: {several} 95% interval."

@@ -36,6 +36,11 @@ class Figure:
             return shown
         return f"{shown} [{100 * self.interval[0]:.1f}, {100 * self.interval[1]:.1f}]"
 
+    @property
+    def precision(self) -> str:
+        """Of what the attack saw of the network, as its file has it."""
+        return self.result.get("precision", NOT_RECORDED)
+
 
 @dataclasses.dataclass(frozen=True)
 class Record:

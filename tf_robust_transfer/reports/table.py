@@ -11,7 +11,9 @@ from collections.abc import Callable, Sequence
 from tf_robust_transfer.methods import METHODS
 from tf_robust_transfer.reports.records import NOT_RECORDED, Record, image_size
 
-_MARKS = "¹²³⁴⁵⁶⁷⁸⁹"
+_DIGITS = "⁰¹²³⁴⁵⁶⁷⁸⁹"
+# As a sentence has them; another stands under its own name.
+_PRECISIONS = {"mixed": "mixed precision", "auto": "the precision that the device chose"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,12 +33,20 @@ class Table:
         lines: a tuple of cells for each row.
         notes: footnotes, with their marks.
         num_examples: of every figure; None where they differ, and stand in headings or cells.
+        precision: of every attack, where all are of one and it is not float32; empty where they
+            differ, and footnotes say which.
     """
 
     columns: tuple[str, ...]
     lines: tuple[tuple[str, ...], ...]
     notes: tuple[str, ...]
     num_examples: int | None
+    precision: str = ""
+
+    @property
+    def attacked(self) -> str:
+        """What a caption says of the precision: `, attacked in bfloat16`, or nothing."""
+        return f", {_attacked_in(self.precision)}" if self.precision else ""
 
     def text(self) -> str:
         """In columns of one width, for a terminal."""
@@ -61,7 +71,8 @@ def table(headings: Sequence[str], rows: Sequence[Row], attacks: Sequence[str]) 
 
     One seed's figure stands with its 95% interval, several seeds' as mean ± sample standard
     deviation. The number of images stands in the column's heading where all are of one number, and
-    else in the cell. A figure that an evaluation warned of has a mark, its footnote the warning.
+    else in the cell. A figure that an evaluation warned of has a mark, its footnote the warning; so
+    has one of an attack in less than float32, where not all are.
 
     Args:
         headings: of the label's parts.
@@ -70,8 +81,9 @@ def table(headings: Sequence[str], rows: Sequence[Row], attacks: Sequence[str]) 
     """
     notes: dict[str, list[str]] = {}
     counts = {attack: _counts(rows, attack) for attack in attacks}
+    precision = _precision(rows, attacks)
     lines = [
-        (*row.label, *(_cell(row, attack, counts[attack], notes) for attack in attacks))
+        (*row.label, *(_cell(row, attack, counts[attack], notes, precision) for attack in attacks))
         for row in rows
     ]
     every = sorted({number for count in counts.values() for number in count})
@@ -81,22 +93,50 @@ def table(headings: Sequence[str], rows: Sequence[Row], attacks: Sequence[str]) 
         for attack, count in counts.items()
     )
     footnotes = tuple(
-        f"{_MARKS[index]} Warned: {_joined(kind, lines)}."
+        f"{_mark(index)} {_joined(kind, lines)}."
         for index, (kind, lines) in enumerate(notes.items())
     )
-    return Table((*headings, *named), tuple(lines), footnotes, shared)
+    return Table((*headings, *named), tuple(lines), footnotes, shared, precision)
 
 
 def _counts(rows, attack):
-    figures = [record.figure(attack) for row in rows for record in row.records]
-    return sorted({figure.num_examples for figure in figures if figure})
+    return sorted({figure.num_examples for row in rows for figure in _figures(row, attack)})
 
 
-def _cell(row, attack, counts, notes):
-    figures = [figure for record in row.records if (figure := record.figure(attack))]
+def _precision(rows, attacks):
+    """That of all attacks; empty where it is float32, not recorded or not one."""
+    found = {
+        figure.precision
+        for row in rows
+        for attack in attacks
+        if attack != "clean"
+        for figure in _figures(row, attack)
+    }
+    return found.pop() if len(found) == 1 and not found & _FULL else ""
+
+
+_FULL = {"float32", NOT_RECORDED}
+
+
+def _attacked_in(precision):
+    return f"attacked in {_PRECISIONS.get(precision, precision)}"
+
+
+def _figures(row, attack):
+    return [figure for record in row.records if (figure := record.figure(attack))]
+
+
+def _cell(row, attack, counts, notes, precision):
+    """precision: what the caption says of all."""
+    figures = _figures(row, attack)
     if not figures:
         return "no record" if not row.records else "-"
-    marks = {_mark(line, notes) for figure in figures for line in figure.warnings}
+    said = [f"Warned: {line}" for figure in figures for line in figure.warnings]
+    if attack != "clean":
+        for other in sorted({figure.precision for figure in figures} - _FULL - {precision}):
+            every = all(figure.precision == other for figure in figures)
+            said.append(("" if every else "some of the seeds ") + _attacked_in(other))
+    marks = sorted({_index(line, notes) for line in said})
     if len(figures) == 1:
         shown = figures[0].text
     else:
@@ -106,22 +146,28 @@ def _cell(row, attack, counts, notes):
             shown += f" ({len(figures)} seeds)"
     if len(counts) > 1:
         shown += f" ({figures[0].num_examples:,} images)"
-    return shown + "".join(f" {mark}" for mark in _MARKS if mark in marks)
+    return shown + "".join(f" {_mark(index)}" for index in marks)
 
 
-def _mark(warning, notes):
-    """The mark of the footnote of this kind of warning: warnings that differ in numbers are one."""
-    kind = _NUMBER.sub("#", warning)
-    notes.setdefault(kind, []).append(warning)
-    return _MARKS[min([*notes].index(kind), len(_MARKS) - 1)]
+def _index(line, notes):
+    """Which footnote is of this kind of line: lines that differ in numbers are one."""
+    line = line[0].upper() + line[1:]
+    kind = _NUMBER.sub("#", line)
+    notes.setdefault(kind, []).append(line)
+    return [*notes].index(kind)
+
+
+def _mark(index):
+    """The number of a footnote, from 1, in superscript digits."""
+    return "".join(_DIGITS[int(digit)] for digit in str(index + 1))
 
 
 _NUMBER = re.compile(r"(?<![\w-])\d+(?:\.\d+)?")
 
 
-def _joined(kind, warnings):
-    """The kind's sentence, each of its numbers as the range over the warnings."""
-    found = [_NUMBER.findall(line) for line in warnings]
+def _joined(kind, lines):
+    """The kind's sentence, each of its numbers as the range over the lines."""
+    found = [_NUMBER.findall(line) for line in lines]
     for numbers in zip(*found, strict=True):
         low, high = min(numbers, key=float), max(numbers, key=float)
         kind = kind.replace("#", low if low == high else f"{low} to {high}", 1)
@@ -170,7 +216,7 @@ def as_markdown(found: Sequence[Record]) -> str:
 def _titled(found):
     for heading, one in by_heading(found):
         images = "" if one.num_examples is None else f", {one.num_examples:,} images"
-        yield f"{heading}{images}; accuracy in % [95% interval]", one
+        yield f"{heading}{images}{one.attacked}; accuracy in % [95% interval]", one
 
 
 def files(found: Sequence[Record]) -> str:
@@ -257,7 +303,7 @@ def figures(found: Sequence[Record]) -> list[dict]:
                     "low": low,
                     "high": high,
                     "seconds": result.get("seconds", {}).get(attack, NOT_RECORDED),
-                    "precision": result.get("precision", NOT_RECORDED),
+                    "precision": figure.precision,
                     "device": result.get("device", NOT_RECORDED),
                     "commit": result.get("commit", NOT_RECORDED),
                     "warnings": "; ".join(figure.warnings),

@@ -59,7 +59,7 @@ class WatchFirstSteps(keras.callbacks.Callback):
     is not looked at."""
 
     CHECKED = (1, 10, 50)
-    # In 50 steps that train well it grows by less than a half (docs/results/first_steps).
+    # In 50 steps that train well it grows by less than 0.7 of its start (docs/results/first_steps).
     MOST = 5.0
 
     def on_train_begin(self, logs=None):

@@ -29,7 +29,8 @@ _DESCRIPTIONS = {
     "gradient_norm": "Global l2 norm of the gradient before it is clipped.",
     "weight_decay": "Half the sum of the squared weights that decay, without its weight.",
     "discriminator_accuracy": "Share of gradients that the discriminator tells apart; 0.5: none.",
-    "vanished_gradients": "Share of examples whose input gradient is zero.",
+    "vanished_gradients": "Share of examples whose input gradient is below a millionth of the "
+    "teacher's norm.",
 }
 _MEANS = {
     "steps": "Mean from the start of the epoch to this step.",

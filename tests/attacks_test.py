@@ -14,6 +14,7 @@ import tensorflow as tf
 from hypothesis import strategies as st
 
 from tf_robust_transfer.attacks import FGSM, PGD, Attack, ThreatModel
+from tf_robust_transfer.attacks import names as attack_names
 from tf_robust_transfer.errors import InputError
 from tf_robust_transfer.ops.random import fold_seed
 
@@ -291,6 +292,14 @@ class TestBallAndBounds:
         for norm in ("linf", "l2"):
             found = PGD(2)(model, images, labels, threat_model=ThreatModel(norm, 0.1))
             np.testing.assert_array_equal(found, images)
+
+    @pytest.mark.parametrize("name", attack_names.ATTACKS)
+    def test_an_empty_batch_of_every_attack(self, name):
+        model, (images, labels) = linear_model()[0], images_and_labels(0)
+        threat = ThreatModel("l2" if name == "cw-l2" else "linf", 0.1)
+        for attack in (attack_names.ATTACKS[name](), attack_names.parse_attack(name)):
+            found = attack(model, images, labels, threat_model=threat)
+            assert tf.is_tensor(found) and found.shape == (0, 2, 3, 1)
 
     def test_an_empty_batch(self):
         images, labels = images_and_labels(0)

@@ -77,6 +77,18 @@ class TestSpecs:
             np.testing.assert_array_equal(rt.load_model(spec)(images), expected)
             assert specs.source_files(spec) == [saved]
 
+    def test_the_home_folder_is_written_as_a_tilde(self, saved, monkeypatch):
+        monkeypatch.setenv("HOME", str(saved.parent))
+        for spec in ("~", "~/model.keras"):
+            assert specs.source_files(spec) == [saved]
+        assert rt.load_model("~/model.keras").name == "small_cnn"
+        assert rt.as_classifier("~/model.keras").name == "small_cnn"
+        rt.save_model(rt.load_model("~"), "~/other.keras")
+        assert (saved.parent / "other.keras").exists()
+        pt = specs.source_files("robustbench:Wong2020Fast:~/a.pt")
+        assert pt == [saved.parent / "a.pt"]
+        assert "no model at '~of_nobody/a.keras'" in error_of("~of_nobody/a.keras")
+
     def test_a_path_that_exists_is_a_path_whatever_its_colons(self, saved, monkeypatch):
         monkeypatch.chdir(saved.parent)
         for name in ("madry_mnist:model.keras", "a:b.keras"):

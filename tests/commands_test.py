@@ -15,10 +15,11 @@ import pytest
 
 import tf_robust_transfer as rt
 from tests import fresh_process
-from tf_robust_transfer import data, evaluate, quickstart, report, train, visualize
+from tf_robust_transfer import convert, data, evaluate, quickstart, report, train, visualize
 from tf_robust_transfer.command import run_command
 from tf_robust_transfer.config import TrainConfig
 from tf_robust_transfer.evaluate import EvaluateConfig
+from tf_robust_transfer.evaluation import challenge_files
 from tf_robust_transfer.quickstart import QuickstartConfig
 from tf_robust_transfer.report import ReportConfig
 from tf_robust_transfer.visualize import VisualizeConfig
@@ -138,6 +139,33 @@ def test_evaluate_writes_the_contracts_json(call, model, tmp_path):
         low, high = result["confidence_interval_95"][attack]
         assert 0 <= low <= accuracy <= high <= 1
         assert f"{100 * accuracy:.2f}%" in out
+
+
+def test_the_home_folder_is_written_as_a_tilde(call, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "runs/a").mkdir(parents=True)
+    images = keras.Input((8, 8, 1))
+    model = keras.Model(images, keras.layers.Dense(10)(keras.layers.Flatten()(images)))
+    rt.save_model(model, "~/runs/a/model.keras")
+    few = ("--dataset=digits", "--max_examples=2", "--attacks=fgsm", "--eps=0.1,0.2")
+    (tmp_path / "few.flags").write_text("\n".join(few))
+    written = "--output=~/runs/a/results.json", "--save_adversarial=~/x.npy"
+    assert call("evaluate", "--flagfile=~/few.flags", "--model=~/runs/a", *written)[0] == 0
+    assert json.loads((tmp_path / "runs/a/results.json").read_text())["model"] == "~/runs/a"
+    clean = data.load_data("digits", "test", max_examples=2).images / np.float32(255)
+    challenge_files.read("~/x.npy", clean, rt.ThreatModel(eps=0.2))
+    convert.main(["--model=~/runs/a", "--output=~/new/again.keras"])
+    assert "2 images" in call("report", "--runs=~/runs")[1]
+    drawn = "--kind=radii", "--results=~/runs/a", "--output=~/radii.png"
+    assert call("visualize", *drawn)[0] == 0
+    shown = "--models=~/runs/a", "--dataset=digits", "--num_images=1", "--output=~/gradients.png"
+    assert call("visualize", *shown)[0] == 0
+    # The state is gone, and nowhere is a folder "~".
+    assert sorted(path.name for path in tmp_path.rglob("*")) == [
+        *("a", "again.keras", "again.keras.json", "again.keras.md", "few.flags", "gradients.png"),
+        *("model.keras", "new", "radii.png", "results.json", "runs", "x.npy"),
+    ]
 
 
 @pytest.mark.slow  # scripts/torture.sh --quick kills one too

@@ -156,6 +156,8 @@ def test_the_help_of_one_method_has_its_flags_and_defaults_alone(capsys):
         (["--flagfile=flags/small/mnist_igam.flags"], "runs/small/mnist_igam"),
         (["--seed=1", "--flagfile=./flags/quickstart/igam.flags"], "runs/quickstart/igam"),
         (["--flagfile=/elsewhere/mine.flags"], "runs/mine"),
+        (["--seed=1", "--flagfile", "/elsewhere/mine.flags"], "runs/mine"),
+        (["-flagfile", "flags/small/mnist_igam.flags", "--flagfile=b"], "runs/small/mnist_igam"),
         (["--seed=1"], ""),
     ],
 )

@@ -10,9 +10,11 @@ import pytest
 from tests import fresh_process
 from tests.commands import COMMANDS
 from tf_robust_transfer import command, evaluate
+from tf_robust_transfer.attacks import ThreatModel
 from tf_robust_transfer.config import SharedConfig
 from tf_robust_transfer.data import load_data
-from tf_robust_transfer.evaluation import parts
+from tf_robust_transfer.errors import InputError
+from tf_robust_transfer.evaluation import evaluate_robustness, parts
 from tf_robust_transfer.models import build_model
 from tf_robust_transfer.runs import local_parts
 
@@ -114,6 +116,15 @@ def test_a_part_that_is_missing_or_of_another_division_is_refused(model, halves,
         assert line in capsys.readouterr().err
 
 
+def test_the_home_folder_is_written_as_a_tilde(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    paths = [parts.part_path("~/r.json", (i, 2)) for i in range(2)]
+    assert [path.parent for path in paths] == [tmp_path] * 2
+    for path in paths:
+        path.touch()
+    assert parts.paths_beside("~/r.json") == paths
+
+
 @pytest.mark.parametrize(
     "flags, line",
     [
@@ -126,6 +137,36 @@ def test_flags_that_do_not_go_together(model, tmp_path, flags, line, capsys):
     with pytest.raises(SystemExit):
         run(model, tmp_path / "r.json", *flags)
     assert line in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("part", [(1, 2), (2, 2), (-1, 2), (0, 0)])
+def test_a_part_without_examples_is_refused(model, part):
+    one = np.zeros((1, 8, 8, 1), np.float32), np.zeros(1, np.int32)
+    says = f"part {part[0]}/{part[1]}: .* N at most 1, the number of examples"
+    with pytest.raises(InputError, match=says):
+        evaluate_robustness(str(model), *one, threat_model=ThreatModel(), attacks=(), part=part)
+
+
+def test_more_parts_than_examples_are_refused(model, tmp_path, capsys):
+    with pytest.raises(SystemExit) as ended:
+        run(model, tmp_path / "r.json", "--max_examples=2", "--part=0/4")
+    assert ended.value.code == 2 and not [*tmp_path.iterdir()]
+    assert "error: part 0/4: expected I/N" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("examples, count", [(2, 2), (0, 8), (99, 8)])
+def test_no_more_devices_than_examples_are_used(examples, count, model, tmp_path, monkeypatch):
+    used = []
+
+    def begun(texts, number):
+        used.append(number)
+        raise InputError("far enough")
+
+    monkeypatch.setattr(local_parts, "num_devices", lambda: 8)
+    monkeypatch.setattr(local_parts, "run", begun)
+    with pytest.raises(SystemExit):
+        run(model, tmp_path / "r", "--distribution_strategy=mirrored", f"--max_examples={examples}")
+    assert used == [count]
 
 
 def test_commands_name_a_strategy_that_has_no_effect(caplog):

@@ -185,6 +185,14 @@ class TestCarliniWagner:
         assert ratio.min() > 1 - 1e-3 and np.median(ratio) < 1.01
         assert ratio.max() < 1.03 if classes == 2 else (ratio < 1.05).mean() > 0.85
 
+    def test_whole_numbers_are_those_with_a_point(self):
+        whole = CarliniWagnerL2(3, 2, first_constant=1, learning_rate=1, confidence=0)
+        parts = CarliniWagnerL2(3.0, 2.0, first_constant=1.0, learning_rate=1.0, confidence=0.0)
+        threat, labels = ThreatModel("l2", 2), np.zeros(3, np.int32)
+        assert repr(whole) == repr(parts) and repr(threat) == repr(ThreatModel("l2", 2.0))
+        state = whole.start(Problem.of(None, threat, threat.eps), inputs(3), labels, 0, None)
+        assert state["constant"].dtype == tf.float32 and set(state["constant"].numpy()) == {1.0}
+
     def test_a_search_counts_what_lies_in_the_ball(self):
         model, images, labels, distances = self.linear(2)
         eps = float(np.median(distances))

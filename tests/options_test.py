@@ -59,6 +59,21 @@ def test_keywords_and_flags_are_the_same_options():
     )
 
 
+def test_a_number_has_the_type_of_its_flag():
+    made = Owner(weight=2, sizes=(4,), steps=3, shared=Shared(1))
+    assert [type(value) for value in keywords_of(made).values()] == [
+        *(float, str, tuple, bool),
+        int,  # of steps, where the flag is of epochs
+        float,
+    ]
+    assert type(Counted(20.0).count) is int and Counted(20.0) == Counted(20)
+
+
+@dataclasses.dataclass(frozen=True)
+class Counted(Options):
+    count: int = option(1, "of something", int, **at_least(1))
+
+
 def test_a_group_has_the_owners_defaults():
     assert Owner().shared.temperature == 30.0 and Shared().temperature == 10.0
     assert from_keywords(Owner, {"weight": 1.0}).shared.temperature == 30.0

@@ -6,6 +6,7 @@ import tensorflow as tf
 
 from tf_robust_transfer import data
 from tf_robust_transfer.data.rand_augment import _layer, rand_augment
+from tf_robust_transfer.errors import InputError
 
 
 @pytest.fixture(scope="module")
@@ -40,6 +41,17 @@ def test_the_layers_own_generators_are_never_asked(augmented):
     function(images, [5, 6])
     for state, part in zip(before, (part for part in parts if hasattr(part, "generator"))):
         np.testing.assert_array_equal(state, part.generator.state.numpy())
+
+
+@pytest.mark.parametrize("channels", [2, 4])
+def test_images_that_the_layer_does_not_take_are_refused(channels):
+    images, labels = np.zeros((4, 8, 8, channels), np.uint8), np.zeros(4, np.int32)
+    source = data.ImageData(images, labels, 2, ("a", "b"), "made up", "train")
+    says = f"'randaugment' takes images of 1 or 3 channels, got {channels}"
+    with pytest.raises(InputError, match=says):
+        data.train_batches(source, batch_size=2, seed=0, augmentation=("flip", "randaugment"))
+    with pytest.raises(InputError, match=says):
+        data.augment(tf.constant(images, tf.float32), ("randaugment",), tf.constant([1, 2]))
 
 
 def test_a_resumed_run_sees_the_same_images():

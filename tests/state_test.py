@@ -154,6 +154,15 @@ def test_a_file_that_is_no_state(tmp_path, content):
     assert (tmp_path / "a.npz").read_bytes() == content
 
 
+def test_the_home_folder_is_written_as_a_tilde(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    State("~/folder/state.npz", {"model": "mine"}).write()
+    assert [path.name for path in tmp_path.iterdir()] == ["folder"]
+    with pytest.raises(InputError, match=f"{tmp_path}/folder/state.npz' belongs to .* model"):
+        State("~/folder/state.npz", {"model": "another"})
+
+
 def test_writes_now_and_then(tmp_path, monkeypatch):
     now = [100.0]
     monkeypatch.setattr(state.time, "monotonic", lambda: now[0])

@@ -292,6 +292,38 @@ def test_a_run_that_bad_input_ended_at_once_takes_the_mended_flags(tmp_path):
     )
 
 
+@pytest.fixture
+def of_four_channels(tmp_path, monkeypatch):
+    """The flag of a data source whose images have four channels."""
+    (tmp_path / "satellite.py").write_text(
+        "import numpy as np, tf_robust_transfer as rt\n"
+        "def load(split, data_dir):\n"
+        "    images = np.random.default_rng(0).integers(0, 256, (8, 8, 8, 4), np.uint8)\n"
+        "    labels = np.arange(8, dtype=np.int32) % 2\n"
+        "    return rt.data.ImageData(images, labels, 2, ('land', 'sea'), 'satellite', split)\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    return "--dataset=plugin:satellite:load"
+
+
+def test_a_run_on_images_that_no_figure_shows_ends(of_four_channels, tmp_path, monkeypatch):
+    monkeypatch.setattr(trainer, "fit", lambda run: None)  # what came after it was at fault
+    given = [of_four_channels, "--smoke", f"--run_dir={tmp_path}/run"]
+    folder = run_training(parse(TrainConfig, given))
+    assert json.loads(folder.results.read_text())["image_shape"] == [8, 8, 4]
+    assert folder.finished and not folder.figure.exists()
+
+
+def test_an_augmentation_that_does_not_fit_the_images_is_told_before_the_training(
+    of_four_channels, tmp_path
+):
+    given = [of_four_channels, "--augmentation=randaugment", f"--run_dir={tmp_path}/run"]
+    with pytest.raises(InputError, match="--augmentation: .*'randaugment' .* 1 or 3 .*got 4"):
+        run_training(parse(TrainConfig, given))
+    # So that the mended flags are taken.
+    assert [path.name for path in (tmp_path / "run").iterdir()] == ["flags.txt"]
+
+
 def test_an_unwritable_run_folder(tmp_path):
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(InputError, match="cannot write the run folder .*file"):
@@ -371,6 +403,18 @@ def test_finetuning_keeps_the_teachers_features(teacher, tmp_path):
         for first, second in zip(before.get_weights(), after.get_weights(), strict=True):
             np.testing.assert_array_equal(first, second)
     assert not np.array_equal(old.layers[-1].get_weights()[0], new.layers[-1].get_weights()[0])
+
+
+def test_the_home_folder_is_written_as_a_tilde(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    given = ["--run_dir=~/runs/student", "--method=igam", "--teacher=flagfile:~/teacher.flags"]
+    config = parse(TrainConfig, [*QUICK, *given])
+    (tmp_path / "teacher.flags").write_text("--method=natural\n")
+    config.verify()
+    folder = RunFolder(config)
+    assert folder.path == tmp_path / "runs/student" and folder.flags.exists()
+    assert set(given) <= set(folder.flags.read_text().split())  # as they were given
+    assert teacher_flags(config, "~/teacher.flags").run_dir == f"{tmp_path}/runs/teacher"
 
 
 @pytest.mark.parametrize(
@@ -509,6 +553,16 @@ class TestBeforeAnythingCosts:
         with pytest.raises(InputError, match=says):
             run_training(parse(TrainConfig, self.arguments(tmp_path, *more)))
         assert not (tmp_path / "runs/teacher").exists()
+
+    @pytest.mark.parametrize("form", [["--flagfile={}"], ["--flagfile", "{}"]])
+    def test_the_run_folder_is_of_the_arguments_that_main_was_given(
+        self, form, tmp_path, capsys, monkeypatch
+    ):
+        (tmp_path / "mine.flags").write_text("--dataset=digits\n")
+        monkeypatch.setattr("sys.argv", ["pytest", "--flagfile=of/another.flags"])
+        monkeypatch.setattr(train, "check_training", lambda config: None)
+        train.main([*(word.format(tmp_path / "mine.flags") for word in form), "--check"])
+        assert "--run_dir=runs/mine\n" in capsys.readouterr().out
 
     def test_check_prints_the_settings_and_trains_nothing(self, tmp_path, capsys):
         train.run(

@@ -207,17 +207,14 @@ def default_run_dir(arguments: Sequence[str]) -> str:
     """runs/ and the name of the first flag file, without "flags/" and its ending; "" where there is
     no flag file.
     """
-    for argument in arguments:
-        name, _, value = argument.lstrip("-").partition("=")
-        if name == "flagfile" and value:
-            path = flag_files.find(value).with_suffix("")
-            if path.is_relative_to(flag_files.PACKAGED):
-                return str("runs" / path.relative_to(flag_files.PACKAGED))
-            path = pathlib.PurePath(os.path.relpath(path))
-            parts = (
-                path.parts[path.parts.index("flags") + 1 :]
-                if "flags" in path.parts
-                else path.parts[-1:]
-            )
-            return str(pathlib.PurePath("runs", *parts))
-    return ""
+    name = flag_files.first_file(arguments)
+    if not name:
+        return ""
+    path = flag_files.find(name).with_suffix("")
+    if path.is_relative_to(flag_files.PACKAGED):
+        return str("runs" / path.relative_to(flag_files.PACKAGED))
+    path = pathlib.PurePath(os.path.relpath(path))
+    parts = (
+        path.parts[path.parts.index("flags") + 1 :] if "flags" in path.parts else path.parts[-1:]
+    )
+    return str(pathlib.PurePath("runs", *parts))

@@ -4,7 +4,6 @@
 
 import dataclasses
 import os
-import pathlib
 import sys
 
 import keras
@@ -21,7 +20,7 @@ from tf_robust_transfer.config import SPEC, SharedConfig, check_specs
 from tf_robust_transfer.errors import InputError, of_flag
 from tf_robust_transfer.evaluation import evaluate_robustness
 from tf_robust_transfer.evaluation.model_card import card_path, write_card
-from tf_robust_transfer.files import as_json, replacing
+from tf_robust_transfer.files import as_json, path_of, replacing
 from tf_robust_transfer.flag_types import boolean
 from tf_robust_transfer.options import at_least, option
 from tf_robust_transfer.runs.images import load_split
@@ -145,7 +144,7 @@ def _output(text):
     """The path to write, checked before any work is done."""
     if not text.endswith(".keras"):
         raise InputError(f"--output: expected a name that ends in .keras, got {text!r}")
-    output = pathlib.Path(text).absolute()
+    output = path_of(text).absolute()
     folder = next(parent for parent in output.parents if parent.exists())
     if output.is_dir() or not folder.is_dir() or not os.access(folder, os.W_OK):
         raise InputError(

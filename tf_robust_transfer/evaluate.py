@@ -25,7 +25,7 @@ from tf_robust_transfer.errors import InputError
 from tf_robust_transfer.evaluation import challenge_files, evaluate_robustness
 from tf_robust_transfer.evaluation.model_card import add_results, card_path
 from tf_robust_transfer.evaluation.parts import part_of, part_path, paths_beside
-from tf_robust_transfer.files import write_json
+from tf_robust_transfer.files import path_of, write_json
 from tf_robust_transfer.flag_types import boolean, fractions
 from tf_robust_transfer.inference.faster_copy import PRECISIONS, on_gpu
 from tf_robust_transfer.models.batch_statistics import BATCH_NORMS
@@ -145,7 +145,9 @@ class EvaluateConfig(AttackConfig, SharedConfig):
 def run(config: EvaluateConfig) -> None:
     config.verify()
     if config.distribution_strategy == "mirrored" and not (config.part or config.merge):
-        local_parts.run(to_text(config), local_parts.num_devices())
+        devices = local_parts.num_devices()
+        # No part without an example, as far as the flags tell.
+        local_parts.run(to_text(config), min(devices, config.max_examples or devices))
         config = dataclasses.replace(config, merge=True)
     _LOG.info(device.line(device.record(precision=config.precision, jit=on_gpu())))
     model = load_model(config.model)
@@ -212,7 +214,7 @@ def run(config: EvaluateConfig) -> None:
         record = pathlib.Path(config.output).name or "not kept"
         add_results(native_file(config.model), written, record)
     for path in (*([state] if state else []), *parts):
-        pathlib.Path(path).unlink(missing_ok=True)
+        path_of(path).unlink(missing_ok=True)
 
 
 def _diagnostics(model, teacher, images, labels, batch_size):

@@ -22,20 +22,27 @@ _SMALL, _MOST_GROWTH = 2**26, 20
 _points = itertools.count()
 
 
+def path_of(text) -> pathlib.Path:
+    """The path that a user named; a leading `~` is the home folder, as in a shell."""
+    # A shell leaves that of --flag=~/file as it is. `Path.expanduser` raises for an unknown user.
+    return pathlib.Path(os.path.expanduser(text))
+
+
 def check_readable(path) -> None:
     """Raises an InputError unless there is a file of this name."""
-    if not pathlib.Path(path).is_file():
+    if not path_of(path).is_file():
         raise InputError(f"there is no file {str(path)!r}")
 
 
 def check_writable(path) -> None:
     """Raises an InputError unless a file of this name can be written; "": nothing is to be."""
-    folder = pathlib.Path(path).absolute().parent
     if not path:
         return
+    file = path_of(path)
+    folder = file.absolute().parent
     if not folder.is_dir():
         raise InputError(f"cannot write {str(path)!r}: its folder does not exist")
-    if not os.access(folder, os.W_OK) or pathlib.Path(path).is_dir():
+    if not os.access(folder, os.W_OK) or file.is_dir():
         raise InputError(
             f"cannot write {str(path)!r}: it is a folder, or lies in one that is not writable"
         )
@@ -63,7 +70,7 @@ def replacing(path):
     Raises:
         InputError: the file cannot be written: a full disk, no right to, a folder that is gone.
     """
-    path = pathlib.Path(path)
+    path = path_of(path)
     temporary = path.with_name(f".{path.stem}.{os.getpid()}{path.suffix}")
     with _told_when_unwritable(path):
         _remove_left(path)

@@ -10,6 +10,7 @@ import re
 from collections.abc import Collection, Sequence
 
 from tf_robust_transfer.errors import InputError, nearest
+from tf_robust_transfer.files import path_of
 
 _FLAGFILE = "flagfile"
 # Beside the package in a checkout; in it where setup.py has put them into a wheel.
@@ -62,14 +63,25 @@ def last_value(arguments: Sequence[str], name: str) -> str | None:
     return _last_value([(text, "", 0) for text in arguments], name, ())
 
 
-def _last_value(words, name, files):
-    words, value = iter(words), None
+def first_file(arguments: Sequence[str]) -> str:
+    """The first flag file that a command line names; "" where it names none."""
+    return next((text for _, text, *_ in _values([(a, "", 0) for a in arguments], _FLAGFILE)), "")
+
+
+def _values(words, *names):
+    """(name, text, file, line) of each flag of these names, all else unread."""
+    words = iter(words)
     for word, file, line in words:
-        found = re.fullmatch(rf"--?({name}|{_FLAGFILE})(?:=(.*))?", word, flags=re.DOTALL)
-        if not found:
-            continue
-        text = found[2] if found[2] is not None else next(words, ("",))[0]
-        if found[1] == name:
+        found = re.fullmatch(rf"--?({'|'.join(names)})(?:=(.*))?", word, flags=re.DOTALL)
+        if found:
+            text = found[2] if found[2] is not None else next(words, ("",))[0]
+            yield found[1], text, file, line
+
+
+def _last_value(words, name, files):
+    value = None
+    for found, text, file, line in _values(words, name, _FLAGFILE):
+        if found == name:
             value = text
         else:
             place = f" ({file}, line {line})" if file else ""
@@ -117,7 +129,7 @@ def find(name: str, naming: str = "") -> pathlib.Path:
     Example:
         find("small/mnist_igam.flags")  # anywhere that the package is installed
     """
-    path = pathlib.Path(name)
+    path = path_of(name)
     beside = [pathlib.Path(naming).parent / path] if naming else []
     own = path.relative_to("flags") if path.parts[:1] == ("flags",) else path
     places = [path, *beside, PACKAGED / own]

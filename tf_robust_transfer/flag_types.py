@@ -6,6 +6,7 @@ import re
 from collections.abc import Callable
 
 from tf_robust_transfer.errors import InputError
+from tf_robust_transfer.files import path_of
 
 
 def fraction(text) -> float:
@@ -33,6 +34,11 @@ def fraction_or_none(text) -> float | None:
 def names(text) -> tuple[str, ...]:
     """A comma-separated list."""
     return tuple(part.strip() for part in text.split(",") if part.strip())
+
+
+def paths(text) -> tuple[str, ...]:
+    """A comma-separated list of files and folders, see `files.path_of`."""
+    return tuple(str(path_of(name)) for name in names(text))
 
 
 def whole_numbers(text) -> tuple[int, ...]:

@@ -11,10 +11,11 @@ its own; keywords and flags do not show that there is one."""
 import dataclasses
 import inspect
 import math
+import numbers
 from collections.abc import Callable, Iterator, Mapping
 
 from tf_robust_transfer.errors import InputError, nearest
-from tf_robust_transfer.flag_types import written
+from tf_robust_transfer.flag_types import fraction, fraction_or_none, written
 
 
 def option(
@@ -75,7 +76,9 @@ class Options:
     def __post_init__(self):
         for field in dataclasses.fields(self):
             if "help" in field.metadata:
-                _check(field.name, getattr(self, field.name), field.metadata)
+                value = getattr(self, field.name)
+                _check(field.name, value, field.metadata)
+                object.__setattr__(self, field.name, _typed(value, field.metadata))
 
     @classmethod
     def implied(cls, texts: dict[str, str]) -> dict[str, str]:
@@ -229,6 +232,19 @@ def _check(name, value, metadata, got=None):
         allowed = False
     if not allowed:
         raise InputError(f"{name}: expected {expected}, got {value if got is None else got!r}")
+
+
+def _typed(value, metadata):
+    """A number of the type that the flag's text is read as.
+
+    TensorFlow takes no 1 for 1.0, and what is compiled is kept by keys that are equal for both.
+    """
+    parse = metadata["parse"]
+    if parse is int and isinstance(value, numbers.Real):
+        return int(value)
+    if parse in (float, fraction, fraction_or_none) and isinstance(value, numbers.Integral):
+        return value if metadata["in_epochs"] else float(value)  # a keyword in steps stays whole
+    return value
 
 
 def none_or(rule: dict) -> dict:

@@ -11,6 +11,7 @@ from tf_robust_transfer.checkpoints import load_model
 from tf_robust_transfer.command import run_command
 from tf_robust_transfer.command_line import parse
 from tf_robust_transfer.config import TrainConfig
+from tf_robust_transfer.files import path_of
 from tf_robust_transfer.options import Options, at_least, option
 from tf_robust_transfer.plots.input_gradients import plot_input_gradients
 from tf_robust_transfer.reports.records import records
@@ -41,7 +42,7 @@ class QuickstartConfig(Options):
 
 
 def run(config: QuickstartConfig) -> None:
-    parent = pathlib.Path(config.run_dir).absolute()
+    parent = path_of(config.run_dir).absolute()
     folders, models = [], {}
     for row in ROWS:
         arguments = [

@@ -9,6 +9,7 @@ import sys
 
 from tf_robust_transfer.command import run_command
 from tf_robust_transfer.errors import InputError, of_flag
+from tf_robust_transfer.files import path_of
 from tf_robust_transfer.flag_types import boolean
 from tf_robust_transfer.options import Options, one_of, option
 from tf_robust_transfer.reports.pages import write_pages
@@ -44,7 +45,7 @@ class ReportConfig(Options):
 def run(config: ReportConfig) -> None:
     if config.write:
         with of_flag("write"):
-            for page in write_pages(config.write):
+            for page in write_pages(path_of(config.write)):
                 sys.stdout.write(f"written: {page}\n")
         return
     with of_flag("runs"):

@@ -8,7 +8,6 @@
 --kind=radii draws accuracies against eps, of evaluations at several (--results=results.json)."""
 
 import dataclasses
-import pathlib
 
 import numpy as np
 
@@ -17,7 +16,8 @@ from tf_robust_transfer.checkpoints import load_model
 from tf_robust_transfer.command import run_command
 from tf_robust_transfer.config import SPEC, SharedConfig, check_outputs, check_specs
 from tf_robust_transfer.errors import InputError
-from tf_robust_transfer.flag_types import fraction, names
+from tf_robust_transfer.files import path_of
+from tf_robust_transfer.flag_types import fraction, names, paths
 from tf_robust_transfer.options import at_least, one_of, option
 from tf_robust_transfer.papers.figures import SWEEPS
 from tf_robust_transfer.plots.channel_maps import plot_channel_maps
@@ -86,7 +86,7 @@ class VisualizeConfig(SharedConfig):
     runs: tuple = option(
         "runs",
         "sweep: run folders or folders of them, comma-separated; * and ? may stand in names",
-        names,
+        paths,
     )
     x: str = option(
         "",
@@ -97,7 +97,7 @@ class VisualizeConfig(SharedConfig):
     results: tuple = option(
         "",
         "radii: results of evaluate at several --eps, or their run folders, comma-separated",
-        names,
+        paths,
     )
     attacks: tuple = option(
         "", "sweep, radii: attacks that are drawn; empty: clean and all that were run", names
@@ -144,7 +144,7 @@ def run(config: VisualizeConfig) -> None:
 
 
 def _title(spec: str) -> str:
-    path = pathlib.Path(spec)
+    path = path_of(spec)
     if path.name == "model.keras":
         return path.parent.name
     # A folder may be "noise_0.6", which has no suffix.

@@ -209,7 +209,9 @@ class Attack:
         if tf.executing_eagerly() and model.output_shape[-1] > 1:
             labels = class_labels(labels, model.output_shape[-1])
         images, labels = check_batch(model, images, labels, threat_model)
-        if self.stop_when_fooled and images.shape[0] != 0:
+        if images.shape[0] == 0:
+            return images
+        if self.stop_when_fooled:
             search = self._search if tf.executing_eagerly() else self._search_in_graph
             return search(model, images, labels, threat_model, seed)
         best = self._round(model, images, labels, threat_model, seed, 0)

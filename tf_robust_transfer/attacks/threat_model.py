@@ -53,6 +53,7 @@ class ThreatModel:
         object.__setattr__(self, "bounds", (low, high))
         if not (isinstance(self.eps, numbers.Real) and math.isfinite(self.eps) and self.eps >= 0):
             raise InputError(f"eps must be a number of at least 0, got {self.eps!r}")
+        object.__setattr__(self, "eps", float(self.eps))
         if self.norm == "linf" and self.eps > high - low:
             raise InputError(
                 f"eps is in the units of the pixel range [{low:g}, {high:g}] and cannot exceed it, "

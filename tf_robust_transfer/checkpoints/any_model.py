@@ -1,13 +1,13 @@
 """Models however they come: as objects of any kind, as SPECs, as SavedModels."""
 
 import os
-import pathlib
 
 import keras
 
 from tf_robust_transfer import models
 from tf_robust_transfer.checkpoints.specs import load_as_it_is, load_model
 from tf_robust_transfer.errors import InputError
+from tf_robust_transfer.files import path_of
 from tf_robust_transfer.models import classifier
 
 
@@ -83,7 +83,7 @@ def as_model(model, input_shape=None) -> keras.Model:
 
 def is_saved_model(path) -> bool:
     """Whether a path is the folder of a TensorFlow SavedModel."""
-    return (pathlib.Path(path) / "saved_model.pb").is_file()
+    return (path_of(path) / "saved_model.pb").is_file()
 
 
 def saved_model(path) -> keras.Layer:
@@ -95,7 +95,7 @@ def saved_model(path) -> keras.Layer:
     errors = []
     for endpoint in ("serve", "serving_default"):
         try:
-            return keras.layers.TFSMLayer(str(path), call_endpoint=endpoint)
+            return keras.layers.TFSMLayer(str(path_of(path)), call_endpoint=endpoint)
         except Exception as error:  # whatever TensorFlow finds in a damaged one
             errors.append(" ".join(str(error).split())[:200])
     raise InputError(f"the SavedModel {str(path)!r} cannot be read: {errors[-1]}")

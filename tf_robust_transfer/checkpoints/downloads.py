@@ -12,6 +12,7 @@ import re
 import urllib.parse
 
 from tf_robust_transfer.errors import InputError
+from tf_robust_transfer.files import path_of
 
 _LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
@@ -38,7 +39,7 @@ def local_file(text: str) -> pathlib.Path:
             kept, a web page, or another SHA-256.
     """
     if not is_address(text):
-        return pathlib.Path(text)
+        return path_of(text)
     address, fragment, expected = text.partition("#")
     if fragment:
         found = re.fullmatch(r"sha256=([0-9a-fA-F]{64})", expected)
@@ -108,7 +109,7 @@ def _from_web(address, expected):
         raise InputError(f"{address!r}: http:// needs #sha256= and the file's SHA-256, or https://")
     key = hashlib.sha256(address.encode()).hexdigest()[:16]
     home = os.environ.get("TF_ROBUST_TRANSFER_CACHE", "~/.cache/tf_robust_transfer")
-    kept = pathlib.Path(home).expanduser() / key / name
+    kept = path_of(home) / key / name
     if not kept.exists():
         try:
             kept.parent.mkdir(parents=True, exist_ok=True)

@@ -11,7 +11,7 @@ import keras
 import numpy as np
 
 from tf_robust_transfer.errors import InputError
-from tf_robust_transfer.files import check_unpacked, replacing
+from tf_robust_transfer.files import check_unpacked, path_of, replacing
 from tf_robust_transfer.models.classifier import write_line
 
 _MOST_MEMBERS = 1000
@@ -24,7 +24,7 @@ def native_file(spec: str) -> pathlib.Path:
     Raises:
         InputError: nothing there, or a SavedModel.
     """
-    path = pathlib.Path(spec)
+    path = path_of(spec)
     if (path / "saved_model.pb").is_file():
         advice = write_line(of=str(path), input_shape=(32, 32, 3))
         raise InputError(

@@ -21,6 +21,7 @@ from tf_robust_transfer.checkpoints.native import load_native, native_file
 from tf_robust_transfer.checkpoints.teachers import find_teachers
 from tf_robust_transfer.checkpoints.zoo import load_zoo, zoo_file
 from tf_robust_transfer.errors import InputError, look_up
+from tf_robust_transfer.files import path_of
 from tf_robust_transfer.models.classifier import as_model
 
 
@@ -145,7 +146,7 @@ def _parse(spec):
     if is_address(str(spec)):
         return _ADDRESS, str(spec)
     name, colon, location = str(spec).partition(":")
-    if not colon or not re.fullmatch(r"\w+", name) or pathlib.Path(spec).exists():
+    if not colon or not re.fullmatch(r"\w+", name) or path_of(spec).exists():
         return _NATIVE, str(spec)
     scheme = look_up("kind of model", name, SCHEMES)
     if not location:

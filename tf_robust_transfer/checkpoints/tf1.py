@@ -11,6 +11,7 @@ import numpy as np
 import tensorflow as tf
 
 from tf_robust_transfer.errors import InputError
+from tf_robust_transfer.files import path_of
 
 # An optimizer's slot is named VARIABLE/NAME; a second optimizer of the same kind adds _1, as Adam's
 # second slot does.
@@ -65,7 +66,7 @@ def find_prefix(path: str) -> str:
         raise InputError(
             "no checkpoint given; give a folder or a prefix such as models/secret/checkpoint-24900"
         )
-    place = pathlib.Path(path).expanduser()
+    place = path_of(path)
     of_prefix = _FILE.fullmatch(place.name)
     if of_prefix and place.is_file():
         place = place.with_name(of_prefix[1])

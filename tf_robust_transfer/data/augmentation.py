@@ -7,7 +7,7 @@ import math
 
 import tensorflow as tf
 
-from tf_robust_transfer.data.rand_augment import rand_augment
+from tf_robust_transfer.data.rand_augment import CHANNELS, rand_augment
 from tf_robust_transfer.errors import InputError, look_up
 from tf_robust_transfer.ops import random
 
@@ -168,6 +168,19 @@ def find_augmentation(name: str):
     return functools.partial(random_crop, padding=int(padding))
 
 
+def check_augmentations(names: tuple[str, ...], channels: int | None) -> None:
+    """Raises an InputError for what `find_augmentation` does not know, and for one that does not
+    take images of so many channels; None: not known yet.
+    """
+    for name in names:
+        function = find_augmentation(name)
+        if function is rand_augment and channels not in (None, *CHANNELS):
+            raise InputError(
+                f"augmentation {name!r} takes images of 1 or 3 channels, got {channels}; take "
+                "others, such as crop,flip"
+            )
+
+
 def augment(images: tf.Tensor, names: tuple[str, ...], seed: tf.Tensor) -> tf.Tensor:
     """Applies augmentations in the order given, each with a random stream of its own.
 
@@ -180,8 +193,9 @@ def augment(images: tf.Tensor, names: tuple[str, ...], seed: tf.Tensor) -> tf.Te
         float32, same shape and range.
 
     Raises:
-        InputError: as `find_augmentation`.
+        InputError: as `check_augmentations`.
     """
+    check_augmentations(names, images.shape[-1])
     for i, name in enumerate(names):
         function = find_augmentation(name)
         images = function(images, random.fold_seed(seed, i))

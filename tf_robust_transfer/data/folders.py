@@ -13,6 +13,7 @@ import tensorflow as tf
 
 from tf_robust_transfer.data.images import ImageData, resize_tensor
 from tf_robust_transfer.errors import InputError
+from tf_robust_transfer.files import path_of
 
 _LOG = logging.getLogger("tf_robust_transfer")
 _SUFFIXES = (".png", ".jpg", ".jpeg")
@@ -69,7 +70,7 @@ def load_folder(
 
 def find_images(name: str, path: str, split: str, limit: int | None = None) -> FoundImages:
     """The files that `load_folder` reads, none of which is read but for headers. Raises as it."""
-    present, root = splits(name, path), pathlib.Path(path).expanduser()
+    present, root = splits(name, path), path_of(path)
     in_splits = _in_splits(root)
     if split not in present:
         raise InputError(f"unknown split {split!r} of {name!r}; valid names: {', '.join(present)}")
@@ -120,7 +121,7 @@ def _tell_left_out(folder: pathlib.Path) -> None:
 
 def splits(name: str, path: str) -> tuple[str, ...]:
     """The names of the splits of a folder of images. Raises as `load_folder`."""
-    root = pathlib.Path(path).expanduser()
+    root = path_of(path)
     if not path or not root.is_dir():
         raise InputError(
             f"{name!r}: {path!r} is not a folder; expected folder:PATH with "

@@ -8,7 +8,7 @@ case. So an interrupted run goes on at step k without replaying what came before
 import numpy as np
 import tensorflow as tf
 
-from tf_robust_transfer.data.augmentation import augment, find_augmentation
+from tf_robust_transfer.data.augmentation import augment, check_augmentations
 from tf_robust_transfer.data.datasets import check_seed
 from tf_robust_transfer.data.folder_streaming import StreamedFolder
 from tf_robust_transfer.data.folder_streaming import read_batches as read_files
@@ -65,14 +65,14 @@ def train_batches(
         int32 [batch_size]).
 
     Raises:
-        InputError: batch_size, seed or start_step out of range, unknown augmentation.
+        InputError: batch_size, seed or start_step out of range, an augmentation that is unknown
+            or not for these images.
     """
     steps = steps_per_epoch(data, batch_size)
     check_seed(seed)
     if start_step < 0:
         raise InputError(f"start_step must be at least 0, got {start_step}")
-    for name in augmentation:
-        find_augmentation(name)
+    check_augmentations(augmentation, data.input_shape[-1])
     if isinstance(data, ImageData):
         images, labels = _constants(data)
         dataset = _orders(len(data), steps, batch_size, seed, start_step).map(

@@ -12,6 +12,8 @@ import tensorflow as tf
 
 from tf_robust_transfer.ops import random
 
+# Of the images that Keras's layer takes.
+CHANNELS = (1, 3)
 _NUM_OPS = 2
 # Near the magnitude 9 of 30 that is usual on ImageNet: turns up to 36 degrees, shifts up to a
 # tenth. Keras's default of 0.5 turns by up to 180 degrees and shifts by half the image. The MixACM

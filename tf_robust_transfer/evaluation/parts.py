@@ -65,13 +65,14 @@ def examples_of(part: tuple[int, int] | None, num_examples: int) -> np.ndarray:
     about equally hard.
 
     Raises:
-        InputError: no part (i, n) with i in [0, n), or more parts than examples: one would be empty.
+        InputError: no part (i, n) with i in [0, n), or more parts than examples, so that one is
+            empty.
     """
     index, count = part or (0, 1)
     if not 0 <= index < count <= num_examples:
         raise InputError(
-            f"part {index}/{count}: expected I/N with I from 0 to N-1, and N at most {num_examples}, "
-            "the number of examples; give fewer parts, or evaluate in one piece"
+            f"part {index}/{count}: expected I/N with I from 0 to N-1, and N at most "
+            f"{num_examples}, the number of examples; give fewer parts, or evaluate in one piece"
         )
     return np.arange(num_examples) % count == index
 

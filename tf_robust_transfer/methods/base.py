@@ -63,8 +63,8 @@ class Method(RunsOnReplicas, SavesItsStudent, keras.Model):
             the statistics of the whole batch, as on one device, in every network of the step, your
             own among them. False: each replica its own examples', which is faster, and another
             training. Nothing of it is saved.
-        seed: of every random number that the steps draw, together with the step's number; so a
-            resumed run draws what an uninterrupted one would have.
+        seed: of every random number that the steps draw, dropout's included, together with the
+            step's number; so a resumed run draws what an uninterrupted one would have.
 
     Attributes:
         terms: list of `terms.Term`, the loss in the order of its sum, set before `compile`; by

@@ -18,13 +18,15 @@ from matplotlib.figure import Figure
 from tf_robust_transfer.attacks.threat_model import ThreatModel, check_batch
 from tf_robust_transfer.checkpoints import as_model
 from tf_robust_transfer.errors import InputError
-from tf_robust_transfer.files import replacing
+from tf_robust_transfer.files import path_of, replacing
 from tf_robust_transfer.inference.kept import compiled, kept
 from tf_robust_transfer.losses import classification
 from tf_robust_transfer.ops.examples import beside_images
 from tf_robust_transfer.ops.gradients import input_gradient
 
 PERCENTILE = 99
+# Of images that can be shown.
+CHANNELS = (1, 3)
 _CELL = 1.3  # inches
 _PIXELS, _GAP, _HEADER = 96, 4, 20  # of a picture for TensorBoard
 
@@ -124,7 +126,7 @@ def plot_input_gradients(models: dict, images, labels, path) -> None:
             cannot write.
     """
     path, images = Path(path), np.asarray(images)
-    if not models or images.ndim != 4 or not len(images) or images.shape[-1] not in (1, 3):
+    if not models or images.ndim != 4 or not len(images) or images.shape[-1] not in CHANNELS:
         raise InputError(
             "a figure of input gradients needs at least one model and images [n, height, width, 1 "
             "or 3], "
@@ -169,6 +171,7 @@ def _show(axis, picture, **colors):
 
 
 def write_figure(figure, path):
+    path = path_of(path)
     formats = figure.canvas.get_supported_filetypes()
     suffix = path.suffix[1:].lower()
     if suffix not in formats:

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 from tf_robust_transfer.command_line import to_text
 from tf_robust_transfer.errors import InputError
-from tf_robust_transfer.files import locked, write_text
+from tf_robust_transfer.files import locked, path_of, write_text
 from tf_robust_transfer.runs.checkpoints import WORKERS
 
 RESULTS = "results*.json"
@@ -34,7 +34,7 @@ def held(path, *, wait: bool) -> Iterator[None]:
     Raises:
         InputError: another process trains in it, and wait is false.
     """
-    path = pathlib.Path(path)
+    path = path_of(path)
 
     def taken():
         if not wait:
@@ -67,7 +67,7 @@ class RunFolder:
     """
 
     def __init__(self, config, writes=True):
-        self.path = pathlib.Path(config.run_dir)
+        self.path = path_of(config.run_dir)
         self.flags = self.path / "flags.txt"
         self.model = self.path / "model.keras"
         # Of --keep=best and both; the note of its choice lies beside it, model_best.json.
@@ -125,7 +125,7 @@ def run_folders(root) -> list[pathlib.Path]:
     """The folders in root or below, root among them, that hold results*.json, sorted; none where
     root is no folder.
     """
-    root = pathlib.Path(root)
+    root = path_of(root)
     return sorted({path.parent for path in root.rglob(RESULTS)}) if root.is_dir() else []
 
 
@@ -135,7 +135,7 @@ def read_flags(folder) -> dict[str, str]:
     Raises:
         InputError: a file that is no text.
     """
-    path = pathlib.Path(folder) / "flags.txt"
+    path = path_of(folder) / "flags.txt"
     try:
         lines = path.read_text().splitlines() if path.exists() else []
     except (OSError, ValueError) as error:
@@ -150,7 +150,7 @@ def read_results(path) -> dict:
         InputError: a file of other content.
     """
     try:
-        result = json.loads(pathlib.Path(path).read_text())
+        result = json.loads(path_of(path).read_text())
         _check_results(result)
     # Damaged, nested deeply, or with something else where the figures should be.
     except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError):

@@ -3,7 +3,8 @@
 import numpy as np
 
 from tf_robust_transfer import data
-from tf_robust_transfer.errors import InputError
+from tf_robust_transfer.data.augmentation import check_augmentations
+from tf_robust_transfer.errors import InputError, of_flag
 
 
 def load_split(config, split: str) -> data.ImageData:
@@ -41,7 +42,7 @@ def load_train(config, worker=(0, 1)) -> data.ImageData | data.StreamedData | da
 
     worker: (number, count) of the workers, among whom the files of streamed data are shared out."""
     try:
-        return data.load_training_data(
+        found = data.load_training_data(
             config.dataset,
             data_dir=config.data_dir or None,
             image_size=config.image_size,
@@ -54,7 +55,11 @@ def load_train(config, worker=(0, 1)) -> data.ImageData | data.StreamedData | da
     except InputError:
         if not config.smoke:
             raise
-        return load_split(config, "train")  # which has synthetic images
+        found = load_split(config, "train")  # which has synthetic images
+    # Here, since a run that ends after its training began refuses the mended flags.
+    with of_flag("augmentation"):
+        check_augmentations(config.augmentation, found.input_shape[-1])
+    return found
 
 
 def pixels(images) -> np.ndarray:

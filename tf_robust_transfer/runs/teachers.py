@@ -10,6 +10,7 @@ from tf_robust_transfer.checkpoints.robustbench import build_robustbench
 from tf_robust_transfer.command_line import parse
 from tf_robust_transfer.config import TrainConfig
 from tf_robust_transfer.errors import InputError
+from tf_robust_transfer.files import path_of
 from tf_robust_transfer.methods import find_method
 from tf_robust_transfer.runs.images import load_train
 from tf_robust_transfer.runs.method import student_network
@@ -21,7 +22,7 @@ def is_untrained(config) -> bool:
     kind, _, path = config.teacher.partition(":")
     if config.smoke or kind != "flagfile" or not find_method(config.method).takes_teacher:
         return False
-    folder = pathlib.Path(teacher_flags(config, path).run_dir)
+    folder = path_of(teacher_flags(config, path).run_dir)
     return not ((folder / "model.keras").exists() and (folder / "results.json").exists())
 
 
@@ -43,7 +44,7 @@ def load(config, train: Callable | None = None):
             f"method {config.method} needs --teacher: a saved model, a run folder or flagfile:PATH"
         )
     kind, _, path = config.teacher.partition(":")
-    if config.smoke and kind == "robustbench" and not pathlib.Path(path.partition(":")[2]).exists():
+    if config.smoke and kind == "robustbench" and not path_of(path.partition(":")[2]).exists():
         images = load_train(config)
         return build_robustbench(path.partition(":")[0], images.input_shape, images.num_classes)
     if kind != "flagfile":
@@ -60,7 +61,7 @@ def teacher_flags(config, path: str) -> TrainConfig:
 
     It inherits seed, data directory, strategy, jit and determinism unless its flag file sets them,
     and its run folder stands beside the student's, named as its flag file."""
-    beside = pathlib.Path(config.run_dir).parent / pathlib.Path(path).stem
+    beside = path_of(config.run_dir).parent / pathlib.Path(path).stem
     inherited = {
         "seed": config.seed,
         "data_dir": config.data_dir,

@@ -8,7 +8,7 @@ import keras
 from tf_robust_transfer.command_line import to_text
 from tf_robust_transfer.options import to_texts
 from tf_robust_transfer.plots.channel_maps import channel_map_picture, channel_maps_of
-from tf_robust_transfer.plots.input_gradients import gradient_picture, scaled_gradients
+from tf_robust_transfer.plots.input_gradients import CHANNELS, gradient_picture, scaled_gradients
 from tf_robust_transfer.runs.events import Events
 from tf_robust_transfer.runs.folder import FREE_FLAGS
 from tf_robust_transfer.terms import ChannelMaps
@@ -38,7 +38,7 @@ class TensorBoard(keras.callbacks.Callback):
         self._events, self._measured = events, measured
         self._every, self._epochs = every, epochs
         self._images, self._labels, self._teacher = images, labels, teacher
-        if images.shape[-1] not in (1, 3):
+        if images.shape[-1] not in CHANNELS:
             self._images = images[:0]
         self._begun, self._gradients, self._maps, self._teachers_maps = False, {}, None, {}
 

@@ -14,7 +14,7 @@ from tf_robust_transfer.evaluation import evaluate_robustness
 from tf_robust_transfer.evaluation.model_card import write_card
 from tf_robust_transfer.files import write_json
 from tf_robust_transfer.ops import workers
-from tf_robust_transfer.plots.input_gradients import plot_input_gradients
+from tf_robust_transfer.plots.input_gradients import CHANNELS, plot_input_gradients
 from tf_robust_transfer.runs import callbacks, device, teachers, tensorboard
 from tf_robust_transfer.runs.fitting import Run, fit
 from tf_robust_transfer.runs.folder import RunFolder, held
@@ -193,7 +193,8 @@ def _evaluate(run, student, teacher, cost):
         student.output_shape,
     ):
         models["teacher"] = teacher
-    plot_input_gradients(models, pixels(test.images[:8]), test.labels[:8], folder.figure)
+    if test.images.shape[-1] in CHANNELS:
+        plot_input_gradients(models, pixels(test.images[:8]), test.labels[:8], folder.figure)
     results = _record(run, result, folder.model, cost)
     write_card_of_run(folder.model, student, config, results)
     tensorboard.end(folder.tensorboard, cost["steps"], result.accuracy)

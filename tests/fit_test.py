@@ -419,6 +419,13 @@ def test_images_without_a_static_size(kind):
         np.testing.assert_array_equal(one, other)
 
 
+@pytest.mark.parametrize("form", FORMS)
+def test_images_of_another_size(form):
+    images = np.zeros((24, 6, 4, 1), np.float32)
+    said = refused(natural(), images, LABELS, form)
+    assert "images must be of shape (4, 4, 1), as the student takes them, got (6, 4, 1)" in said
+
+
 def test_a_teacher_of_any_size_has_no_gradient_to_match():
     def anywhere(seed):
         images = keras.Input((None, None, 1))

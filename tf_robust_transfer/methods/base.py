@@ -328,8 +328,14 @@ class Method(RunsOnReplicas, SavesItsStudent, keras.Model):
         `fit` takes them, or an InputError.
         """
         images, labels = unpack(data)
+        taken = tf.TensorShape([None, *self.student.input_shape[1:]])
+        if not images.shape.is_compatible_with(taken):
+            raise InputError(
+                f"images must be of shape {tuple(taken[1:])}, as the student takes them, got "
+                f"{tuple(images.shape[1:])}"
+            )
         # Decoded images often come without a static size, which attacks and losses need.
-        return tf.ensure_shape(images, [None, *self.student.input_shape[1:]]), labels
+        return tf.ensure_shape(images, taken), labels
 
     @property
     def _trained(self):

@@ -141,6 +141,7 @@ def test_evaluate_writes_the_contracts_json(call, model, tmp_path):
         assert f"{100 * accuracy:.2f}%" in out
 
 
+@pytest.mark.slow  # state_test.py, checkpoints_test.py and others look at each kind of path
 def test_the_home_folder_is_written_as_a_tilde(call, tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.chdir(tmp_path)

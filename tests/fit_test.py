@@ -14,6 +14,7 @@ import tensorflow as tf
 
 import tf_robust_transfer as rt
 from tests.callbacks_test import methods
+from tf_robust_transfer.methods import given
 
 SHAPE = (4, 4, 1)
 RNG = np.random.default_rng(0)
@@ -361,18 +362,12 @@ class TestBounds:
 
     def test_a_threat_model_of_another(self):
         wrong, right = rt.ThreatModel(eps=0.1), rt.ThreatModel(eps=2, bounds=(0, 255))
-        for threat_model, goes_through in ((wrong, False), (right, True)):
-            method = self.method(
-                "AdversarialTraining",
-                student=self.of_bytes(),
-                threat_model=threat_model,
-                attack="pgd1",
-            )
-            if goes_through:
-                fitted(method, 255 * IMAGES, LABELS)
-            else:
-                said = refused(method, 255 * IMAGES, LABELS)
-                assert "give ThreatModel(bounds=(0.0, 255.0))" in said
+        trained = {"student": self.of_bytes(), "attack": "pgd1"}
+        said = refused(
+            self.method("AdversarialTraining", threat_model=wrong, **trained), 255 * IMAGES, LABELS
+        )
+        assert "give ThreatModel(bounds=(0.0, 255.0))" in said
+        given.check_bounds(self.method("AdversarialTraining", threat_model=right, **trained))
 
     def test_a_teacher_of_another(self):
         for student, teacher, images in (
@@ -381,8 +376,9 @@ class TestBounds:
         ):
             method = self.method("Distillation", student=student, teacher=teacher)
             assert "the teacher takes images in" in refused(method, images, LABELS)
-        same = self.method("Distillation", student=self.of_bytes(), teacher=self.of_bytes(2))
-        fitted(same, 255 * IMAGES, LABELS)
+        given.check_bounds(
+            self.method("Distillation", student=self.of_bytes(), teacher=self.of_bytes(2))
+        )
 
     def test_igams_noise_stays_in_them(self):
         """The same steps in both units."""
@@ -399,7 +395,9 @@ class TestBounds:
         np.testing.assert_allclose(*found, rtol=1e-4, atol=1e-6)
 
 
-@pytest.mark.parametrize("kind", ["adversarial_training", "igam"])
+@pytest.mark.parametrize(
+    "kind", ["adversarial_training", pytest.param("igam", marks=pytest.mark.slow)]
+)
 def test_images_without_a_static_size(kind):
     """As decoded files have it: the student's is known."""
     specs = tf.TensorSpec([None, None, None, None]), tf.TensorSpec([None], tf.int64)

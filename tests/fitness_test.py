@@ -58,9 +58,13 @@ def test_a_teacher_that_will_do(teacher, images, digits):
     [
         ("not robust", "not robust: PGD-20 leaves 0.0% of"),
         ("untrained", "no more than by chance"),
-        ("255", "of the images x as 255 x: its normalisation is missing"),
+        pytest.param(
+            "255", "of the images x as 255 x: its normalisation is missing", marks=pytest.mark.slow
+        ),
         ("centered", "of the images x as 2 x - 1: its normalisation is missing"),
-        ("black", "the logits are nearly the same for all images"),
+        pytest.param(
+            "black", "the logits are nearly the same for all images", marks=pytest.mark.slow
+        ),
         ("constant", "of the images have no input gradient to transfer"),
         pytest.param("no endpoints", "no endpoints but the logits", marks=pytest.mark.slow),
     ],

@@ -123,7 +123,7 @@ def drawn(monkeypatch):
     return figures
 
 
-@pytest.mark.parametrize("norm", ["linf", "l2"])
+@pytest.mark.parametrize("norm", ["linf", pytest.param("l2", marks=pytest.mark.slow)])
 def test_the_figure(images, tmp_path, drawn, norm):
     models, path = (
         {"natural": network(1), "igam": network(2), "c": network(3)},

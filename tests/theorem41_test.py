@@ -55,7 +55,9 @@ def corners(images, eps, bounds=(0.0, 1.0)):
 
 
 class TestTheTermsOfTwoLinearModels:
-    @pytest.mark.parametrize("gamma", [1.0, 0.05, pytest.param(10.0, marks=pytest.mark.slow)])
+    @pytest.mark.parametrize(
+        "gamma", [1.0, *(pytest.param(gamma, marks=pytest.mark.slow) for gamma in (0.05, 10.0))]
+    )
     def test_two_classes(self, gamma):
         """The loss rises with a linear function, so that PGD finds its maximum; so does |W x| where
         W has one row.

@@ -209,6 +209,7 @@ def test_a_killed_run_goes_on_and_ends_with_the_same_weights_bit_for_bit(
         np.testing.assert_array_equal(left_alone, resumed)
 
 
+@SLOW  # half_precision_test.py and mixacm_test.py look at such networks and their steps
 def test_what_trains_in_bfloat16_is_saved_and_measured_in_float32(mixed):
     folder, trained, measured = mixed
     assert "bfloat16" in {layer.compute_dtype for layer in trained.layers}

@@ -80,25 +80,26 @@ def check_networks(method) -> None:
 
 def check_bounds(method) -> None:
     """Raises an InputError where student, teacher and threat model take pixels of other ranges."""
-    student, threat_model = pixel_bounds(method.student), getattr(method, "threat_model", None)
-    # A network that was told nothing may have been trained for the threat model's.
-    allowed = [student]
-    if threat_model is not None:
-        allowed = [tuple(threat_model.bounds)]
-        if student not in ((0.0, 1.0), *allowed):
-            raise InputError(
-                f"the student takes images in {student}, and the threat model has the bounds "
-                f"{threat_model.bounds}; give ThreatModel(bounds={student}), with eps in the same "
-                "units"
-            )
-        if student == (0.0, 1.0):
-            allowed.append(student)
+    bounds, threat_model = bounds_of(method), getattr(method, "threat_model", None)
+    if threat_model is not None and tuple(threat_model.bounds) != bounds:
+        raise InputError(
+            f"the student takes images in {bounds}, and the threat model has the bounds "
+            f"{threat_model.bounds}; give ThreatModel(bounds={bounds}), with eps in the same units"
+        )
     teacher = getattr(method, "teacher", None)
+    # One that was told nothing may be of the threat model's bounds, as such a student may.
+    allowed = (bounds, pixel_bounds(method.student))
     if isinstance(teacher, keras.Model) and pixel_bounds(teacher) not in allowed:
         raise InputError(
-            f"the teacher takes images in {pixel_bounds(teacher)}, the student in {allowed[0]}; "
+            f"the teacher takes images in {pixel_bounds(teacher)}, the student in {bounds}; "
             "rt.as_classifier(model, bounds=...) makes one of the other's range"
         )
+
+
+def bounds_of(method) -> tuple[float, float]:
+    """Of a method's images: what its student was told, else those of its threat model."""
+    bounds, threat_model = pixel_bounds(method.student), getattr(method, "threat_model", None)
+    return tuple(threat_model.bounds) if bounds == (0.0, 1.0) and threat_model else bounds
 
 
 def _is_model(model):
@@ -295,12 +296,8 @@ def _refusal(error: tf.errors.OpError) -> InputError | None:
 
 
 def batches(method) -> Batches:
-    """`Batches` for a method: its student's bounds, else those of its threat model."""
-    bounds = pixel_bounds(method.student)
-    threat_model = getattr(method, "threat_model", None)
-    if bounds == (0.0, 1.0) and threat_model is not None:
-        bounds = tuple(threat_model.bounds)
-    return Batches(bounds, method.student.output_shape[-1], method.steps_done)
+    """`Batches` for a method."""
+    return Batches(bounds_of(method), method.student.output_shape[-1], method.steps_done)
 
 
 def fit(

@@ -11,7 +11,7 @@ from keras import layers
 from tf_robust_transfer.errors import InputError
 from tf_robust_transfer.inference import faster_copy
 from tf_robust_transfer.inference.faster_copy import FasterCopy
-from tf_robust_transfer.inference.graph import _Nothing, _ScaleAndShift
+from tf_robust_transfer.inference.nodes import Nothing, ScaleAndShift
 from tf_robust_transfer.models import MODELS, build_model
 
 CLASSES = 5
@@ -103,7 +103,7 @@ def compare(model, copy, tolerance=1e-4, batch=4):
 def kinds(copy):
     """How many batch norms are folded, and how many stand alone."""
     found = [type(replacement) for replacement in copy._graph.replacements.values()]
-    return found.count(_Nothing), found.count(_ScaleAndShift)
+    return found.count(Nothing), found.count(ScaleAndShift)
 
 
 def functional(build, shape=(6, 6, 3)):

@@ -14,7 +14,7 @@ import tensorflow as tf
 
 import tf_robust_transfer as rt
 from tests.callbacks_test import methods
-from tf_robust_transfer.methods import given
+from tf_robust_transfer.methods import networks
 
 SHAPE = (4, 4, 1)
 RNG = np.random.default_rng(0)
@@ -367,7 +367,7 @@ class TestBounds:
             self.method("AdversarialTraining", threat_model=wrong, **trained), 255 * IMAGES, LABELS
         )
         assert "give ThreatModel(bounds=(0.0, 255.0))" in said
-        given.check_bounds(self.method("AdversarialTraining", threat_model=right, **trained))
+        networks.check_bounds(self.method("AdversarialTraining", threat_model=right, **trained))
 
     def test_a_teacher_of_another(self):
         for student, teacher, images in (
@@ -376,7 +376,7 @@ class TestBounds:
         ):
             method = self.method("Distillation", student=student, teacher=teacher)
             assert "the teacher takes images in" in refused(method, images, LABELS)
-        given.check_bounds(
+        networks.check_bounds(
             self.method("Distillation", student=self.of_bytes(), teacher=self.of_bytes(2))
         )
 

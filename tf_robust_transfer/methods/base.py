@@ -11,7 +11,7 @@ import tensorflow as tf
 from tf_robust_transfer.errors import InputError
 from tf_robust_transfer.flag_types import boolean, fraction
 from tf_robust_transfer.losses import classification
-from tf_robust_transfer.methods import given, watch
+from tf_robust_transfer.methods import batches, networks, watch
 from tf_robust_transfer.methods.averaging import WeightAverage, copied
 from tf_robust_transfer.methods.context import Context
 from tf_robust_transfer.methods.directions import Directions
@@ -106,7 +106,7 @@ class Method(RunsOnReplicas, SavesItsStudent, keras.Model):
         if "Flags" not in vars(cls) and "Options" in vars(cls):
             cls.Flags = cls.Options
         if "__init__" in vars(cls):
-            cls.__init__ = given.takes_any_model(cls.__init__)
+            cls.__init__ = networks.takes_any_model(cls.__init__)
         # What help() and editors show: the roles, then every option with its default.
         roles = [
             p
@@ -115,7 +115,7 @@ class Method(RunsOnReplicas, SavesItsStudent, keras.Model):
         ]
         cls.__signature__ = inspect.Signature([*roles, *parameters_of(cls.Options)])
 
-    @given.takes_any_model
+    @networks.takes_any_model
     def __init__(self, *, student, seed=0, name=None, **options):
         require_tensorflow("methods")
         check_settings()
@@ -218,13 +218,13 @@ class Method(RunsOnReplicas, SavesItsStudent, keras.Model):
             InputError: images outside their bounds or not finite, labels that are no classes, a
                 student or teacher of probabilities, before the first step; at the end of an epoch,
                 a gradient or weight that is not finite."""
-        return given.fit(self, super().fit, x, y, *args, **kwargs)
+        return batches.fit(self, super().fit, x, y, *args, **kwargs)
 
     def train_on_batch(self, x, y=None, **kwargs):
         """As keras.Model.train_on_batch, checked as `fit`."""
-        given.check_networks(self)
-        given.check_bounds(self)
-        given.batches(self).check(x, y)
+        networks.check_networks(self)
+        networks.check_bounds(self)
+        batches.checks_of(self).check(x, y)
         return super().train_on_batch(x, y, **kwargs)
 
     @property
@@ -327,7 +327,7 @@ class Method(RunsOnReplicas, SavesItsStudent, keras.Model):
         """(images float32 of the student's shape, class numbers [batch]) of a batch with labels as
         `fit` takes them, or an InputError.
         """
-        images, labels = unpack(data)
+        images, labels = batches.unpack(data)
         taken = tf.TensorShape([None, *self.student.input_shape[1:]])
         if not images.shape.is_compatible_with(taken):
             raise InputError(
@@ -386,17 +386,3 @@ class Method(RunsOnReplicas, SavesItsStudent, keras.Model):
         # A term that this step does not have (IGAM's during its warm start) is not shown as 0.
         results = {name: self._trackers[name].result() for name in (*shown, "accuracy")}
         return results | {name: wholes[name] for name in asked}
-
-
-def unpack(data):
-    """(images, class numbers [batch]) of a batch with labels as `fit` takes them, or an
-    InputError.
-    """
-    images, labels, weights = keras.utils.unpack_x_y_sample_weight(data)
-    if labels is None or weights is not None or not given.may_be_labels(labels):
-        raise InputError(
-            "a method is fitted on batches (images, integer labels of shape [batch] or [batch, 1], "
-            "or one-hot rows), without weights"
-        )
-    # In half precision an attack's steps would be rounded away.
-    return tf.cast(images, tf.float32), given.class_numbers(labels, tf.shape(images)[0])

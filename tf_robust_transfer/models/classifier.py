@@ -5,17 +5,15 @@ Keras only: what is made here loads under any Keras backend.
 """
 
 import inspect
-import warnings
 
 import keras
 import numpy as np
 from keras.src.models.functional import Functional
 
 from tf_robust_transfer.errors import InputError, nearest
+from tf_robust_transfer.models.probabilities import built_outputs, without_probabilities
 from tf_robust_transfer.models.settings import check_settings
 
-# Probabilities below it count as it: a logarithm needs one, and float32 has little below.
-PROBABILITY_FLOOR = 1e-30
 # Under `vars(model)`, where Keras tracks nothing: whatever begins so is no part of a saved model.
 _MADE = "__tf_robust_transfer_classifiers"
 
@@ -83,7 +81,7 @@ def classifier(
         images = _standardisation(mean, std, shape[-1])(images)
     logits = _chosen(model, _outputs(model, images), output, shape, spec)
     if probabilities:
-        logits = _without_probabilities(inputs, logits, bounds)
+        logits = without_probabilities(inputs, logits, bounds)
     if logits.shape[-1] == 1:
         logits = keras.ops.concatenate([keras.ops.zeros_like(logits), logits], axis=-1)
     if classes is not None:
@@ -114,7 +112,7 @@ def as_model(model, input_shape=None, spec=None) -> keras.Model:
         what = "a function" if callable(model) else type(model).__name__
         advice = write_line(input_shape=tuple(input_shape or (32, 32, 3)))
         raise InputError(f"expected a keras.Model or a SPEC, got {what}; {advice}")
-    found, outputs = known_input_shape(model), _built_outputs(model)
+    found, outputs = known_input_shape(model), built_outputs(model)
     if outputs is not None and len(model.inputs) != 1:
         raise InputError(
             f"{_named(model)} takes {len(model.inputs)} inputs; put a model of the images alone "
@@ -156,12 +154,6 @@ def write_line(of: str | None = None, **options) -> str:
 def _named(model):
     name = getattr(model, "name", None)
     return f"the {type(model).__name__} {name!r}" if isinstance(name, str) else "the function"
-
-
-def _built_outputs(model):
-    """The structure of symbolic outputs of a functional or built sequential model, or None."""
-    graph = getattr(model, "_functional", None) if isinstance(model, keras.Sequential) else model
-    return graph.output if isinstance(graph, Functional) else None
 
 
 def _standardisation(mean, std, channels):
@@ -277,78 +269,3 @@ def _of_classes(logits, classes):
             f"{classes[:5]}..."
         )
     return keras.ops.take(logits, classes, axis=-1)
-
-
-def _without_probabilities(inputs, outputs, bounds):
-    """Logits for probabilities: what the last softmax or sigmoid takes, else their logarithms."""
-    before = _before_probabilities(outputs)
-    if before is not None:
-        return before
-    probe = np.random.default_rng(0).uniform(*bounds, (2, *(s or 32 for s in inputs.shape[1:])))
-    found = keras.ops.convert_to_numpy(keras.Model(inputs, outputs)(probe, training=False))
-    if found.min() < -1e-5 or found.max() > 1 + 1e-5:
-        raise InputError(
-            f"the model gives no probabilities but values from {found.min():.3g} to "
-            f"{found.max():.3g}; leave probabilities=True out"
-        )
-    warnings.warn(
-        "the model ends in no softmax or sigmoid layer that can be taken off: its logits are "
-        f"logarithms of its probabilities, at least {PROBABILITY_FLOOR:g}; where these are rounded "
-        "to 0 or 1 gradients vanish",
-        stacklevel=4,
-    )
-    if outputs.shape[-1] == 1:
-        outputs = keras.ops.concatenate([1.0 - outputs, outputs], axis=-1)
-    return keras.ops.log(keras.ops.maximum(outputs, PROBABILITY_FLOOR))
-
-
-def _before_probabilities(outputs):
-    """The tensor that the last softmax or sigmoid takes, or None where none is last."""
-    operation, index, _ = outputs._keras_history
-    node = operation._inbound_nodes[index]
-    given = node.input_tensors[0]
-    if isinstance(operation, (Functional, keras.Sequential)):
-        return _before_probabilities(operation.call(given))
-    if type(operation).__name__ in ("Softmax", "Sigmoid") or (
-        isinstance(operation, keras.layers.Activation) and _squashes(operation)
-    ):
-        return given
-    if isinstance(operation, keras.Layer) and _squashes(operation):
-        linear = _without_activation(operation)
-        return None if linear is None else linear(given)
-    return None
-
-
-def _squashes(layer):
-    return getattr(layer, "activation", None) in (
-        keras.activations.softmax,
-        keras.activations.sigmoid,
-    )
-
-
-def _without_activation(layer):
-    """A layer of the same variables without an activation, or None where they cannot be shared."""
-    linear = type(layer).from_config(layer.get_config() | {"activation": "linear"})
-    linear.build_from_config(layer.get_build_config())
-    linear._tracker.unlock()
-    for name, variable in list(vars(layer).items()):
-        if isinstance(variable, keras.Variable):
-            linear._untrack_variable(getattr(linear, name))
-            linear._tracker.unlock()
-            setattr(linear, name, variable)
-    linear._tracker.lock()
-    same = list(map(id, linear.variables)) == list(map(id, layer.variables))
-    return linear if same else None
-
-
-def probability_layer(model) -> str | None:
-    """The name of the softmax or sigmoid that a functional model ends in, or None."""
-    outputs = _built_outputs(model)
-    while hasattr(outputs, "_keras_history"):
-        operation = outputs._keras_history[0]
-        if isinstance(operation, (Functional, keras.Sequential)):
-            outputs = _built_outputs(operation)
-            continue
-        ends = type(operation).__name__ in ("Softmax", "Sigmoid") or _squashes(operation)
-        return operation.name if ends else None
-    return None

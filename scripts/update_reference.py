@@ -6,6 +6,7 @@
 is scripts/update_teachers.py's.)"""
 
 import ast
+import functools
 import importlib
 import inspect
 import re
@@ -268,10 +269,13 @@ def _entries(block):
 
 
 def _summary(part):
-    """The first sentence of a docstring."""
-    part = getattr(part, "func", part)
+    """The first sentence of a docstring, and what a functools.partial sets."""
+    given = part.keywords if isinstance(part, functools.partial) else {}
+    set_here = ", ".join(f"`{key}={value}`" for key, value in given.items())
+    part = part.func if given else part
     text = " ".join((inspect.getdoc(part) or "").split("\n\n")[0].split())
-    return re.split(r"(?<=[a-z)\]`\"0-9])\. (?=[A-Z])", text)[0]
+    first = re.split(r"(?<=[a-z)\]`\"0-9])\. (?=[A-Z])", text)[0]
+    return f"{first} With {set_here}." if set_here else first
 
 
 def _prose(text):

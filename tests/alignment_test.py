@@ -348,6 +348,7 @@ def test_evaluate_prints_and_writes_the_diagnostics(call, saved):
             ["--diagnostics", "--adversarial_examples={saved}/x.npy"],
             "--diagnostics are of clean images",
         ),
+        (["--adversarial_examples={saved}/x.npy"], "leave out --output and --model_card"),
         (["--diagnostics", "--teacher=/nowhere.keras"], "no model at '/nowhere.keras'"),
     ],
 )

@@ -1,5 +1,7 @@
 """analysis/fitness.py: teachers that will do, and what is said of those that will not."""
 
+import dataclasses
+
 import keras
 import numpy as np
 import pytest
@@ -7,6 +9,7 @@ from keras import layers
 
 import tf_robust_transfer as rt
 from tf_robust_transfer import data, fitness
+from tf_robust_transfer.analysis import fitness as fitness_module
 from tf_robust_transfer.analysis.fitness import teacher_fitness
 from tf_robust_transfer.command_line import parse
 from tf_robust_transfer.errors import InputError
@@ -66,7 +69,6 @@ def test_a_teacher_that_will_do(teacher, images, digits):
             "black", "the logits are nearly the same for all images", marks=pytest.mark.slow
         ),
         ("constant", "of the images have no input gradient to transfer"),
-        pytest.param("no endpoints", "no endpoints but the logits", marks=pytest.mark.slow),
     ],
 )
 def test_what_is_wrong_is_said(case, says, teacher, images, digits):
@@ -84,12 +86,32 @@ def test_what_is_wrong_is_said(case, says, teacher, images, digits):
         model = after(teacher, layers.Rescaling(1e-3))
     elif case == "constant":
         model = after(teacher, layers.Rescaling(0.0, 0.5))
-    elif case == "no endpoints":
-        inputs = keras.Input((8, 8, 1))
-        logits = layers.Dense(10)(layers.Flatten()(inputs))
-        model = keras.Model(inputs, logits)
     found = teacher_fitness(model, images, digits.labels, threat_model=threat_model)
     assert any(says in problem for problem in found.problems), found.problems
+
+
+def test_what_is_no_reason_is_a_note(teacher, images, digits, monkeypatch):
+    """A network without named blocks, of which PGD-20 would have wanted more steps."""
+    doubtful = (
+        "the last tenth of pgd20's steps still took 0.8 points: give it more steps",
+        "the model is random: passes on the same images give other logits",
+    )
+
+    def evaluate(*arguments, **options):
+        found = rt.evaluate_robustness(*arguments, **options, check_model=False)
+        return dataclasses.replace(found, warnings=doubtful)
+
+    monkeypatch.setattr(fitness_module, "evaluate_robustness", evaluate)
+    model = keras.models.clone_model(
+        teacher,
+        clone_function=lambda layer: type(layer).from_config(
+            {**layer.get_config(), "name": f"my_{layer.name}"}
+        ),
+    )
+    model.set_weights(teacher.get_weights())
+    found = teacher_fitness(model, images, digits.labels, threat_model=SMALL)
+    assert found.problems == doubtful[1:]
+    assert found.notes[0] == doubtful[0] and "no endpoints but the logits" in found.notes[1]
 
 
 def test_the_command(teacher, tmp_path, capsys):

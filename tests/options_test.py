@@ -125,6 +125,7 @@ def test_a_methods_signature_shows_its_options(name):
     for keyword, value in keywords_of(METHODS[name].Options()).items():
         assert shown[keyword].default == value
     assert ("teacher" in shown) == METHODS[name].takes_teacher
+    assert shown["seed"].default == 0
 
 
 def test_defaults_of_a_shared_option_are_the_owners():

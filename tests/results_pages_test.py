@@ -160,6 +160,20 @@ def test_seeds_are_averaged(tmp_path):
     assert one.lines[-1] == ("one, mean of 3 seeds", expected)
 
 
+def test_networks_of_one_name_and_other_flags_are_not_averaged(tmp_path):
+    for method, clean in (("igam", 0.8), ("mixacm", 0.6)):
+        for seed in (0, 1):
+            flags = f"--method={method}\n--seed={seed}\n--image_size=14\n"
+            write(tmp_path / method, "student", seed, flags=flags, accuracy={"clean": clean})
+    # The same network, evaluated in two folders, is no second seed.
+    for folder in ("there", "here"):
+        write(tmp_path / folder, "student", 0, flags="--method=natural\n--image_size=14\n")
+    ((_, one),) = table.by_heading(records(sorted(tmp_path.glob("*/*/*"))))
+    means = [line for line in one.lines if "mean" in line[0]]
+    assert sorted(figure for _, figure in means) == ["60.0 ± 0.0", "80.0 ± 0.0"]
+    assert len(one.lines) == 6 + 2
+
+
 def test_warnings_are_marks_with_one_footnote_for_a_kind(tmp_path):
     below = "AutoAttack is {} points below PGD: make claims with AutoAttack"
     names = {"clean": 0.9, "pgd20": 0.6, "autoattack": 0.5}

@@ -121,6 +121,11 @@ class EvaluateConfig(AttackConfig, SharedConfig):
             )
         if self.diagnostics and self.adversarial_examples:
             raise InputError("--diagnostics are of clean images: leave out --adversarial_examples")
+        if self.adversarial_examples and (self.output or self.model_card):
+            raise InputError(
+                "--adversarial_examples prints one line, the accuracy on examples that this "
+                "command did not make: leave out --output and --model_card"
+            )
         in_parts = self.part or self.merge or self.distribution_strategy == "mirrored"
         if in_parts and (not self.output or self.state or self.adversarial_examples):
             raise InputError(

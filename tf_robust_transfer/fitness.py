@@ -63,6 +63,8 @@ def run(config: FitnessConfig) -> None:
         f"{'endpoints':16s} {', '.join(found.endpoints)}\n"
         f"{'spread of logits':16s} {found.spread:6.2f}   over the images, against their mean\n"
     )
+    for note in found.notes:
+        sys.stdout.write(f"note: {note}\n")
     for problem in found.problems:
         sys.stdout.write(f"wrong: {problem}\n")
     if found.problems:

@@ -25,7 +25,8 @@ ROWS = ("natural", "teacher", "igam", "mixacm")
 _NEXT = """
 what to try next:
   a stronger attack
-    {start}evaluate --model={model} --dataset=digits --eps=0.15 --attacks=autoattack
+    {start}evaluate --model={model} --dataset=digits --eps=0.15 --attacks=autoattack \\
+      --output={model}/results_autoattack.json
   another weight of IGAM's first term
     {start}train --flagfile=quickstart/igam.flags --lambda_diff=3 --run_dir=runs/lambda_diff_3
   the same on MNIST, which is downloaded

@@ -16,6 +16,9 @@ _STATISTICS = {
     "CIFAR's": ((0.4914, 0.4822, 0.4465), (0.2471, 0.2435, 0.2616)),
     "ImageNet's": ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
 }
+# Warnings of how the attack went, and of a gradient that is zero on some images: they say nothing
+# against the teacher by themselves.
+_NO_REASON = ("pgd20", "gradient is exactly zero")
 _BACKWARD_PASSES = 5000  # of the alignment, which takes one for each class but one of each image
 
 
@@ -31,6 +34,7 @@ class Fitness:
         spread: how far the logits of single images lie from their mean over the images, against
             how far that mean is from equal logits.
         problems: what is wrong, a line each; empty where the teacher will do.
+        notes: what is to be known of one that will do, a line each.
     """
 
     robustness: RobustnessResult
@@ -39,6 +43,7 @@ class Fitness:
     endpoints: tuple[str, ...]
     spread: float
     problems: tuple[str, ...]
+    notes: tuple[str, ...] = ()
 
 
 def teacher_fitness(
@@ -70,7 +75,8 @@ def teacher_fitness(
     few = max(16, _BACKWARD_PASSES // classes)
     found = gradient_alignment(model, images[:few], labels[:few], batch_size=batch_size)
     logits = _logits(model, images, batch_size)
-    problems = list(result.warnings)
+    notes = [line for line in result.warnings if any(part in line for part in _NO_REASON)]
+    problems = [line for line in result.warnings if line not in notes]
     chance = 1 / classes
     if result.confidence_interval_95["clean"][0] <= chance:
         problems.append(
@@ -87,9 +93,9 @@ def teacher_fitness(
         problems.append(f"{_percent(zero)} of the images have no input gradient to transfer")
     names = _endpoints(model)
     if names == ("logits",):
-        problems.append(
+        notes.append(
             "no endpoints but the logits, so that MixACM has no channels to match: name layers, "
-            "rt.endpoints(model, {'block2': LAYER})"
+            "rt.endpoints(model, {'block2': LAYER}); the other methods need none"
         )
     mean = logits.mean(axis=0)
     spread = float(np.std(logits - mean) / max(np.std(mean), 1e-12))
@@ -102,9 +108,8 @@ def teacher_fitness(
     if better:
         problems.append(better)
     alpha = found.alpha[np.isfinite(found.alpha)]
-    return Fitness(
-        result, float(alpha.mean()) if len(alpha) else 0.0, zero, names, spread, tuple(problems)
-    )
+    mean_alpha = float(alpha.mean()) if len(alpha) else 0.0
+    return Fitness(result, mean_alpha, zero, names, spread, tuple(problems), tuple(notes))
 
 
 def _logits(model, images, batch_size):

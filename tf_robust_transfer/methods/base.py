@@ -108,12 +108,12 @@ class Method(RunsOnReplicas, SavesItsStudent, keras.Model):
         if "__init__" in vars(cls):
             cls.__init__ = networks.takes_any_model(cls.__init__)
         # What help() and editors show: the roles, then every option with its default.
-        roles = [
-            p
-            for p in inspect.signature(cls.__init__).parameters.values()
-            if p.kind is p.KEYWORD_ONLY
-        ]
-        cls.__signature__ = inspect.Signature([*roles, *parameters_of(cls.Options)])
+        roles = _keyword_only(cls.__init__) | {
+            name: parameter
+            for name, parameter in _keyword_only(Method.__init__).items()
+            if name in ("seed", "name")
+        }
+        cls.__signature__ = inspect.Signature([*roles.values(), *parameters_of(cls.Options)])
 
     @networks.takes_any_model
     def __init__(self, *, student, seed=0, name=None, **options):
@@ -386,3 +386,8 @@ class Method(RunsOnReplicas, SavesItsStudent, keras.Model):
         # A term that this step does not have (IGAM's during its warm start) is not shown as 0.
         results = {name: self._trackers[name].result() for name in (*shown, "accuracy")}
         return results | {name: wholes[name] for name in asked}
+
+
+def _keyword_only(function):
+    parameters = inspect.signature(function).parameters
+    return {name: p for name, p in parameters.items() if p.kind is p.KEYWORD_ONLY}

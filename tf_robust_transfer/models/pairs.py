@@ -17,5 +17,6 @@ def check_pair(student, teacher):
         raise InputError(
             f"the teacher has {teacher.output_shape[-1]} classes, the student "
             f"{student.output_shape[-1]}; "
-            "fine-tune a new logit layer on the teacher first (method finetune)"
+            "give a teacher of the student's task, or fine-tune a new logit layer on this one "
+            "first (method finetune)"
         )

@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 
 from tf_robust_transfer.methods import METHODS
 from tf_robust_transfer.reports.records import NOT_RECORDED, Record, image_size
+from tf_robust_transfer.runs.folder import FREE_FLAGS
 
 _DIGITS = "⁰¹²³⁴⁵⁶⁷⁸⁹"
 # As a sentence has them; another stands under its own name.
@@ -177,20 +178,30 @@ def _joined(kind, lines):
 def by_heading(found: Sequence[Record]) -> list[tuple[str, Table]]:
     """A table for each data set, image size and threat model: rows by method, then by name.
 
-    Seeds of one name in one folder of folders are lines of their own, with their mean below."""
+    Seeds of one name, and of the same flags, are lines of their own, with their mean below."""
     groups: dict[str, list[Record]] = {}
     for record in sorted(found, key=_order):
         groups.setdefault(record.heading, []).append(record)
     tables = []
     for heading, members in groups.items():
         rows = [Row((_name(record),), (record,)) for record in members]
-        for name in dict.fromkeys(record.name for record in members):
-            seeds = tuple(record for record in members if record.name == name)
+        alike: dict[tuple, dict[str, Record]] = {}
+        for record in members:
+            seed = record.flags.get("seed", str(record.seed))
+            alike.setdefault(_settings(record), {}).setdefault(seed, record)
+        for seeds in map(dict.values, alike.values()):
             if len(seeds) > 1:
-                rows.append(Row((f"{name}, mean of {len(seeds)} seeds",), seeds))
+                label = f"{next(iter(seeds)).name}, mean of {len(seeds)} seeds"
+                rows.append(Row((label,), tuple(seeds)))
         attacks = tuple(dict.fromkeys(name for record in members for name in record.attacks))
         tables.append((heading, table(("model",), rows, attacks)))
     return tables
+
+
+def _settings(record):
+    """What the seeds of one network have in common: its name and its flags, but for its places."""
+    own = {"seed", "teacher", "initial_model", *FREE_FLAGS}
+    return record.name, tuple(item for item in sorted(record.flags.items()) if item[0] not in own)
 
 
 def _order(record):

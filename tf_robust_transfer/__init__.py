@@ -29,7 +29,11 @@ from tf_robust_transfer.checkpoints import (
 )
 from tf_robust_transfer.data import list_datasets
 from tf_robust_transfer.errors import InputError
-from tf_robust_transfer.evaluation import evaluate_robustness
+from tf_robust_transfer.evaluation import (
+    RobustnessResult,
+    RobustnessWarning,
+    evaluate_robustness,
+)
 from tf_robust_transfer.methods import (
     IGAM,
     TRADES,
@@ -60,6 +64,8 @@ __all__ = [
     "InputError",
     "MixACM",
     "Natural",
+    "RobustnessResult",
+    "RobustnessWarning",
     "StopOnNonFinite",
     "ThreatModel",
     "adapters",

@@ -211,7 +211,7 @@ def write_card_of_run(path, model: keras.Model, config: TrainConfig, results: di
         + (f"; teacher: {config.teacher}" if config.teacher else ""),
         trained_on=config.dataset,
         method=config.method,
-        command="python -m tf_robust_transfer.train --flagfile=flags.txt",
+        command="python -m tf_robust_transfer.train --flagfile=flags.txt --run_dir=NEW",
         results=results,
     )
 

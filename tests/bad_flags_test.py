@@ -160,6 +160,35 @@ def test_a_value_that_is_not_allowed(
     assert not reading or flag in READS_DATA
 
 
+@pytest.mark.parametrize(
+    ("flags", "says"),
+    [
+        (["--momentum=2"], "--momentum: expected a number in [0, 1], got"),
+        (
+            ["--schedule=piecewise", "--schedule_boundaries="],
+            "--schedule_boundaries: expected rising shares",
+        ),
+        (
+            ["--schedule=piecewise", "--schedule_boundaries=3/4,1/2"],
+            "--schedule_boundaries: expected rising shares",
+        ),
+        (
+            ["--model=small_cnn", "--model_options=width=0"],
+            "cannot be built for images of (8, 8, 1)",
+        ),
+        (["--model=wrn_10_1", "--model_options=stem_stride=abc"], "with stem_stride='abc'"),
+        (["--model=wrn_by_group", "--model_options=blocks=1"], "with blocks=1"),
+    ],
+)
+def test_numbers_of_another_range(flags, says, capsys, tmp_path):
+    with pytest.raises(SystemExit) as ended:
+        COMMANDS["train"][0](
+            ["--dataset=digits", "--method=natural", "--check", f"--run_dir={tmp_path}", *flags]
+        )
+    err = capsys.readouterr().err
+    assert ended.value.code == 2 and err.count("\n") == 1 and says in err, err
+
+
 @pytest.mark.slow  # commands_test.py has one that starts faster
 @pytest.mark.parametrize("arguments", [["train", "--noise=x"], ["evaluate", "--model=nothing"]])
 def test_from_end_to_end(arguments, tmp_path):

@@ -260,6 +260,14 @@ def test_robustbench_entries(call, model, tmp_path):
         "50.00",
     )
     assert entry["unreliable"] is False
+    # Seeds, and several files of a run, are entries of their own.
+    for name in ("seed0/its/results.json", "seed1/its/results.json", "seed1/its/results_b.json"):
+        path = tmp_path / "more" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(result))
+    code, out, _ = call("report", f"--runs={tmp_path}/more", "--robustbench")
+    names = [key.rpartition("/")[2] for key in json.loads(out)]
+    assert len(names) == 3 and names[0] == "seed0_its.json"
 
 
 def test_saved_adversarial_examples_are_read_back_and_fool_as_much(call, model, tmp_path):

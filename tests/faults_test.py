@@ -19,12 +19,15 @@ import tensorflow as tf
 
 import tf_robust_transfer as rt
 from scripts.torture import damages
+from tf_robust_transfer import command_line, evaluate, train
 from tf_robust_transfer.checkpoints.torch_files import read_state_dict
+from tf_robust_transfer.config import TrainConfig
 from tf_robust_transfer.errors import InputError, nearest
 from tf_robust_transfer.evaluation.state import State
 from tf_robust_transfer.files import locked, replacing, write_text
 from tf_robust_transfer.runs import checkpoints
-from tf_robust_transfer.runs.folder import held, read_flags, read_results
+from tf_robust_transfer.runs.events import Events
+from tf_robust_transfer.runs.folder import RunFolder, held, read_flags, read_results
 
 # Holds the lock of a file as another process of ours would, until its stdin is closed.
 HOLDER = """
@@ -148,6 +151,70 @@ def test_a_damaged_checkpoint_gives_way_to_the_one_before_and_remains_are_remove
         checkpoints.restore(checkpoint, manager)
 
 
+def test_checkpoints_of_a_later_clock_are_kept_and_restored(tmp_path, monkeypatch):
+    variable = tf.Variable(1.0)
+    checkpoint = tf.train.Checkpoint(variable=variable)
+    manager = tf.train.CheckpointManager(checkpoint, str(tmp_path), max_to_keep=2)
+    for step in (1, 2):
+        variable.assign(step)
+        checkpoints.save(manager, step)
+    now = time.time()
+    monkeypatch.setattr(time, "time", lambda: now - 3600)
+    again = tf.train.CheckpointManager(checkpoint, str(tmp_path), max_to_keep=2)
+    variable.assign(0)
+    checkpoints.restore(checkpoint, again)
+    assert variable.numpy() == 2
+    variable.assign(3)
+    checkpoints.save(again, 3)
+    variable.assign(0)
+    checkpoints.restore(
+        checkpoint, tf.train.CheckpointManager(checkpoint, str(tmp_path), max_to_keep=2)
+    )
+    assert variable.numpy() == 3
+
+
+def test_a_run_folder_that_tensorflow_takes_for_a_pattern(tmp_path):
+    """It writes checkpoints there, and neither reads nor removes them."""
+    path = tmp_path / "lr[0.1]"
+    for ask in (
+        lambda: held(path, wait=False).__enter__(),
+        lambda: RunFolder(command_line.parse(TrainConfig, [f"--run_dir={path}"])),
+    ):
+        with pytest.raises(InputError, match=r"--run_dir: .* for a pattern, got '.*lr\[0.1\]'"):
+            ask()
+    assert not path.exists()
+
+
+def test_events_that_cannot_be_written_are_one_line(tmp_path, monkeypatch):
+    events = Events(tmp_path / "tensorboard", 0)
+    error = tf.errors.ResourceExhaustedError(None, None, "No space left on device")
+
+    def full(*_):
+        raise error
+
+    monkeypatch.setattr(events._writer, "flush", full)
+    monkeypatch.setattr(events._writer, "close", full)
+    with pytest.raises(InputError, match="cannot write TensorBoard's events in .*No space left"):
+        events.flush()
+    # What ended the training is the news.
+    with pytest.raises(KeyError), events:
+        raise KeyError
+    with pytest.raises(InputError, match="cannot write TensorBoard's events"), events:
+        pass
+
+
+@pytest.mark.parametrize("flag", ["--run_dir={}", "--output={}.json"])
+def test_nothing_is_written_to_an_address(flag, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    command = train if "run_dir" in flag else evaluate
+    (tmp_path / "there.keras").touch()
+    further = [] if "run_dir" in flag else ["--model=there.keras"]
+    with pytest.raises(SystemExit):
+        command.main(["--dataset=digits", *further, flag.format("gs://bucket/run")])
+    assert "is a path of this machine, got 'gs://bucket/run" in capsys.readouterr().err
+    assert not (tmp_path / "gs:").exists()
+
+
 def test_a_checkpoint_that_cannot_be_written_is_one_line(tmp_path):
     folder = tmp_path / "checkpoints"
     checkpoint = tf.train.Checkpoint(variable=tf.Variable(1.0))
@@ -258,6 +325,19 @@ def test_a_classifier_around_a_saved_model_is_not_saved(tmp_path):
     with pytest.raises(InputError, match="around a SavedModel is not saved"):
         rt.save_model(wrapped, tmp_path / "a.keras")
     assert not (tmp_path / "a.keras").exists()
+
+
+def test_a_network_that_casts_its_images_to_whole_numbers():
+    """In [0, 1] they would be 0 or 1, and no gradient passes."""
+    network = keras.Sequential([keras.Input((4, 4, 1), dtype="uint8"), keras.layers.Flatten(),
+                                keras.layers.Dense(2)])  # fmt: skip
+    images, labels = np.full((2, 4, 4, 1), 0.5, np.float32), np.array([0, 1])
+    for use in (
+        lambda: rt.as_classifier(network, bounds=(0, 255)),
+        lambda: rt.evaluate_robustness(network, images, labels, threat_model=rt.ThreatModel()),
+    ):
+        with pytest.raises(InputError, match="casts its images to uint8"):
+            use()
 
 
 def test_bounds_of_a_classifier_and_of_the_threat_model_that_contradict():

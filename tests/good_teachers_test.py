@@ -2,6 +2,7 @@
 from.
 """
 
+import dataclasses
 import json
 import re
 import types
@@ -18,9 +19,9 @@ from tf_robust_transfer.config import TrainConfig
 from tf_robust_transfer.errors import InputError
 from tf_robust_transfer.methods.averaging import copied
 from tf_robust_transfer.methods.n_fgsm import NFGSM
-from tf_robust_transfer.runs import callbacks, run_training
+from tf_robust_transfer.runs import callbacks, fitting, run_training
 from tf_robust_transfer.runs.diagnostics import GradientDiagnostics
-from tf_robust_transfer.runs.measured import Measured
+from tf_robust_transfer.runs.measured import KeepBest, Measured
 from tf_robust_transfer.runs.optimizers import OneCycle
 
 EPS = 0.1
@@ -294,6 +295,31 @@ class TestRuns:
             for mine, theirs in zip(one.weights, other.weights, strict=True):
                 np.testing.assert_array_equal(mine.numpy(), theirs.numpy())
 
+    def test_a_signal_in_the_last_step_of_an_epoch(self, tmp_path, monkeypatch):
+        """The epoch is still judged, so that the one that is kept is there."""
+        judged = []
+
+        class Judge(KeepBest):
+            def on_epoch_end(self, epoch, logs=None):
+                judged.append(epoch)
+                super().on_epoch_end(epoch, logs)
+
+        monkeypatch.setattr(fitting, "KeepBest", Judge)
+        begin = callbacks.StopWhenTerminated.on_train_batch_begin
+
+        def in_the_last_step(self, batch, logs=None):
+            self._asked |= not judged and batch + 1 == self.params["steps"]
+            begin(self, batch, logs)
+
+        monkeypatch.setattr(callbacks.StopWhenTerminated, "on_train_batch_begin", in_the_last_step)
+        flags = ["--epochs=2", "--train_fraction=0.2", f"--run_dir={tmp_path}"]
+        config = parse(TrainConfig, [*self.FLAGS, *flags])
+        with pytest.raises(SystemExit) as ended:
+            run_training(config)
+        assert ended.value.code == callbacks.TERMINATED and judged == [0]
+        run_training(config)
+        assert judged == [0, 1]
+
     @pytest.mark.slow
     def test_another_run_starts_from_it(self, whole, tmp_path):
         flags = [
@@ -315,6 +341,22 @@ def test_the_best_epoch_needs_held_out_images(tmp_path):
     for flags in (["--keep=best"], ["--validation_fraction=0.1"]):
         with pytest.raises(InputError, match="give both, such as --keep=best"):
             parse(TrainConfig, [*flags, f"--run_dir={tmp_path}"]).verify()
+
+
+def test_the_last_image_of_a_class_is_not_held_out():
+    images = np.arange(7, dtype=np.uint8).reshape(7, 1, 1, 1)
+    labels = np.array([0, 1, 1, 1, 1, 1, 2], np.int32)
+    few = rt.data.ImageData(
+        images=images, labels=labels, num_classes=3, class_names=("a", "b", "c"), name="few",
+        split="train",
+    )  # fmt: skip
+    kept, held = rt.data.hold_out(few, 0.2, seed=0)
+    assert set(kept.labels) == {0, 1, 2} and list(held.labels) == [1]
+    kept, held = rt.data.hold_out(few, 0.99, seed=0)
+    assert sorted(kept.labels) == [0, 1, 2]
+    alone = dataclasses.replace(few, images=images[[0, 1, 6]], labels=labels[[0, 1, 6]])
+    with pytest.raises(InputError, match="holds out no image"):
+        rt.data.hold_out(alone, 0.2, seed=0)
 
 
 def test_held_out_images_are_a_stratified_share():

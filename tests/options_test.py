@@ -191,6 +191,8 @@ class TestFlagFiles:
             ("--model=m.keras   # mine\n", ("model", "m.keras")),
             ("--model=a#b\n", ("model", "a#b")),
             ("--model=\n", ("model", "")),
+            ("--model='a #1'  # mine\n", ("model", "a #1")),
+            ('--model "a #1"\n', ("model", "a #1")),
             ("--nosmoke\n", ("smoke", "false")),
             ("  --smoke\n", ("smoke", "true")),
             ("# a comment\n\n// another\n-eps 3\n", ("eps", "3")),
@@ -199,6 +201,16 @@ class TestFlagFiles:
     def test_as_people_write_them(self, text, expected, tmp_path):
         (given,) = self.read(tmp_path, text)
         assert (given.name, given.text) == expected and given.file == f"{tmp_path}/a.flags"
+
+    @pytest.mark.parametrize(
+        "value", ["plain", "", "a b", "/data/set #2", "'a'", '"a b"', "it's #1", 'a "b" #1', " a "]
+    )
+    def test_a_written_value_is_read_again(self, value, tmp_path):
+        line = flag_files.to_line("model", value)
+        (given,) = self.read(tmp_path, f"{line}\n")
+        assert given.text == value
+        assert flag_files.from_line(line) == ("model", value)
+        assert flag_files.from_line("--model=/old #1") == ("model", "/old #1")
 
     def test_places_and_order(self, tmp_path):
         (tmp_path / "sub").mkdir()

@@ -160,6 +160,25 @@ def test_seeds_are_averaged(tmp_path):
     assert one.lines[-1] == ("one, mean of 3 seeds", expected)
 
 
+def test_the_best_epochs_network_is_a_row_of_its_own(tmp_path):
+    """That of --keep=both: its figures do not join the last one's."""
+    for file, model, accuracy in (
+        ("results.json", "model.keras", {"clean": 0.9, "fgsm": 0.2}),
+        ("results_best.json", "model_best.keras", {"clean": 0.8, "fgsm": 0.5}),
+        ("results_best_auto.json", "model_best.keras", {"clean": 0.8, "autoattack": 0.45}),
+    ):
+        run = write(tmp_path, "x", 0, file=file, model=f"{tmp_path}/{model}", accuracy=accuracy)
+    ((_, one),) = table.by_heading(records([run]))
+    assert one.lines == (("x", "90.0", "20.0", "-"), ("x, best epoch", "80.0", "50.0", "45.0"))
+
+
+def test_a_mean_over_other_numbers_of_images_names_them(tmp_path):
+    for seed, number in ((0, 100), (1, 1000)):
+        write(tmp_path, "x", seed, num_examples=number)
+    ((_, one),) = table.by_heading(records(sorted(tmp_path.glob("*/*"))))
+    assert one.lines[-1][1] == "90.0 ± 0.0 (100 and 1,000 images)"
+
+
 def test_networks_of_one_name_and_other_flags_are_not_averaged(tmp_path):
     for method, clean in (("igam", 0.8), ("mixacm", 0.6)):
         for seed in (0, 1):

@@ -548,6 +548,10 @@ class TestBeforeAnythingCosts:
                 ["--warm_up_epochs=5"],
                 "--warm_up_epochs needs .* a longer training, got schedule cosine and 45 of 18",
             ),
+            (
+                ["--train_fraction=1/1000", "--keep=best", "--validation_fraction=0.1"],
+                "holds out no image",
+            ),
         ],
     )
     def test_what_does_not_fit_is_told_before_the_teacher_is_trained(self, more, says, tmp_path):

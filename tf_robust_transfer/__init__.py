@@ -29,11 +29,7 @@ from tf_robust_transfer.checkpoints import (
 )
 from tf_robust_transfer.data import list_datasets
 from tf_robust_transfer.errors import InputError
-from tf_robust_transfer.evaluation import (
-    RobustnessResult,
-    RobustnessWarning,
-    evaluate_robustness,
-)
+from tf_robust_transfer.evaluation import RobustnessResult, RobustnessWarning, evaluate_robustness
 from tf_robust_transfer.methods import (
     IGAM,
     TRADES,

@@ -4,6 +4,7 @@ Each field of a dataclass below is a flag of the same name: type, default, help 
 one place."""
 
 import dataclasses
+import itertools
 
 from tf_robust_transfer import flag_files
 from tf_robust_transfer.attacks.base import ThreatModel
@@ -17,7 +18,7 @@ from tf_robust_transfer.errors import InputError, of_flag
 from tf_robust_transfer.files import check_readable, check_writable
 from tf_robust_transfer.flag_types import boolean, fraction, names, options, size
 from tf_robust_transfer.methods import METHODS, find_method
-from tf_robust_transfer.options import Options, above, at_least, flags_of, one_of, option
+from tf_robust_transfer.options import Options, above, at_least, between, flags_of, one_of, option
 
 SPEC = (
     "a saved model or run folder, or SCHEME:..., such as madry_mnist:DIR or robustbench:ID:FILE.pt"
@@ -49,11 +50,12 @@ def check_specs(flag: str, *texts: str) -> None:
 
 
 def shares(text) -> tuple[str, ...]:
-    """A comma-separated list of numbers or fractions in (0, 1), as they are written."""
-    for part in names(text):
-        if not 0 < fraction(part) < 1:
-            raise InputError(f"expected shares between 0 and 1 such as 1/2,3/4, got {text!r}")
-    return names(text)
+    """A comma-separated list of rising numbers or fractions in (0, 1), as they are written."""
+    parts = names(text)
+    values = [0.0, *map(fraction, parts), 1.0]
+    if not parts or any(low >= high for low, high in itertools.pairwise(values)):
+        raise InputError(f"expected rising shares between 0 and 1 such as 1/2,3/4, got {text!r}")
+    return parts
 
 
 def method_name(text) -> str:
@@ -202,7 +204,7 @@ class TrainConfig(AttackConfig, SharedConfig):
     # Optimization
     optimizer: str = option("sgd", "sgd or adam", **one_of("sgd", "adam"))
     learning_rate: float = option("0.1", "at the start", fraction, **above(0))
-    momentum: float = option("0.9", "of sgd", fraction, **at_least(0))
+    momentum: float = option("0.9", "of sgd", fraction, **between(0, 1))
     nesterov: bool = option("false", "Nesterov momentum (MixACM)", boolean)
     schedule: str = option(
         "cosine",

@@ -28,6 +28,15 @@ def path_of(text) -> pathlib.Path:
     return pathlib.Path(os.path.expanduser(text))
 
 
+def check_local(path, what: str) -> None:
+    """Raises an InputError for an address such as gs://bucket/run; what: what it would name."""
+    if re.match(r"\w+://", str(path)):
+        raise InputError(
+            f"{what} is a path of this machine, got {str(path)!r}: nothing is written to an "
+            "address; mount it, or copy what was written"
+        )
+
+
 def check_readable(path) -> None:
     """Raises an InputError unless there is a file of this name."""
     if not path_of(path).is_file():
@@ -38,6 +47,7 @@ def check_writable(path) -> None:
     """Raises an InputError unless a file of this name can be written; "": nothing is to be."""
     if not path:
         return
+    check_local(path, "what is written")
     file = path_of(path)
     folder = file.absolute().parent
     if not folder.is_dir():

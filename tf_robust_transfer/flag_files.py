@@ -161,17 +161,36 @@ def _lines(text, naming, place, files):
         line = line.strip()
         if not line or line.startswith(("#", "//")):
             continue
-        line = re.sub(r"\s+#.*$", "", line)
         # `--name value` is two words; a value may hold spaces.
         found = re.fullmatch(r"(--?[^=\s]+)(?:(=)\s*|\s+)(.*)", line)
-        if not found:
-            yield line, str(path), number
+        if not found or found[3].startswith("#"):
+            yield re.sub(r"\s+#.*$", "", line), str(path), number
         elif found[2]:
-            yield f"{found[1]}={_unquoted(found[3])}", str(path), number
+            yield f"{found[1]}={_value(found[3])}", str(path), number
         else:
             yield found[1], str(path), number
-            yield _unquoted(found[3]), str(path), number
+            yield _value(found[3]), str(path), number
 
 
-def _unquoted(value):
-    return value[1:-1] if len(value) > 1 and value[0] == value[-1] and value[0] in "'\"" else value
+_QUOTED = r"""(?P<quote>['"])(?P<value>.*?)(?P=quote)"""
+
+
+def _value(text):
+    """A value without its quotes and without the comment behind it."""
+    quoted = re.fullmatch(_QUOTED + r"(\s+#.*)?", text)
+    return quoted["value"] if quoted else re.sub(r"\s+#.*$", "", text)
+
+
+def to_line(name: str, value: str) -> str:
+    """The line of a flag file that gives a flag this value, in quotes where it would be read as
+    another.
+    """
+    quote = "" if _value(value) == value.strip() == value else "'" if '"' in value else '"'
+    return f"--{name}={quote}{value}{quote}"
+
+
+def from_line(line: str) -> tuple[str, str]:
+    """(name, value) of a line of `to_line`, older ones without quotes too."""
+    name, _, text = line.removeprefix("--").partition("=")
+    quoted = re.fullmatch(_QUOTED, text)
+    return name, quoted["value"] if quoted else text

@@ -93,7 +93,8 @@ def stratified_indices(labels: np.ndarray, fraction: float, seed: int) -> np.nda
 
 
 def hold_out(data: ImageData, fraction: float, seed: int) -> tuple[ImageData, ImageData]:
-    """(what is trained on, what is held out): every class gives its share, the order stays.
+    """(what is trained on, what is held out): every class gives its share, but for its last image;
+    the order stays.
 
     Args:
         data: in memory; streamed data cannot be parted.
@@ -101,11 +102,23 @@ def hold_out(data: ImageData, fraction: float, seed: int) -> tuple[ImageData, Im
         seed: of the choice, int >= 0.
 
     Raises:
-        InputError: streamed data, a fraction that leaves no images.
+        InputError: streamed data, a fraction that leaves no images, classes of one image each.
     """
     if not isinstance(data, ImageData):
         raise InputError("validation_fraction needs images in memory, and these are streamed")
     held = stratified_indices(data.labels, fraction, seed)
+    # A class that is not trained would be judged all the same.
+    left = np.bincount(data.labels, minlength=data.num_classes) - np.bincount(
+        data.labels[held], minlength=data.num_classes
+    )
+    ends = np.flatnonzero(left == 0)  # of classes of one image, and of a fraction near 1
+    last = [int(held[data.labels[held] == label][-1]) for label in ends if label in data.labels]
+    held = np.setdiff1d(held, last)
+    if not len(held):
+        raise InputError(
+            f"validation_fraction {fraction:g} holds out no image: every class has one alone; give "
+            "more images"
+        )
     kept = np.setdiff1d(np.arange(len(data)), held)
 
     def part(indices):

@@ -76,7 +76,19 @@ def build_model(name: str, input_shape, num_classes: int, **options) -> keras.Mo
         )
     check_settings()
     build, options = find_model(name, options)
-    return build(tuple(input_shape), num_classes, **options)
+    try:
+        return build(tuple(input_shape), num_classes, **options)
+    except InputError:
+        raise
+    except (TypeError, ValueError) as error:
+        if is_plugin(name):  # a fault of its own, with its traceback
+            raise
+        given = ", ".join(f"{key}={value!r}" for key, value in options.items())
+        reason = " ".join(str(error).split())[:200]
+        raise InputError(
+            f"model {name!r} cannot be built for images of {tuple(input_shape)} with {given}: "
+            f"{reason}"
+        ) from error
 
 
 def find_model(name: str, options: dict):

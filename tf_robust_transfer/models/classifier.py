@@ -63,6 +63,7 @@ def classifier(
 
     spec: what the model was loaded from, if it was.
     """
+    _check_floating(model)
     shape = tuple(input_shape) if input_shape is not None else known_input_shape(model)
     if shape is None or len(shape) != 3:
         raise InputError(
@@ -118,6 +119,7 @@ def as_model(model, input_shape=None, spec=None) -> keras.Model:
             f"{_named(model)} takes {len(model.inputs)} inputs; put a model of the images alone "
             "around it: keras.Model(images, model([images, ...]))"
         )
+    _check_floating(model)
     if outputs is not None and hasattr(outputs, "shape") and len(outputs.shape) == 2:
         return model
     shape = found or (tuple(input_shape) if input_shape is not None else None)
@@ -127,6 +129,20 @@ def as_model(model, input_shape=None, spec=None) -> keras.Model:
     if key not in made:
         made[key] = classifier(model, input_shape=shape, spec=spec)
     return made[key]
+
+
+def _check_floating(model):
+    """Raises an InputError for a network whose input casts images to whole numbers: in [0, 1] they
+    would be 0 or 1, and no gradient passes.
+    """
+    if built_outputs(model) is None or len(model.inputs) != 1:
+        return
+    dtype = keras.backend.standardize_dtype(model.inputs[0].dtype)
+    if "float" not in dtype:
+        raise InputError(
+            f"{_named(model)} casts its images to {dtype}, through which no gradient passes; build "
+            "it with keras.Input(shape), which is float32, and set its weights"
+        )
 
 
 def known_input_shape(model):

@@ -15,8 +15,11 @@ def normalised_input(input_shape, preprocessing, mean, std):
     Raises:
         InputError: unknown preprocessing, or mean and std for another number of channels.
     """
+    channels = input_shape[-1]
+    # One number is that of every channel.
+    mean, std = ([x] * channels if isinstance(x, (int, float)) else x for x in (mean, std))
     for statistic in (mean, std):
-        if statistic is not None and len(statistic) != input_shape[-1]:
+        if statistic is not None and len(statistic) != channels:
             raise InputError(
                 f"mean and std have one number for each of {input_shape[-1]} channels, got {mean} "
                 f"and {std}"

@@ -5,33 +5,48 @@ import sys
 from tf_robust_transfer.errors import InputError
 from tf_robust_transfer.evaluation import robustbench_entry
 from tf_robust_transfer.papers import TABLES, comparison
-from tf_robust_transfer.runs.folder import RESULTS, read_flags, read_results
+from tf_robust_transfer.runs.folder import RESULTS, is_of_best, read_flags, read_results
 
 
 def robustbench_entries(folders):
     """RobustBench's entries of all results that have an AutoAttack, by the files that they would be
     there.
     """
-    entries = {}
+    found = []  # (results file, its content)
     for folder in folders:
         for path in sorted(folder.glob(RESULTS)):
             result = read_results(path)
             if "autoattack" not in result["accuracy"]:
                 continue
-            entries[f"{robustbench_entry.folder(result)}/{folder.name}.json"] = (
-                robustbench_entry.entry(result)
-            )
+            found.append((path, result))
             if result["num_examples"] < 10000:
                 sys.stderr.write(
                     f"warning: {path}: {result['num_examples']} examples; RobustBench wants "
                     "10,000\n"
                 )
-    if not entries:
+    if not found:
         raise InputError(
             "no results with autoattack; run evaluate --attacks=autoattack "
             "--output=RUN/results_auto.json"
         )
-    return entries
+    return {
+        f"{robustbench_entry.folder(result)}/{name}.json": robustbench_entry.entry(result)
+        for (_, result), name in zip(found, _told_apart([path for path, _ in found]), strict=True)
+    }
+
+
+def _told_apart(paths):
+    """A name for each results file: its folder's; where two have it, with the folders above it, and
+    with its own, as far as they are needed."""
+    longest = max(len(path.parts) for path in paths)
+    forms = [
+        ["_".join(path.parent.parts[-depth:]) for path in paths] for depth in range(1, longest)
+    ]
+    forms += [[f"{name}_{path.stem}" for name, path in zip(forms[-1], paths, strict=True)]]
+    return [
+        next(form[i] for form in forms if form.count(form[i]) == 1 or form is forms[-1])
+        for i in range(len(paths))
+    ]
 
 
 def paper_table(name, folders):
@@ -42,8 +57,9 @@ def paper_table(name, folders):
         raise InputError(f"--table: unknown table {name!r}; the tables are {', '.join(TABLES)}")
     kept = [folder for folder in folders if read_flags(folder).get("smoke") != "true"]
     results = [
-        (folder.resolve().as_posix(), read_results(path))
+        (folder.resolve().as_posix(), result)
         for folder in kept
         for path in sorted(folder.glob(RESULTS))
+        if not is_of_best(result := read_results(path))
     ]
     return comparison(TABLES[name], results)

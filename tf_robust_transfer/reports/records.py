@@ -5,7 +5,13 @@ import pathlib
 from collections.abc import Iterable
 
 from tf_robust_transfer.evaluation.result import warnings_of
-from tf_robust_transfer.runs.folder import RESULTS, read_flags, read_results, run_folders
+from tf_robust_transfer.runs.folder import (
+    RESULTS,
+    is_of_best,
+    read_flags,
+    read_results,
+    run_folders,
+)
 
 NOT_RECORDED = "not recorded"
 
@@ -58,7 +64,7 @@ class Record:
 
     @property
     def name(self) -> str:
-        return self.folder.name
+        return self.folder.name + (", best epoch" if is_of_best(self.results[0]) else "")
 
     @property
     def seed(self) -> int:
@@ -102,7 +108,8 @@ class Record:
 
 
 def records(folders: Iterable[pathlib.Path]) -> list[Record]:
-    """A record for each folder, data set, image size and threat model, in the folders' order.
+    """A record for each folder, data set, image size and threat model, in the folders' order; of a
+    run that kept its best epoch beside its last one for each of the two networks.
 
     Raises:
         InputError: a results file of other content.
@@ -110,11 +117,11 @@ def records(folders: Iterable[pathlib.Path]) -> list[Record]:
     found = []
     for folder in map(pathlib.Path, folders):
         flags = read_flags(folder)
-        by_heading: dict[str, list] = {}
+        alike: dict[tuple[str, str], list] = {}
         for path in sorted(folder.glob(RESULTS)):
             one = Record(folder, flags, (read_results(path),))
-            by_heading.setdefault(one.heading, []).append(one.results[0])
-        found += [Record(folder, flags, tuple(results)) for results in by_heading.values()]
+            alike.setdefault((one.heading, one.name), []).append(one.results[0])
+        found += [Record(folder, flags, tuple(results)) for results in alike.values()]
     return found
 
 

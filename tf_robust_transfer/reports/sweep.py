@@ -118,7 +118,9 @@ def draw(config) -> None:
 
 def _folders(root):
     """The run folders in a folder or in those that a pattern such as runs/small/seed* names."""
-    return [folder for path in sorted(glob.glob(root)) for folder in run_folders(path)]
+    # A folder's own name may hold brackets.
+    paths = [root] if pathlib.Path(root).exists() else sorted(glob.glob(root))
+    return [folder for path in paths for folder in run_folders(path)]
 
 
 def _outcomes(folder, place=None, baseline="", units=None):

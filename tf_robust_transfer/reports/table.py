@@ -146,7 +146,8 @@ def _cell(row, attack, counts, notes, precision):
         if len(figures) < len(row.records):
             shown += f" ({len(figures)} seeds)"
     if len(counts) > 1:
-        shown += f" ({figures[0].num_examples:,} images)"
+        own = sorted({figure.num_examples for figure in figures})
+        shown += f" ({' and '.join(f'{number:,}' for number in own)} images)"
     return shown + "".join(f" {_mark(index)}" for index in marks)
 
 

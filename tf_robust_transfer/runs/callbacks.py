@@ -245,21 +245,33 @@ class Checkpoint(keras.callbacks.Callback):
         # What was trained after the last checkpoint before a kill is in no start's time.
         write_text(self._clock, f"{time.monotonic() - self._start:.3f}\n")
 
-    def on_train_batch_end(self, batch, logs=None):
-        if self._seconds and time.monotonic() - self._last > self._seconds:
+    def save_where_unsaved(self):
+        last = self._manager.latest_checkpoint or ""
+        if not last.endswith(f"-{self.model.steps_done}"):
             self.save()
+
+    def on_epoch_begin(self, epoch, logs=None):
+        self._save_where_due()
+
+    def on_train_batch_end(self, batch, logs=None):
+        # After an epoch's last step its end is still to come, which may choose the network.
+        if batch + 1 < self.params["steps"]:
+            self._save_where_due()
 
     def on_epoch_end(self, epoch, logs=None):
         self.save()
 
     def on_train_end(self, logs=None):
-        last = self._manager.latest_checkpoint or ""
-        if not last.endswith(f"-{self.model.steps_done}"):
+        self.save_where_unsaved()
+
+    def _save_where_due(self):
+        if self._seconds and time.monotonic() - self._last > self._seconds:
             self.save()
 
 
 class StopWhenTerminated(keras.callbacks.Callback):
-    """After SIGTERM: finishes the step, saves, and ends with exit code 143.
+    """After SIGTERM: finishes the step, and what ends the epoch where it was its last; saves, and
+    ends with exit code 143.
 
     Of several workers all end after the same step, whichever got the signal. A context manager: the
     signal is caught within it. Has to come last.
@@ -294,11 +306,18 @@ class StopWhenTerminated(keras.callbacks.Callback):
         self.model.asked_to_stop = self._asked
 
     def on_train_batch_end(self, batch, logs=None):
+        if batch + 1 < self.params["steps"]:
+            self._end()
+
+    def on_epoch_end(self, epoch, logs=None):
+        self._end()
+
+    def _end(self):
         several = workers.several(self._strategy)
         if not (self.model.told_to_stop if several else self._asked):
             return
         if self._checkpoint is not None:
-            self._checkpoint.save()
+            self._checkpoint.save_where_unsaved()
         workers.exchange(self._strategy, "")  # nobody leaves before it is saved
         sys.stderr.write(
             f"terminated after step {self.model.steps_done}; start the same command again to go "

@@ -47,16 +47,13 @@ def restore(
         InputError: there are checkpoints, and none can be read.
     """
     folder = pathlib.Path(manager.directory)
-    kept = {pathlib.Path(prefix).name for prefix in manager.checkpoints}
-    for left in folder.iterdir() if clean and folder.is_dir() else ():
-        if left.name.partition(".")[0] in kept or left.name in ("checkpoint", SECONDS, WORKERS):
-            continue
-        if left.is_dir():
-            shutil.rmtree(left)
-        else:
-            left.unlink()
+    # Not the manager's list, which is empty where the clock is behind that of the checkpoints.
+    state = tf.train.get_checkpoint_state(folder)
+    prefixes = list(state.all_model_checkpoint_paths) if state else []
+    if clean and folder.is_dir():
+        _remove_others(folder, prefixes)
     reasons = []
-    for prefix in reversed(manager.checkpoints):
+    for prefix in reversed(prefixes):
         try:
             checkpoint.restore(prefix).assert_consumed()
             return
@@ -68,6 +65,18 @@ def restore(
             f"no checkpoint in {str(folder)!r} can be read: {reasons[-1]}; remove that folder to "
             "train anew"
         )
+
+
+def _remove_others(folder, prefixes):
+    """Removes what is of none of these checkpoints: older ones, and what was left unfinished."""
+    kept = {pathlib.Path(prefix).name for prefix in prefixes}
+    for left in folder.iterdir():
+        if left.name.partition(".")[0] in kept or left.name in ("checkpoint", SECONDS, WORKERS):
+            continue
+        if left.is_dir():
+            shutil.rmtree(left)
+        else:
+            left.unlink()
 
 
 def _in_a_line(error):

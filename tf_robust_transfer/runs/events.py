@@ -1,8 +1,10 @@
 """The event files of a run, which TensorBoard reads: one run of it for each run folder."""
 
+import contextlib
 import time
 
 import numpy as np
+import tensorflow as tf
 from tensorboard.compat.proto import event_pb2, summary_pb2
 from tensorboard.plugins.hparams import summary_v2 as hparams
 from tensorboard.plugins.image import metadata as image_metadata
@@ -10,6 +12,8 @@ from tensorboard.plugins.scalar.summary_v2 import scalar_pb
 from tensorboard.plugins.text.summary_v2 import text_pb
 from tensorboard.summary.writer.event_file_writer import EventFileWriter
 from tensorboard.util.tensor_util import make_tensor_proto
+
+from tf_robust_transfer.errors import InputError
 
 _DESCRIPTIONS = {
     "accuracy": "Final accuracy on the test images under this attack, as in results.json.",
@@ -49,15 +53,21 @@ def describe(tag: str) -> str:
 
 
 class Events:
-    """Writes one event file, from a step on; what earlier files have of later steps is void.
+    """Writes one event file, from a step on; what earlier files have of later steps is void. A
+    context manager, which closes it.
 
     Args:
         folder: run folder's `tensorboard`.
         step: training steps that are done; 0 begins a run.
+
+    Raises:
+        InputError: it cannot be written, such as on a full disk; every method too.
     """
 
     def __init__(self, folder, step: int):
-        self._writer = EventFileWriter(str(folder))
+        self._folder = str(folder)
+        with self._told_when_unwritable():
+            self._writer = EventFileWriter(self._folder)
         start = event_pb2.SessionLog(status=event_pb2.SessionLog.START)
         self._add(step + 1 if step else 0, session_log=start)
 
@@ -80,10 +90,32 @@ class Events:
         self._add(0, summary=hparams.hparams_pb(values, trial_id=name))
 
     def _add(self, step, **what):
-        self._writer.add_event(event_pb2.Event(wall_time=time.time(), step=step, **what))
+        with self._told_when_unwritable():
+            self._writer.add_event(event_pb2.Event(wall_time=time.time(), step=step, **what))
 
     def flush(self) -> None:
-        self._writer.flush()
+        with self._told_when_unwritable():
+            self._writer.flush()
 
     def close(self) -> None:
-        self._writer.close()
+        with self._told_when_unwritable():
+            self._writer.close()
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, kind, *_):
+        # What ended the training already is the news.
+        with contextlib.suppress(*([InputError] if kind else [])):
+            self.close()
+
+    @contextlib.contextmanager
+    def _told_when_unwritable(self):
+        try:
+            yield
+        except (tf.errors.OpError, OSError) as error:
+            reason = getattr(error, "strerror", None) or " ".join(str(error).split())[:200]
+            raise InputError(
+                f"cannot write TensorBoard's events in {self._folder!r}: {reason}; once it can be "
+                "written, start the same command again to go on"
+            ) from error

@@ -1,5 +1,6 @@
 """The training of a run: its callbacks, its checkpoints, its epochs."""
 
+import contextlib
 import dataclasses
 import functools
 import logging
@@ -91,21 +92,21 @@ def fit(run: Run) -> None:
     save = callbacks.Checkpoint(manager, config.checkpoint_minutes)
     stop = callbacks.StopWhenTerminated(strategy, save if run.chief else None)
     used = [callbacks.StopOnNonFinite()]
-    progress = events = None
-    if run.chief:
-        events = Events(run.folder.tensorboard, step)
-        if not step:
-            tensorboard.begin(events, config, "/".join(run.folder.path.absolute().parts[-2:]))
-        progress = callbacks.Progress(
-            total_steps=run.total_steps,
-            start_step=step,
-            steps_per_epoch=run.steps_per_epoch,
-            batch_size=run.batch_size,
-            name=run.folder.path.name,
-        )
-        used += [*_watching(run, events, progress, save), save]
-    used.append(stop)
-    try:
+    with contextlib.ExitStack() as stack:
+        if run.chief:
+            events = stack.enter_context(Events(run.folder.tensorboard, step))
+            if not step:
+                tensorboard.begin(events, config, "/".join(run.folder.path.absolute().parts[-2:]))
+            progress = callbacks.Progress(
+                total_steps=run.total_steps,
+                start_step=step,
+                steps_per_epoch=run.steps_per_epoch,
+                batch_size=run.batch_size,
+                name=run.folder.path.name,
+            )
+            stack.callback(progress.close)
+            used += [*_watching(run, events, progress, save), save]
+        used.append(stop)
         with stop:
             # The first and the last epoch may be cut: by a resumed run, by a number of steps.
             while step < run.total_steps:
@@ -127,10 +128,6 @@ def fit(run: Run) -> None:
                         verbose=0,
                     )
                 step = method.steps_done
-    finally:
-        if run.chief:
-            progress.close()
-            events.close()
 
 
 def _check_workers(strategy, folder, train, step):

@@ -9,10 +9,11 @@ from collections.abc import Iterator
 
 from tf_robust_transfer.command_line import to_text
 from tf_robust_transfer.errors import InputError
-from tf_robust_transfer.files import locked, path_of, write_text
+from tf_robust_transfer.files import check_local, locked, path_of, write_text
+from tf_robust_transfer.flag_files import from_line, to_line
 from tf_robust_transfer.runs.checkpoints import WORKERS
 
-RESULTS = "results*.json"
+RESULTS, BEST = "results*.json", "model_best.keras"
 _LOG = logging.getLogger("tf_robust_transfer")
 # Run folders that this process trains in: a teacher that names its student's folder is no other
 # process.
@@ -21,6 +22,17 @@ _HELD: set[pathlib.Path] = set()
 FREE_FLAGS = ("run_dir", "data_dir", "distribution_strategy", "checkpoint_minutes", "log_every")
 # Nor do these of a run that is finished: a teacher that a GPU trained serves on a CPU.
 _FREE_WHEN_FINISHED = ("jit", "deterministic")
+
+
+def _checked(text):
+    """The path of a run folder, or an InputError for one that cannot be."""
+    check_local(text, "--run_dir")
+    if set("*?[]\\") & set(str(text)):
+        raise InputError(
+            f"--run_dir: TensorFlow takes a path with *, ?, [, ] or \\ for a pattern, got "
+            f"{str(text)!r}; give one without"
+        )
+    return path_of(text)
 
 
 @contextlib.contextmanager
@@ -34,7 +46,7 @@ def held(path, *, wait: bool) -> Iterator[None]:
     Raises:
         InputError: another process trains in it, and wait is false.
     """
-    path = path_of(path)
+    path = _checked(path)
 
     def taken():
         if not wait:
@@ -67,11 +79,11 @@ class RunFolder:
     """
 
     def __init__(self, config, writes=True):
-        self.path = path_of(config.run_dir)
+        self.path = _checked(config.run_dir)
         self.flags = self.path / "flags.txt"
         self.model = self.path / "model.keras"
         # Of --keep=best and both; the note of its choice lies beside it, model_best.json.
-        self.best = self.path / "model_best.keras"
+        self.best = self.path / BEST
         self.results = self.path / "results.json"
         self.figure = self.path / "input_gradients.png"
         self.checkpoints = self.path / "checkpoints"
@@ -88,9 +100,7 @@ class RunFolder:
             # their place.
             names = {entry.name for entry in self.path.iterdir() if entry.name[0] != "."}
             if not self.flags.exists() or names == {self.flags.name}:
-                write_text(
-                    self.flags, "".join(f"--{name}={text}\n" for name, text in texts.items())
-                )
+                write_text(self.flags, "".join(f"{to_line(*flag)}\n" for flag in texts.items()))
             elif not self.finished and not os.access(self.path, os.W_OK):
                 raise PermissionError
         except OSError as error:
@@ -140,7 +150,14 @@ def read_flags(folder) -> dict[str, str]:
         lines = path.read_text().splitlines() if path.exists() else []
     except (OSError, ValueError) as error:
         raise InputError(f"{str(path)!r} cannot be read: {error}") from error
-    return dict(line[2:].partition("=")[::2] for line in lines if line.startswith("--"))
+    return dict(map(from_line, (line for line in lines if line.startswith("--"))))
+
+
+def is_of_best(results: dict) -> bool:
+    """Whether results are of the network that --keep=both keeps beside the last, not of the run's
+    own.
+    """
+    return pathlib.PurePath(results.get("model", "")).name == BEST
 
 
 def read_results(path) -> dict:

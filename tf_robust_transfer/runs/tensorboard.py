@@ -123,10 +123,9 @@ def begin(events: Events, config, name: str) -> None:
 
 def end(folder, step: int, accuracy: dict[str, float]) -> None:
     """The final accuracies: the metrics of the tab HParams."""
-    events = Events(folder, step)
-    for attack, value in accuracy.items():
-        events.scalar(f"accuracy/{attack}", value, step)
-    events.close()
+    with Events(folder, step) as events:
+        for attack, value in accuracy.items():
+            events.scalar(f"accuracy/{attack}", value, step)
 
 
 def _value(text):

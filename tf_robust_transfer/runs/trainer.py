@@ -164,6 +164,11 @@ def check_training(config: TrainConfig) -> None:
     """
     config = device.resolved(config)
     train = load_train(config)
+    if config.validation_fraction:
+        train, _ = data.hold_out(train, config.validation_fraction, config.seed)
+    if not config.smoke:
+        replicas = distribution_strategy(config.distribution_strategy).num_replicas_in_sync
+        workers.check_divides(config.batch_size, replicas)
     steps_per_epoch = data.steps_per_epoch(train, 2 if config.smoke else config.batch_size)
     total_steps = config.train_steps or max(1, round(config.epochs * steps_per_epoch))
     compiled_method(

@@ -211,7 +211,7 @@ def test_warnings_are_marks_with_one_footnote_for_a_kind(tmp_path):
 
 def test_the_tenth_kind_of_warning_has_a_mark_of_its_own(tmp_path):
     runs = [
-        write(tmp_path, letter, 0, warnings=[f"clean, {letter}: {points} points"])
+        write(tmp_path, letter, 0, warnings=[f"clean: {letter} of {points} points"])
         for points, letter in enumerate("abcdefghijk")
     ]
     ((_, one),) = table.by_heading(records(runs))

@@ -182,7 +182,8 @@ def run(config: EvaluateConfig) -> None:
         else {}
     )
     part, parts = part_of(config.part), paths_beside(config.output) if config.merge else ()
-    state = config.state or (f"{config.output}.state.npz" if config.output else None)
+    kept = bool(config.output) and config.batch_norm == "moving"
+    state = config.state or (f"{config.output}.state.npz" if kept else None)
     if part or parts:
         state = part_path(config.output, part) if part else None
     result = evaluate_robustness(

@@ -24,6 +24,7 @@ from tf_robust_transfer.checkpoints import as_model
 from tf_robust_transfer.errors import InputError
 from tf_robust_transfer.evaluation.examples import collect, image_shape
 from tf_robust_transfer.losses import classification
+from tf_robust_transfer.models.classifier import pixel_bounds
 from tf_robust_transfer.models.pairs import check_pair
 from tf_robust_transfer.ops.gradients import input_gradient
 
@@ -131,7 +132,13 @@ class Alignment:
         self._measured = tf.function(self._measure)
 
     def __call__(self, images, labels=None) -> GradientAlignment:
-        images, labels = collect(self.model, images, labels, ThreatModel(), self.batch_size)
+        images, labels = collect(
+            self.model,
+            images,
+            labels,
+            ThreatModel(bounds=pixel_bounds(self.model)),
+            self.batch_size,
+        )
         count, size = len(labels), min(self.batch_size, len(labels))
         parts = []
         for start in range(0, count, size):

@@ -18,6 +18,7 @@ from tf_robust_transfer.attacks.threat_model import ThreatModel, check_batch
 from tf_robust_transfer.checkpoints import as_model
 from tf_robust_transfer.errors import InputError
 from tf_robust_transfer.losses import classification
+from tf_robust_transfer.models.classifier import pixel_bounds
 from tf_robust_transfer.ops.gradients import input_gradient
 
 POINTS = 41
@@ -71,7 +72,9 @@ def loss_landscapes(
             f"a landscape needs an extent above 0 and at least 2 points, got {extent} and {points}"
         )
     model = as_model(model, np.shape(images)[1:])
-    images, labels = check_batch(model, images, labels, ThreatModel(norm=norm))
+    images, labels = check_batch(
+        model, images, labels, ThreatModel(norm=norm, bounds=pixel_bounds(model))
+    )
 
     @tf.function
     def look(image, label, directions, places):

@@ -123,6 +123,10 @@ class APGD(Attack):
     def iterations(self):
         return self._lead + self.steps + 1
 
+    @property
+    def judged_at_the_end(self):
+        return self.eot_iterations > 1
+
     def start(self, problem, images, labels, round, noise):
         shape = images.shape[1:]
         if problem.threat_model.norm == "linf":

@@ -16,8 +16,6 @@ VERSIONS = {
     "plus": ("apgd-ce", "apgd-dlr", "fab", "square", "apgd-t", "fab-t"),
     "rand": ("apgd-ce", "apgd-dlr"),
 }
-# The components that need a certain number of classes, and their losses.
-_DLR = {"apgd-dlr": "dlr", "apgd-t": "targeted_dlr"}
 COMPONENTS = ("apgd-ce", "apgd-dlr", "apgd-t", "fab", "fab-t", "square")
 
 
@@ -34,7 +32,8 @@ class AutoAttack(Attack):
     Args:
         version: "standard" (apgd-ce, apgd-t, fab-t, square); "plus" (all six, the untargeted with 5
             restarts); "rand", for models with randomness inside (apgd-ce and apgd-dlr, each
-            gradient the mean of 20).
+            gradient the mean of 20; what each found is judged by one pass, as in the official
+            code).
         attacks: names of `COMPONENTS` in place of a version's own list.
 
     Raises:
@@ -73,9 +72,13 @@ class AutoAttack(Attack):
         raise InputError("AutoAttack is for evaluation; inside a training step take PGD or APGD")
 
 
-def fewer_classes(names, num_classes: int) -> list[str]:
-    """What takes another loss than its name says, a line each. names: of components; num_classes:
-    of the model.
+def fewer_classes(components: dict, num_classes: int) -> list[str]:
+    """What takes another loss than it was asked for, a line each. components: attacks by name;
+    num_classes: of the model.
     """
-    notes = ((name, fallback(loss, num_classes)[1]) for name, loss in _DLR.items() if name in names)
+    notes = (
+        (name, fallback(attack.loss, num_classes)[1])
+        for name, attack in components.items()
+        if isinstance(attack, APGD)
+    )
     return [f"{name}: {note}" for name, note in notes if note]

@@ -43,6 +43,9 @@ class Attack:
             forms do.
         uses_clean_logits: whether its loss looks at the clean images' logits; such an attack is for
             training alone.
+        judged_at_the_end: of a model with randomness inside, where any pass may err: an evaluation
+            goes on to the round's end and judges the last image that fooled a pass, by one more.
+            Otherwise a search ends with the first image that the model is wrong on.
         uses_gradients: whether rounding in the model only bends the way, and does not decide what
             is kept.
     """
@@ -59,6 +62,7 @@ class Attack:
     iterations = 1
     restarts = 1
     stop_when_fooled = True
+    judged_at_the_end = False
     uses_gradients = True
     uses_clean_logits = False
 
@@ -266,7 +270,7 @@ class Attack:
             ):
                 if not len(decided.examples):
                     continue
-                closer = decided.margins > margins[decided.examples]
+                closer = decided.fooled | (decided.margins > margins[decided.examples])
                 found[decided.examples[closer]] = decided.images[closer]
                 margins[decided.examples] = np.maximum(margins[decided.examples], decided.margins)
                 resists[decided.examples] = ~decided.fooled
@@ -280,7 +284,7 @@ class Attack:
             new, right, new_margins = search.program.whole(
                 images, labels, resists, tf.constant(threat_model.eps, tf.float32), seeds
             )
-            closer = resists & (new_margins > margins)
+            closer = resists & (~right | (new_margins > margins))
             found = choose(closer, new, found)
             margins = tf.where(closer, new_margins, margins)
             resists &= right

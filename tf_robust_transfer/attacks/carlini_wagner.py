@@ -130,6 +130,7 @@ class CarliniWagnerL2(Attack):
 
 def _to_tanh_space(images, bounds):
     low, high = bounds
+    images = tf.clip_by_value(images, low, high)  # rounding may have put some a little outside
     return tf.atanh(_INSIDE * (2 * (images - low) / (high - low) - 1))
 
 

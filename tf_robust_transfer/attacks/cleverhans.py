@@ -82,11 +82,17 @@ class CleverHans(Attack):
         options = {"norm": {"linf": np.inf, "l2": 2}[problem.threat_model.norm], "y": labels}
         if self.iterates:
             options["nb_iter"] = self.steps
-            options["eps_iter"] = (
+            step_size = (
                 2.5 * eps / self.steps
                 if self.step_size is None
                 else problem.fraction(self.step_size)
             )
+            if step_size > eps:
+                raise InputError(
+                    f"CleverHans takes no step beyond eps: a step of {step_size:g} at eps {eps:g}, "
+                    "as fractions of the pixel range; give a smaller step_size, or none"
+                )
+            options["eps_iter"] = step_size
         low, high = problem.threat_model.bounds
         # sanity_checks call NumPy on tensors and so cannot run in a graph; the base class checks
         # more.

@@ -51,6 +51,8 @@ class LaneProgram:
 
         def advance(lanes):
             lanes = self.advance(lanes, eps)[0]
+            if self.attack.judged_at_the_end:
+                return (lanes,)
             return (self.judge(lanes, everyone, eps)[0],)
 
         def one_round(round, lanes, resists, *found):
@@ -140,12 +142,13 @@ class LaneProgram:
             allowed = active & problem.holds(visited, unit)
             visited = self.threat_model.from_unit(visited)
             fooled = allowed & ~classification.is_correct(logits, labels)
+            going_on = True if self.attack.judged_at_the_end else ~fooled
             iteration = lanes["iteration"] + tf.cast(active, tf.int32)
             changed = {
                 "state": choose(active, state, lanes["state"]),
                 "iteration": iteration,
                 "fooled": lanes["fooled"] | fooled,
-                "active": active & ~fooled & (iteration < self.attack.iterations),
+                "active": active & going_on & (iteration < self.attack.iterations),
                 "found": choose(fooled, visited, lanes["found"]),
             }
             if self.keep_images:

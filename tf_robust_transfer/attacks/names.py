@@ -101,6 +101,11 @@ def training_attack(name: str) -> Attack:
         raise InputError(
             f"attack {name!r}: training takes an attack of one round, such as pgd7, fgsm or apgd-ce"
         )
+    if attack.stop_when_fooled and "stop_when_fooled=true" in name:
+        raise InputError(
+            f"attack {name!r}: training runs to the last step, past the decision boundary; leave "
+            "stop_when_fooled out"
+        )
     attack.stop_when_fooled = False
     return attack
 

@@ -144,7 +144,8 @@ class Search:
         self.used += int((self._iteration - before).sum())
         busy = self.example >= 0
         over = busy & (self._iteration >= self.attack.iterations)
-        rows = np.flatnonzero(over | (busy & self.lanes["fooled"].numpy()))
+        fooled = busy & self.lanes["fooled"].numpy()
+        rows = np.flatnonzero(over if self.attack.judged_at_the_end else over | fooled)
         none = np.zeros(0, int)
         decided = Decided(none, none.astype(bool), none.astype(np.float32), None, none, 0)
         if len(rows):

@@ -110,8 +110,12 @@ class Square(Attack):
         """How often p has been halved before each proposal. proposal: int32 [batch], from 0.
         Returns int32 [batch].
         """
-        counted = proposal * 10000 // self.queries if self.rescale_schedule else proposal
-        return tf.reduce_sum(tf.cast(counted[:, None] > tf.constant(HALVINGS), tf.int32), axis=1)
+        counted = tf.cast(proposal, tf.int64)
+        if self.rescale_schedule:
+            counted = counted * 10000 // self.queries
+        return tf.reduce_sum(
+            tf.cast(counted[:, None] > tf.constant(HALVINGS, tf.int64), tf.int32), axis=1
+        )
 
     def window_sizes(self, height, width, norm):
         """Side of the window in pixels for each level of the schedule; odd and at least 3 for l2,

@@ -10,6 +10,7 @@ import typing
 import tensorflow as tf
 
 from tf_robust_transfer.errors import InputError
+from tf_robust_transfer.models.classifier import pixel_bounds
 from tf_robust_transfer.ops import norms
 
 # Rounding of float32 pixels may carry an image this far out of ball or bounds before it is
@@ -103,6 +104,13 @@ def check_batch(model, images, labels, threat_model):
 
     Inside a tf.function only types and shapes can be looked at.
     """
+    bounds = pixel_bounds(model)
+    if bounds not in ((0.0, 1.0), threat_model.bounds):
+        raise InputError(
+            f"the classifier takes images in {bounds}, as as_classifier was told, and the threat "
+            f"model has the bounds {threat_model.bounds}; give ThreatModel(bounds={bounds}), with "
+            "eps and images in the same units"
+        )
     images, labels = tf.convert_to_tensor(images), tf.convert_to_tensor(labels)
     if images.dtype.is_integer:
         raise InputError(

@@ -12,11 +12,13 @@ import warnings
 import numpy as np
 import tensorflow as tf
 
+from tf_robust_transfer.attacks.names import full_name
 from tf_robust_transfer.attacks.pgd import PGD
 from tf_robust_transfer.errors import InputError
 from tf_robust_transfer.evaluation.result import (
     RobustnessResult,
     RobustnessWarning,
+    WorstCase,
     clopper_pearson,
 )
 from tf_robust_transfer.inference.kept import compiled, kept
@@ -75,6 +77,10 @@ def evaluate(
                 adversarial = attack(network, x, y, threat_model=threat_model, seed=int(drawn))
                 found[rows] &= right(adversarial, y).numpy()
         correct[name], seconds[name] = found, time.perf_counter() - started
+    worst_case = None
+    if len(attacks) > 1:
+        together = np.logical_and.reduce(list(correct.values()))
+        worst_case = WorstCase(together, float(together.mean()), clopper_pearson(together))
     line = (
         f"batch norm ran on the statistics of each batch of {min(batch_size, len(labels))}: no "
         "fixed network has these "
@@ -91,6 +97,8 @@ def evaluate(
         confidence_interval_95={name: clopper_pearson(found) for name, found in correct.items()},
         seconds=seconds,
         warnings=(line,),
+        worst_case=worst_case,
+        settings={name: full_name(attack) for name, attack in attacks.items()},
         batch_norm="batch",
         image_shape=tuple(images.shape[1:]),
         batch_size=batch_size,

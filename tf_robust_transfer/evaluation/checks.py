@@ -114,7 +114,8 @@ def _zero_gradients(model, images, labels, threat_model, seed):
             ), None
 
         gradient, _, _ = input_gradient(score_of, x)
-        return tf.reduce_all(gradient == 0, axis=(1, 2, 3))
+        finite = tf.reduce_all(tf.math.is_finite(gradient), axis=(1, 2, 3))
+        return tf.reduce_all(gradient == 0, axis=(1, 2, 3)), ~finite
 
     right = classification.is_correct(tf.constant(_logits(model, images)), labels)
     inside = PGD(3, stop_when_fooled=True)(
@@ -124,14 +125,17 @@ def _zero_gradients(model, images, labels, threat_model, seed):
         ("at clean images", images),
         ("inside the ball, after three steps of PGD", inside),
     ):
-        vanished = _run(model, "vanished", vanishes, points, labels)
-        share = float(tf.reduce_mean(tf.cast(tf.boolean_mask(vanished, right), tf.float32)))
-        if share > 0:  # NaN where no image is classified correctly
-            yield (
-                f"the cross-entropy's gradient is exactly zero for {100 * share:.0f}% of the "
-                f"images {where}: gradient "
-                "attacks are blind there; believe apgd-t, fab-t and square more"
-            )
+        vanished, not_finite = _run(model, "vanished", vanishes, points, labels)
+        for images_of, what, more in (
+            (vanished, "exactly zero", "apgd-t, fab-t and square"),
+            (not_finite, "NaN or infinite", "square"),
+        ):
+            share = float(tf.reduce_mean(tf.cast(tf.boolean_mask(images_of, right), tf.float32)))
+            if share > 0:  # NaN where no image is classified correctly
+                yield (
+                    f"the cross-entropy's gradient is {what} for {100 * share:.0f}% of the images "
+                    f"{where}: gradient attacks are blind there; believe {more} more"
+                )
 
 
 def check_square(accuracies: dict[str, float]) -> str | None:

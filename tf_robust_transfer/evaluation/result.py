@@ -151,8 +151,8 @@ def clopper_pearson(correct) -> tuple[float, float]:
 
 
 def warnings_of(attack: str, results: dict) -> tuple[str, ...]:
-    """Which warnings of an evaluation are of this attack's figure: those that name it, and those
-    that name none but on clean images. results: what stands in results.json."""
+    """Which warnings of an evaluation are of this attack's figure: those about it, and those about
+    the model but on clean images. results: what stands in results.json."""
     return tuple(line for line in results.get("warnings", ()) if _names(line, attack, results))
 
 
@@ -160,11 +160,14 @@ def _names(warning, attack, results):
     if re.search(r"\bAutoAttack is\b.*\bbelow PGD\b", warning):
         # Said of PGD's figure, which is the one not to quote.
         return attack != "clean" and not attack.startswith("autoattack")
+    if "statistics of each batch" in warning:
+        return True
+    # What a line is about comes with what it did; others name attacks as advice.
     named = [
         name
         for name in results["accuracy"]
         if any(
-            re.search(rf"(?<![\w-]){re.escape(part)}(?![\w-])", warning)
+            re.search(rf"(?<![\w-]){re.escape(part)}(?:'s |: | took )", warning)
             for part in (name, *results.get("components", {}).get(name, ()))
         )
     ]

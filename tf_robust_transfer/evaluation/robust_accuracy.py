@@ -11,6 +11,7 @@ import warnings
 import keras
 import tensorflow as tf
 
+from tf_robust_transfer.attacks.base import Attack
 from tf_robust_transfer.attacks.names import full_name, parse_attack
 from tf_robust_transfer.attacks.threat_model import ThreatModel
 from tf_robust_transfer.checkpoints import as_model
@@ -21,7 +22,6 @@ from tf_robust_transfer.evaluation.examples import collect, image_shape
 from tf_robust_transfer.evaluation.result import RobustnessResult, RobustnessWarning
 from tf_robust_transfer.evaluation.state import State
 from tf_robust_transfer.models.batch_statistics import BATCH_NORMS
-from tf_robust_transfer.models.classifier import pixel_bounds
 from tf_robust_transfer.models.settings import require_tensorflow
 
 
@@ -95,11 +95,8 @@ def evaluate_robustness(
             or a state or part of another evaluation.
     """
     require_tensorflow("attacks")
-    names = tuple(
-        dict.fromkeys(["clean", *(attacks.split(",") if isinstance(attacks, str) else attacks)])
-    )
-    own = attacks if isinstance(attacks, dict) else {}
-    parsed = {name: own.get(name) or parse_attack(name, step_size) for name in names[1:]}
+    parsed = _parsed(attacks, step_size)
+    names = ("clean", *parsed)
     threat_models = _at_radii(threat_model, eps)
     threat_model = threat_models[-1]
     if batch_size < 1 or not 0 <= seed < 2**31:
@@ -110,21 +107,14 @@ def evaluate_robustness(
     look_up("batch_norm", batch_norm, dict.fromkeys(BATCH_NORMS))
     if batch_norm == "batch":
         batch_statistics.check_attacks(parsed)
-        if keep_adversarial or precision != "float32" or part or parts:
+        if keep_adversarial or precision != "float32" or part or parts or state:
             raise InputError(
-                "batch_norm batch keeps no adversarial examples, is float32 and in one piece: "
-                "leave these options out"
+                "batch_norm batch keeps no adversarial examples and no state, is float32 and in "
+                "one piece: leave these options out"
             )
         if len(threat_models) > 1:
             raise InputError("batch_norm batch takes one radius; call it once for each")
     model = as_model(model, image_shape(images))
-    bounds = pixel_bounds(model)
-    if bounds not in ((0.0, 1.0), threat_model.bounds):
-        raise InputError(
-            f"the classifier takes images in {bounds}, as as_classifier was told, and the threat "
-            f"model has the bounds {threat_model.bounds}; give ThreatModel(bounds={bounds}), with "
-            "eps and images in the same units"
-        )
     images, labels = collect(model, images, labels, threat_model, batch_size)
     if batch_norm == "batch":
         return batch_statistics.evaluate(
@@ -174,6 +164,28 @@ def evaluate_robustness(
         batch_size=evaluation.batch_size,
         precision=precision,
     )
+
+
+def _parsed(attacks, step_size) -> dict:
+    """The attacks by name, without "clean"."""
+    if isinstance(attacks, str):
+        attacks = attacks.split(",")
+    names = list(attacks) if isinstance(attacks, (dict, list, tuple)) else [None]
+    own = attacks if isinstance(attacks, dict) else {}
+    if not all(isinstance(name, str) for name in names) or not all(
+        isinstance(attack, (str, Attack)) or (name == "clean" and attack is None)
+        for name, attack in own.items()
+    ):
+        raise InputError(
+            "attacks: expected names such as ('pgd20', 'autoattack'), or a dict of a name each and "
+            f"its attack, such as {{'mine': rt.attacks.PGD(steps=20)}}, got {attacks!r}"
+        )
+    found = {}
+    for name in names:
+        attack = own.get(name) or name
+        if name != "clean":
+            found[name] = parse_attack(attack, step_size) if isinstance(attack, str) else attack
+    return found
 
 
 def _at_radii(threat_model, eps) -> list[ThreatModel]:

@@ -21,6 +21,7 @@ from tf_robust_transfer.errors import InputError
 from tf_robust_transfer.files import path_of, replacing
 from tf_robust_transfer.inference.kept import compiled, kept
 from tf_robust_transfer.losses import classification
+from tf_robust_transfer.models.classifier import pixel_bounds
 from tf_robust_transfer.ops.examples import beside_images
 from tf_robust_transfer.ops.gradients import input_gradient
 
@@ -47,7 +48,7 @@ def scaled_gradients(model, images, labels) -> np.ndarray:
         InputError: images or labels that do not fit the model.
     """
     model = as_model(model, np.shape(images)[1:])
-    images, labels = check_batch(model, images, labels, ThreatModel())
+    images, labels = check_batch(model, images, labels, ThreatModel(bounds=pixel_bounds(model)))
 
     def gradient_of(images, labels):
         def score_of(x):

@@ -211,19 +211,19 @@ def test_warnings_are_marks_with_one_footnote_for_a_kind(tmp_path):
 
 def test_the_tenth_kind_of_warning_has_a_mark_of_its_own(tmp_path):
     runs = [
-        write(tmp_path, letter, 0, warnings=[f"clean: {letter} of {points} points"])
+        write(tmp_path, letter, 0, warnings=[f"clean: {letter}: {points} points"])
         for points, letter in enumerate("abcdefghijk")
     ]
     ((_, one),) = table.by_heading(records(runs))
     assert one.lines[8] == ("i", "90.0 ⁹")
     assert one.lines[9:] == (("j", "90.0 ¹⁰"), ("k", "90.0 ¹¹"))
     assert one.notes[8:] == (
-        "⁹ Warned: clean, i: 8 points.",
-        "¹⁰ Warned: clean, j: 9 points.",
-        "¹¹ Warned: clean, k: 10 points.",
+        "⁹ Warned: clean: i: 8 points.",
+        "¹⁰ Warned: clean: j: 9 points.",
+        "¹¹ Warned: clean: k: 10 points.",
     )
     # Of one cell, in the order of the numbers.
-    warnings = [f"clean, {letter}: 1 points" for letter in "kjihgfedcba"]
+    warnings = [f"clean: {letter}: 1 points" for letter in "kjihgfedcba"]
     (last,) = records([write(tmp_path, "last", 0, warnings=warnings)])
     cell = table.table((), [table.Row((), (last,))], ["clean"]).lines[0][0]
     assert cell == "90.0 ¹ ² ³ ⁴ ⁵ ⁶ ⁷ ⁸ ⁹ ¹⁰ ¹¹"

@@ -109,6 +109,8 @@ class APGD(Attack):
     # Iterations before the start point is evaluated.
     _lead = 0
 
+    loss: str  # as asked for
+
     @dataclasses.dataclass(frozen=True)
     class Options(Attack.Options):
         loss: str = option("cross_entropy", "what is climbed", choices=tuple(LOSSES))

@@ -55,3 +55,20 @@ def test_pixels_and_logits_are_float32_and_the_rest_is_not(make):
     found, expected = np.asarray(half(images)), np.asarray(network(images))
     assert found.dtype == np.float32 and (found != expected).any()
     np.testing.assert_allclose(found, expected, atol=0.05 * np.abs(expected).max())
+
+
+@pytest.mark.parametrize("role", ["student", "teacher"])
+def test_logits_in_half_precision_are_cast_for_the_losses(role):
+    """Those of a model that was made under Keras's policy without a float32 layer at its end."""
+    half = keras.Sequential(
+        [keras.Input(SHAPE), keras.layers.Flatten(), keras.layers.Dense(3, dtype="mixed_bfloat16")]
+    )
+    networks = {"student": plain(), "teacher": plain(), role: half}
+    method = rt.Distillation(**networks, weight_decay=1e-4)
+    method.compile(keras.optimizers.SGD(0.1))
+    images = np.random.default_rng(0).uniform(size=(8, *SHAPE)).astype(np.float32)
+    before = [w.copy() for w in half.get_weights()]
+    history = method.fit(images, np.arange(8) % 3, batch_size=8, verbose=0).history
+    assert np.isfinite(history["loss"]).all()
+    changed = any((a != b).any() for a, b in zip(before, half.get_weights(), strict=True))
+    assert changed == (role == "student")

@@ -9,6 +9,7 @@ import scipy.special
 import tensorflow as tf
 
 from tf_robust_transfer.errors import InputError
+from tf_robust_transfer.inference import faster_copy
 from tf_robust_transfer.losses import input_gradient as losses
 from tf_robust_transfer.methods import IGAM, FineTune, IGAMMixACM
 from tf_robust_transfer.models import build_discriminator, build_model
@@ -491,6 +492,48 @@ class TestTeacherPrecision:
         assert history["difference"][0] == pytest.approx(
             np.square(ours - theirs).sum() / len(x), rel=1e-4
         )
+
+    def test_they_count_on_batch_statistics_too(self):
+        x, y = batch()
+        found = []
+        for late in (False, True):
+            teacher, student = network(1), network(2)
+            weights = [3 * w for w in teacher.get_weights()]
+            if not late:
+                teacher.set_weights(weights)
+            method = IGAM(student=student, teacher=teacher, lambda_adv=0.0, lambda_diff=1.0,
+                          teacher_batch_norm="batch")  # fmt: skip
+            method.compile(optimizer=keras.optimizers.SGD(0.0))
+            teacher.set_weights(weights)
+            found += method.fit(x, y, batch_size=len(x), verbose=0).history["difference"]
+        assert found[0] == pytest.approx(found[1], rel=1e-6)
+
+    def test_random_places_and_two_kinds_of_step_as_on_a_gpu(self, monkeypatch):
+        """There the teacher's copy is compiled by itself; the second trace has other places."""
+        monkeypatch.setattr(faster_copy, "on_gpu", lambda: True)
+        student = build_model("small_cnn", (6, 6, 1), 10)
+        teacher = build_model("small_cnn", (8, 8, 1), 10)
+        method = IGAM(
+            student=student, teacher=teacher, adapter="random_pad:8x8", discriminator_every=2,
+            discriminator_channels=(2,),
+        )  # fmt: skip
+        method.compile(optimizer=keras.optimizers.SGD(0.01))
+        x = np.random.default_rng(0).uniform(size=(12, 6, 6, 1)).astype(np.float32)
+        history = method.fit(x, np.arange(12) % 10, batch_size=4, verbose=0).history
+        assert np.isfinite(history["loss"]).all()
+
+    def test_a_schedule_without_a_config(self, pair):
+        class Own(keras.optimizers.schedules.LearningRateSchedule):
+            def __call__(self, step):
+                return 0.1 / (tf.cast(step, tf.float32) + 1.0)
+
+        teacher, student, *_ = pair
+        method = IGAM(student=student, teacher=teacher, discriminator_channels=(2,))
+        method.compile(optimizer=keras.optimizers.SGD(Own()))
+        rate = method.discriminator_optimizer.learning_rate
+        assert float(rate) == pytest.approx(0.1)
+        with pytest.raises(InputError, match="IGAM with its game has two"):
+            method.compile(keras.optimizers.LossScaleOptimizer(keras.optimizers.SGD(0.1)))
 
     def test_an_unknown_precision_is_refused(self, pair):
         teacher, student, *_ = pair

@@ -33,6 +33,16 @@ class StudentsRate(keras.optimizers.schedules.LearningRateSchedule):
         return tf.convert_to_tensor(self.optimizer.learning_rate)
 
 
+def _config_without_rate(optimizer):
+    """An optimizer's config; a user's schedule need not have one."""
+    rate = optimizer._learning_rate
+    try:
+        object.__setattr__(optimizer, "_learning_rate", 0.0)
+        return optimizer.get_config()
+    finally:
+        object.__setattr__(optimizer, "_learning_rate", rate)
+
+
 class IGAM(Method):
     """Cross-entropy + lambda_adv L_adv + lambda_diff L_diff (Eq. 14), with a discriminator of input
     gradients.
@@ -169,12 +179,17 @@ class IGAM(Method):
             raise InputError(
                 "IGAM chooses the kind of each step on the host: steps_per_execution must be 1"
             )
+        for given in (optimizer, discriminator_optimizer) if self.game is not None else ():
+            if isinstance(given, keras.optimizers.LossScaleOptimizer):
+                raise InputError(
+                    "float16's loss scaling is of one loss, and IGAM with its game has two: take "
+                    "bfloat16 and the optimizer alone, or lambda_adv=0"
+                )
         super().compile(optimizer=optimizer, **kwargs)
         if self.game is not None:
             if discriminator_optimizer is None:
-                config = self.optimizer.get_config() | {
-                    "learning_rate": StudentsRate(self.optimizer)
-                }
+                config = _config_without_rate(self.optimizer)
+                config |= {"learning_rate": StudentsRate(self.optimizer)}
                 discriminator_optimizer = type(self.optimizer).from_config(config)
             self.discriminator_optimizer = keras.optimizers.get(discriminator_optimizer)
             with self.distribute_strategy.scope():

@@ -98,9 +98,10 @@ def as_model(model, input_shape=None, spec=None) -> keras.Model:
 
     Args:
         model: a functional or sequential keras.Model of one input and one output [batch, logits],
-            which is returned itself; a subclassed model, a Sequential of open input shape, a
-            layer, or a model of a dict with the one entry "logits", around which a functional model
-            of the same layers is put, once; a method, which stands for its student.
+            which is returned itself; one of logits in half precision, a subclassed model, a
+            Sequential of open input shape, a layer, or a model of a dict with the one entry
+            "logits", around which a functional model of the same layers is put, once; a method,
+            which stands for its student.
         input_shape: (height, width, channels) where the model does not know it.
         spec: what the model was loaded from, if it was.
 
@@ -121,7 +122,9 @@ def as_model(model, input_shape=None, spec=None) -> keras.Model:
         )
     _check_floating(model)
     if outputs is not None and hasattr(outputs, "shape") and len(outputs.shape) == 2:
-        return model
+        # The losses are of float32 logits; another's are cast by the classifier around it.
+        if keras.backend.standardize_dtype(outputs.dtype) not in ("float16", "bfloat16"):
+            return model
     shape = found or (tuple(input_shape) if input_shape is not None else None)
     # What is added to an open Sequential later makes another model of it.
     key = shape, tuple(map(id, getattr(model, "layers", ())))

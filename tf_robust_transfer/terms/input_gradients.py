@@ -6,6 +6,7 @@ import dataclasses
 import tensorflow as tf
 
 from tf_robust_transfer.adapters import random_positions, seen_region
+from tf_robust_transfer.adapters.layers import RandomPad
 from tf_robust_transfer.errors import InputError
 from tf_robust_transfer.flag_types import fraction
 from tf_robust_transfer.inference.faster_copy import PRECISIONS, FasterCopy
@@ -62,13 +63,19 @@ class InputGradients:
 
     def __init__(self, student, teacher, **keywords):
         self.options = from_keywords(self.Options, keywords)
-        self.student = student
+        self.student, self._teacher = student, teacher
         self.matched_teacher = teacher
         if self.options.teacher_batch_norm == "batch":
             self.matched_teacher = with_batch_statistics(teacher)
             self.matched_teacher.trainable = False
         # The teacher is frozen, so that its batch norm can be folded: its gradient costs less.
-        self._copy = FasterCopy(self.matched_teacher, precision=self.options.teacher_precision)
+        # A compiled function of its own would keep the places of the step that traced it first.
+        placed = any(isinstance(layer, RandomPad) for layer in teacher._flatten_layers())
+        self._copy = FasterCopy(
+            self.matched_teacher,
+            precision=self.options.teacher_precision,
+            compile_with_xla=False if placed else None,
+        )
         if None in teacher.input_shape[1:]:
             raise InputError(
                 f"the teacher takes images of any size, {teacher.input_shape[1:]}, and input "
@@ -103,6 +110,8 @@ class InputGradients:
 
     def refresh(self):
         """Takes the teacher's present weights."""
+        if self.matched_teacher is not self._teacher:
+            self.matched_teacher.set_weights(self._teacher.get_weights())
         self._copy.refresh()
 
     def seen_part(self, gradient):

@@ -1103,7 +1103,9 @@ class TestErrors:
             InputError, match=r"teacher takes images of shape \(4, 4, 1\), the student \(2, 2, 1\)"
         ):
             kind(student=linear_model(), teacher=linear_model(shape=(4, 4, 1)))
-        with pytest.raises(InputError, match="teacher has 5 classes, the student 3; give a teacher of"):
+        with pytest.raises(
+            InputError, match="teacher has 5 classes, the student 3; give a teacher of"
+        ):
             kind(student=linear_model(), teacher=linear_model(classes=5))
 
     @pytest.mark.parametrize(

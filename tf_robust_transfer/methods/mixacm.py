@@ -93,9 +93,9 @@ def check_tasks(student, teacher, kld_weight):
         if kld_weight:
             raise InputError(
                 f"the teacher has {teacher.output_shape[-1]} classes, the student "
-                f"{student.output_shape[-1]}; give a teacher of the student's task, fine-tune a new "
-                "logit layer on this one first (method finetune), or leave its soft labels out "
-                "(kld_weight, --alpha_kld: 0)"
+                f"{student.output_shape[-1]}; give a teacher of the student's task, fine-tune a "
+                "new logit layer on this one first (method finetune), or leave its soft labels "
+                "out (kld_weight, --alpha_kld: 0)"
             )
         return
     check_pair(student, teacher)

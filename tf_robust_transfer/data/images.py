@@ -108,12 +108,8 @@ def hold_out(data: ImageData, fraction: float, seed: int) -> tuple[ImageData, Im
         raise InputError("validation_fraction needs images in memory, and these are streamed")
     held = stratified_indices(data.labels, fraction, seed)
     # A class that is not trained would be judged all the same.
-    left = np.bincount(data.labels, minlength=data.num_classes) - np.bincount(
-        data.labels[held], minlength=data.num_classes
-    )
-    ends = np.flatnonzero(left == 0)  # of classes of one image, and of a fraction near 1
-    last = [int(held[data.labels[held] == label][-1]) for label in ends if label in data.labels]
-    held = np.setdiff1d(held, last)
+    untrained = np.setdiff1d(data.labels, np.delete(data.labels, held))
+    held = np.setdiff1d(held, [held[data.labels[held] == label][-1] for label in untrained])
     if not len(held):
         raise InputError(
             f"validation_fraction {fraction:g} holds out no image: every class has one alone; give "

@@ -132,13 +132,19 @@ def test_without_a_folder_to_write_there_is_no_lock(tmp_path):
 # --- a run's checkpoints
 
 
-def test_a_damaged_checkpoint_gives_way_to_the_one_before_and_remains_are_removed(tmp_path, caplog):
+def two_checkpoints(folder):
+    """A variable, its checkpoint and a manager that has saved it as 1 and as 2."""
     variable = tf.Variable(1.0)
     checkpoint = tf.train.Checkpoint(variable=variable)
-    manager = tf.train.CheckpointManager(checkpoint, str(tmp_path), max_to_keep=2)
+    manager = tf.train.CheckpointManager(checkpoint, str(folder), max_to_keep=2)
     for step in (1, 2):
         variable.assign(step)
         checkpoints.save(manager, step)
+    return variable, checkpoint, manager
+
+
+def test_a_damaged_checkpoint_gives_way_to_the_one_before_and_remains_are_removed(tmp_path, caplog):
+    variable, checkpoint, manager = two_checkpoints(tmp_path)
     (tmp_path / "ckpt-3_temp").mkdir()
     (tmp_path / "ckpt-3.data-00000-of-00001").touch()
     (tmp_path / "ckpt-2.data-00000-of-00001").write_bytes(b"")
@@ -152,12 +158,7 @@ def test_a_damaged_checkpoint_gives_way_to_the_one_before_and_remains_are_remove
 
 
 def test_checkpoints_of_a_later_clock_are_kept_and_restored(tmp_path, monkeypatch):
-    variable = tf.Variable(1.0)
-    checkpoint = tf.train.Checkpoint(variable=variable)
-    manager = tf.train.CheckpointManager(checkpoint, str(tmp_path), max_to_keep=2)
-    for step in (1, 2):
-        variable.assign(step)
-        checkpoints.save(manager, step)
+    variable, checkpoint, _ = two_checkpoints(tmp_path)
     now = time.time()
     monkeypatch.setattr(time, "time", lambda: now - 3600)
     again = tf.train.CheckpointManager(checkpoint, str(tmp_path), max_to_keep=2)

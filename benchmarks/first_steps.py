@@ -21,7 +21,7 @@ import numpy as np
 
 import tf_robust_transfer as rt
 from tf_robust_transfer.files import write_json
-from tf_robust_transfer.runs.callbacks import first_kernel
+from tf_robust_transfer.runs.watching import first_kernel
 
 STEPS, SHOWN = 50, (1, 10, 50)
 PEAK, EPOCH = 0.1, 390  # learning rate; steps of an epoch of CIFAR-10 at batch 128

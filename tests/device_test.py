@@ -18,7 +18,7 @@ from tests import fresh_process
 from tf_robust_transfer.command import run_command
 from tf_robust_transfer.command_line import parse
 from tf_robust_transfer.config import SharedConfig, TrainConfig
-from tf_robust_transfer.runs import callbacks, device, host, run_training, trainer
+from tf_robust_transfer.runs import callbacks, device, host, run_training, trainer, watching
 from tf_robust_transfer.runs.folder import RunFolder
 from tf_robust_transfer.runs.method import compiled_method
 
@@ -205,7 +205,7 @@ def test_the_host_reads_nothing_of_a_step(tmp_path, monkeypatch):
         return read(tensor)
 
     # The first of the callbacks after a step, and the last before the next.
-    monkeypatch.setattr(callbacks.StopOnNonFinite, "SECONDS", 1e9)
+    monkeypatch.setattr(watching.StopOnNonFinite, "SECONDS", 1e9)
     ends = callbacks.Checkpoint.on_train_batch_end
     monkeypatch.setattr(
         callbacks.Checkpoint,

@@ -16,7 +16,7 @@ from tf_robust_transfer import progress
 from tf_robust_transfer.attacks import ThreatModel
 from tf_robust_transfer.command import _Stderr
 from tf_robust_transfer.evaluation import RobustnessWarning
-from tf_robust_transfer.runs import callbacks
+from tf_robust_transfer.runs import callbacks, watching
 
 
 @pytest.fixture
@@ -111,9 +111,9 @@ def test_a_doubt_is_told_once_a_run(monkeypatch):
         warnings.warn(next(lines), RobustnessWarning, stacklevel=2)
         return types.SimpleNamespace(accuracy={"clean": 1.0, "fgsm": 0.5}, attacks=("fgsm",))
 
-    monkeypatch.setattr(callbacks, "evaluate_robustness", evaluate)
+    monkeypatch.setattr(watching, "evaluate_robustness", evaluate)
     images = np.zeros((1, 8, 8, 1), np.float32)
-    watch = callbacks.WatchAccuracy(
+    watch = watching.WatchAccuracy(
         images,
         np.zeros(1, int),
         threat_model=ThreatModel(),

@@ -228,7 +228,7 @@ def test_two_workers_of_two_devices_each(seed, first, teacher, tmp_path):
 _SIGNAL = """
 import os, signal
 import keras
-from tf_robust_transfer.runs import callbacks
+from tf_robust_transfer.runs import watching
 
 
 def after_a_step(self, batch, logs=None):
@@ -236,7 +236,7 @@ def after_a_step(self, batch, logs=None):
         os.kill(os.getpid(), signal.{})
 
 
-callbacks.StopOnNonFinite.on_train_batch_end = after_a_step
+watching.StopOnNonFinite.on_train_batch_end = after_a_step
 """
 OFTEN = ("--checkpoint_minutes=0.00001",)
 

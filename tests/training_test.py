@@ -15,7 +15,7 @@ from tf_robust_transfer import train
 from tf_robust_transfer.command_line import parse
 from tf_robust_transfer.config import TrainConfig
 from tf_robust_transfer.errors import InputError
-from tf_robust_transfer.runs import callbacks, device, run_training, trainer
+from tf_robust_transfer.runs import device, run_training, trainer, watching
 from tf_robust_transfer.runs.folder import RunFolder
 from tf_robust_transfer.runs.method import compiled_method
 from tf_robust_transfer.runs.optimizers import learning_rate
@@ -122,7 +122,7 @@ def mixed(teacher):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(trainer, "compiled_method", compiled)
         patch.setattr(trainer, "evaluate_robustness", evaluate)
-        patch.setattr(callbacks, "evaluate_robustness", evaluate)
+        patch.setattr(watching, "evaluate_robustness", evaluate)
         run_training(parse(TrainConfig, mixed_arguments(teacher, folder)))
     return folder, methods[0].student, measured
 
@@ -509,9 +509,9 @@ def test_first_steps_that_throw_the_weights_out_are_told_in_a_line(learning_rate
     rng = np.random.default_rng(0)
     images, labels = rng.uniform(0, 1, (96, 8, 8, 1)).astype(np.float32), rng.integers(0, 10, 96)
     with caplog.at_level("WARNING", "tf_robust_transfer"):
-        method.fit(images, labels, batch_size=8, verbose=0, callbacks=[callbacks.WatchFirstSteps()])
+        method.fit(images, labels, batch_size=8, verbose=0, callbacks=[watching.WatchFirstSteps()])
         # A run that goes on is not looked at: its kernel at the start is not known.
-        method.fit(images, labels, batch_size=8, verbose=0, callbacks=[callbacks.WatchFirstSteps()])
+        method.fit(images, labels, batch_size=8, verbose=0, callbacks=[watching.WatchFirstSteps()])
     lines = [
         record.getMessage()
         for record in caplog.records

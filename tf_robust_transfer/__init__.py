@@ -43,7 +43,7 @@ from tf_robust_transfer.methods import (
     list_methods,
 )
 from tf_robust_transfer.models import build_discriminator, build_model, list_models
-from tf_robust_transfer.runs.callbacks import StopOnNonFinite
+from tf_robust_transfer.runs.watching import StopOnNonFinite
 
 _startup.release()
 

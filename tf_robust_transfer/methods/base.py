@@ -13,28 +13,22 @@ from tf_robust_transfer.flag_types import boolean, fraction
 from tf_robust_transfer.losses import classification
 from tf_robust_transfer.methods import batches, networks, watch
 from tf_robust_transfer.methods.averaging import WeightAverage, copied
-from tf_robust_transfer.methods.context import Context
+from tf_robust_transfer.methods.clipping import clip
 from tf_robust_transfer.methods.directions import Directions
+from tf_robust_transfer.methods.from_flags import MadeFromFlags
 from tf_robust_transfer.methods.random_layers import seed_layers
 from tf_robust_transfer.methods.replicated import RunsOnReplicas
 from tf_robust_transfer.methods.saving import SavesItsStudent
 from tf_robust_transfer.models.settings import check_settings, require_tensorflow
 from tf_robust_transfer.ops import replicas
-from tf_robust_transfer.options import (
-    Options,
-    at_least,
-    flags_of,
-    from_keywords,
-    option,
-    parameters_of,
-)
+from tf_robust_transfer.options import Options, at_least, from_keywords, option, parameters_of
 from tf_robust_transfer.terms import CrossEntropy, Logits, evaluate, total
 from tf_robust_transfer.terms.weight_decay import half_squares, kernels
 
 WEIGHT_DECAY_OF = ("kernels", "all")
 
 
-class Method(RunsOnReplicas, SavesItsStudent, keras.Model):
+class Method(RunsOnReplicas, SavesItsStudent, MadeFromFlags, keras.Model):
     """A Keras model that trains its student. `compile(optimizer=...)` it and `fit` it on (images,
     integer labels).
 
@@ -96,10 +90,6 @@ class Method(RunsOnReplicas, SavesItsStudent, keras.Model):
 
     # Those of the command line, where a method may have others than in Python.
     Flags = Options
-    # What a run has to know of a method.
-    takes_teacher = False
-    makes_its_student = False  # of its teacher, so that no network of its own is built
-    several_losses = False  # its `other_losses`, which float16 cannot scale
 
     def __init_subclass__(cls, **kwargs):
         super().__init_subclass__(**kwargs)
@@ -133,30 +123,6 @@ class Method(RunsOnReplicas, SavesItsStudent, keras.Model):
         self.watch = watch.Watch()
         self.asked_to_stop = self.told_to_stop = False
         self.built = True
-
-    @classmethod
-    def from_flags(cls, flags, context: Context):
-        """The method that the flags, an instance of `cls.Flags`, describe; not yet compiled."""
-        roles = {"student": context.student} | (
-            {"teacher": context.teacher} if cls.takes_teacher else {}
-        )
-        return cls(**roles, seed=context.seed, **cls.keywords(flags, context))
-
-    @classmethod
-    def keywords(cls, flags, context: Context) -> dict:
-        """The flags that are arguments, as arguments: epochs are steps."""
-        known = {flag.path[-1] for flag in flags_of(cls.Options)}
-        return {
-            flag.path[-1]: context.steps(flag.value(flags))
-            if flag.metadata["in_epochs"]
-            else flag.value(flags)
-            for flag in flags_of(type(flags))
-            if flag.path[-1] in known
-        }
-
-    def compile_arguments(self, flags) -> dict:
-        """What `compile` takes of the flags beside the optimizer."""
-        return {}
 
     def term_names(self) -> tuple[str, ...]:
         """The names of what loss_terms may return, by the method's options."""
@@ -346,15 +312,7 @@ class Method(RunsOnReplicas, SavesItsStudent, keras.Model):
     def _apply(self, gradients, terms):
         """One step of the optimizer, clipped; the norm joins the terms that are shown."""
         if self.gradient_clip_norm:
-            scale = self.optimizer.scale_loss(tf.constant(1.0))
-            norm = replicas.summed_norm(gradients) / scale
-            # What is not finite stays so: float16's scaling looks for it, and so does who watches
-            # the run.
-            factor = self.gradient_clip_norm / tf.maximum(norm, self.gradient_clip_norm)
-            factor = tf.where(tf.math.is_finite(norm), factor, float("nan"))
-            gradients = [None if g is None else g * tf.cast(factor, g.dtype) for g in gradients]
-            if isinstance(self.optimizer, keras.optimizers.LossScaleOptimizer):
-                norm = tf.where(tf.math.is_finite(norm), norm, 0.0)
+            gradients, norm = clip(gradients, self.gradient_clip_norm, self.optimizer)
             terms["gradient_norm"] = 0.0, replicas.once(norm)
         self.optimizer.apply(gradients, self._trained)
         if self.average is not None:

@@ -2,7 +2,7 @@
 survives a kill.
 """
 
-from tf_robust_transfer.runs.callbacks import StopOnNonFinite
 from tf_robust_transfer.runs.trainer import check_training, run_training
+from tf_robust_transfer.runs.watching import StopOnNonFinite
 
 __all__ = ["StopOnNonFinite", "check_training", "run_training"]

@@ -14,7 +14,7 @@ from tf_robust_transfer.errors import InputError
 from tf_robust_transfer.files import write_text
 from tf_robust_transfer.methods import Method
 from tf_robust_transfer.ops import workers
-from tf_robust_transfer.runs import callbacks, checkpoints, tensorboard
+from tf_robust_transfer.runs import callbacks, checkpoints, tensorboard, watching
 from tf_robust_transfer.runs.diagnostics import GradientDiagnostics
 from tf_robust_transfer.runs.events import Events
 from tf_robust_transfer.runs.folder import RunFolder
@@ -91,7 +91,7 @@ def fit(run: Run) -> None:
         _LOG.info("going on at step %d of %d", step, run.total_steps)
     save = callbacks.Checkpoint(manager, config.checkpoint_minutes)
     stop = callbacks.StopWhenTerminated(strategy, save if run.chief else None)
-    used = [callbacks.StopOnNonFinite()]
+    used = [watching.StopOnNonFinite()]
     with contextlib.ExitStack() as stack:
         if run.chief:
             events = stack.enter_context(Events(run.folder.tensorboard, step))
@@ -157,7 +157,7 @@ def _watching(run, events, progress, save):
         "attack": config.watch_attack,
         "seed": config.seed,
     }
-    accuracy = callbacks.WatchAccuracy(images, labels, measured=run.measured, **attacked)
+    accuracy = watching.WatchAccuracy(images, labels, measured=run.measured, **attacked)
     diagnostics = GradientDiagnostics(events, run.measured, images[:500], labels[:500], teacher)
     allowance = Allowance()
     for callback in (save, accuracy, diagnostics):
@@ -177,8 +177,8 @@ def _watching(run, events, progress, save):
         teacher=teacher,
     )
     return [
-        callbacks.WatchFirstSteps(),
-        callbacks.Rates(run.batch_size),
+        watching.WatchFirstSteps(),
+        watching.Rates(run.batch_size),
         accuracy,
         *best,
         progress,

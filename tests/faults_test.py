@@ -385,19 +385,31 @@ def test_a_spec_in_theorem_41(good):
     )
 
 
-def test_the_curve_over_the_radii(tmp_path):
+def test_the_curve_over_the_radii(tmp_path, monkeypatch):
     from tf_robust_transfer import visualize
+    from tf_robust_transfer.reports import radii as reported
+
+    names, plot = [], reported.plot_sweep
+
+    def seen(outcomes, *arguments, **options):
+        names.append({str(one.values["results"]) for one in outcomes})
+        plot(outcomes, *arguments, **options)
+
+    monkeypatch.setattr(reported, "plot_sweep", seen)
 
     at = {"confidence_interval_95": {"clean": [0.4, 0.6], "fgsm": [0.1, 0.6]}}
     radii = [at | {"eps": eps, "accuracy": {"clean": 0.5, "fgsm": 0.5 - eps}}
              for eps in (0.1, 0.2, 0.3)]  # fmt: skip
     for name in ("a", "b"):
         (tmp_path / f"{name}.json").write_text(json.dumps(RESULT | {"radii": radii}))
-    both = f"{tmp_path}/a.json,{tmp_path}/b.json"
+    (tmp_path / "c").mkdir()
+    (tmp_path / "c" / "a.json").write_text((tmp_path / "a.json").read_text())
+    both = f"{tmp_path}/a.json,{tmp_path}/c/a.json"
     for results in (f"{tmp_path}/a.json", both):
         picture = pathlib.Path(tmp_path / "curve.png")
         visualize.main(["--kind=radii", f"--results={results}", f"--output={picture}"])
         assert picture.stat().st_size > 5000
+    assert names == [{"a"}, {f"{tmp_path.name}/a", "c/a"}]  # two networks are no line of one
     (tmp_path / "one.json").write_text(json.dumps(RESULT))
     with pytest.raises(SystemExit) as stop:
         visualize.main(["--kind=radii", f"--results={tmp_path}/one.json", f"--output={picture}"])

@@ -90,6 +90,15 @@ def test_what_is_wrong_is_said(case, says, teacher, images, digits):
     assert any(says in problem for problem in found.problems), found.problems
 
 
+@pytest.mark.filterwarnings("ignore::tf_robust_transfer.evaluation.RobustnessWarning")
+def test_one_that_is_hardly_robust_has_a_note(teacher, images, digits):
+    found = teacher_fitness(teacher, images, digits.labels, threat_model=rt.ThreatModel(eps=0.15))
+    assert 0.1 < found.robustness.accuracy["pgd20"] < found.robustness.accuracy["clean"] / 3
+    assert not found.problems and any(
+        "hardly robust: PGD-20 leaves" in note for note in found.notes
+    )
+
+
 def test_what_is_no_reason_is_a_note(teacher, images, digits, monkeypatch):
     """A network without named blocks, of which PGD-20 would have wanted more steps."""
     doubtful = (

@@ -79,6 +79,35 @@ def test_convert_writes_one_and_evaluate_adds_to_it(model, tmp_path):
     assert card.text.count("| fgsm, linf 0.1") == 1 and f"| {percent:.2f} |" in card.text
 
 
+def test_each_radius_has_its_figure_and_batch_statistics_replace_none(model, tmp_path):
+    """The largest radius alone was kept, and `--batch_norm=batch` wrote over the proper figures."""
+    file = tmp_path / "it.keras"
+    model_card.write_card(file, model=rt.load_model(str(model)), source="", command="")
+    written = {
+        "dataset": "digits", "split": "test", "num_examples": 10, "seed": 0, "warnings": [],
+        "threat_model": {"norm": "linf", "eps": 0.2}, "accuracy": {"clean": 0.5, "fgsm": 0.3},
+        "confidence_interval_95": {"clean": [0.4, 1.0], "fgsm": [0.1, 1.0]},
+    }  # fmt: skip
+    interval = {"confidence_interval_95": written["confidence_interval_95"]}
+    radii = [
+        {"eps": eps, "accuracy": {"clean": 0.5, "fgsm": 0.5 - eps}} | interval for eps in (0.1, 0.2)
+    ]
+    said = ["eps 0.2: square took 1.0 points off what the gradient attacks had left"]
+    model_card.add_results(file, written | {"radii": radii, "warnings": said}, "a.json")
+    batch = {"batch_norm": "batch", "accuracy": {"clean": 0.9}}
+    model_card.add_results(file, written | batch, "b.json")
+    found = {
+        name: (percent, args["doubtful"])
+        for (name, _), (percent, args) in figures(card_of(model_card.card_path(file))).items()
+    }
+    assert found == {
+        "clean": (50.0, False),
+        "fgsm, linf 0.1": (40.0, False),
+        "fgsm, linf 0.2": (30.0, True),
+        "clean, on batch statistics": (90.0, False),
+    }
+
+
 def test_train_writes_one(tmp_path):
     train.run(parse(TrainConfig, ["--dataset=digits", "--smoke", f"--run_dir={tmp_path}/run"]))
     card = card_of(tmp_path / "run" / "model.keras.md")

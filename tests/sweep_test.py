@@ -9,7 +9,7 @@ import re
 
 import pytest
 
-from tf_robust_transfer import visualize
+from tf_robust_transfer import files, visualize
 from tf_robust_transfer.command_line import parse, train_flags
 from tf_robust_transfer.config import TrainConfig
 from tf_robust_transfer.errors import InputError
@@ -163,6 +163,53 @@ def test_depth_and_width_are_read_from_the_network(drawn, tmp_path):
     (axis,) = drawn("--x=depth", "--series=width").axes
     assert rounded(points(axis, "width 1")) == rounded([(10, 20, 18, 21), (16, 26, 24, 27)])
     assert rounded(points(axis, "width 2")) == rounded([(10, 30, 28, 31)])
+
+
+def test_training_images_and_the_best_epoch_make_no_point(drawn, tmp_path):
+    """They would be drawn as figures of test images, and of the run's own network."""
+    folder = tmp_path / "a"
+    run_folder(folder, ["lambda_diff=1"], {"clean": 0.8}, count=10)
+    others = {"results_train.json": {"split": "train[:2000]"},
+              "results_best.json": {"model": "runs/a/model_best.keras"}}  # fmt: skip
+    result = json.loads((folder / "results.json").read_text())
+    for file, other in others.items():
+        written = result | other | {"num_examples": 2000, "accuracy": {"clean": 0.99}}
+        written["confidence_interval_95"] = {"clean": [0.98, 1.0]}
+        (folder / file).write_text(json.dumps(written))
+    (axis,) = drawn("--x=lambda_diff").axes
+    ((at, accuracy, *_),) = points(axis, "clean")
+    assert (at, round(accuracy, 6)) == (1, 80)
+    (folder / "results.json").unlink()
+    with pytest.raises(InputError, match="results of other images than those of training"):
+        drawn("--x=lambda_diff")
+
+
+def test_each_radius_of_an_evaluation_is_a_point(drawn, tmp_path):
+    run_folder(tmp_path / "a", ["lambda_diff=1"], {"clean": 0.8, "fgsm": 0.2}, eps=0.2)
+    path = tmp_path / "a" / "results.json"
+    result = json.loads(path.read_text())
+    at = [
+        {"eps": eps, "accuracy": {"clean": 0.8, "fgsm": accuracy},
+         "confidence_interval_95": {"clean": [0.7, 0.9], "fgsm": [0, 1]}}
+        for eps, accuracy in ((0.1, 0.5), (0.2, 0.2))
+    ]  # fmt: skip
+    path.write_text(json.dumps(result | {"radii": at}))
+    (axis,) = drawn("--x=eps", "--attacks=fgsm").axes
+    found = [(x, round(accuracy, 6)) for x, accuracy, *_ in points(axis, "under fgsm")]
+    assert found == [(0.1, 50), (0.2, 20)]
+    result["radii"] = [{"eps": 0.1, "accuracy": {"fgsm": 7}}]
+    path.write_text(json.dumps(result))
+    with pytest.raises(InputError, match="is no results file"):
+        drawn("--x=eps")
+
+
+def test_models_of_one_name_are_told_apart():
+    assert files.told_apart(["a/seed0/igam".split("/"), "a/seed1/igam".split("/"), ["b"]]) == [
+        "seed0/igam", "seed1/igam", "b"
+    ]  # fmt: skip
+    assert files.told_apart([["igam"], ["seed0", "igam"], ["seed0", "x"]]) == [
+        "igam", "seed0/igam", "x"
+    ]  # fmt: skip
 
 
 def test_results_of_other_radii_are_lines_of_their_own_and_of_several_the_largest_holds(
@@ -433,3 +480,24 @@ def test_a_figures_numbers_are_found_under_its_own_attack():
     assert not paper_accuracy(
         SWEEPS["mixacm_figure7b"], rows["figure7b_alpha_kld_0.9_gamma_10"], TABLES
     )
+
+
+def test_a_figure_whose_baselines_alone_were_attacked(drawn, tmp_path):
+    run_folder(tmp_path / "figure7b_without_kd", ["x=1"], {"clean": 0.8, "autoattack": 0.1})
+    figure = SWEEPS["mixacm_figure7b"]
+    row = next(row for row in figure.table.rows if figure.place(row))
+    run_folder(tmp_path / row.folder, ["x=1"], {"clean": 0.8})
+    with pytest.raises(InputError, match="no run was measured under 'autoattack'; there are clean"):
+        drawn("--paper=mixacm_figure7b", "--attacks=autoattack")
+
+
+def test_a_run_folder_reports_on_itself(tmp_path, monkeypatch, capsys):
+    """ "." has no name of its own: a row without one, and for RobustBench's entries a traceback."""
+    from tf_robust_transfer import report
+
+    run_folder(tmp_path / "mine", ["method=igam"], {"clean": 0.8, "autoattack": 0.1}, count=10000)
+    monkeypatch.chdir(tmp_path / "mine")
+    report.main(["--runs=."])
+    assert "\nmine " in capsys.readouterr().out
+    report.main(["--runs=.", "--robustbench"])
+    assert [pathlib.Path(file).stem for file in json.loads(capsys.readouterr().out)] == ["mine"]

@@ -236,11 +236,23 @@ class TestErrors:
             ([], "give --models=A,B"),
             (["--models=a"], "give --models=A,B"),
             (["--models=a", "--teacher=b", "--output=nowhere/x.json"], "its folder does not exist"),
+            (["--delta=5"], "--delta: expected a number above 0 and below 1"),
         ],
     )
     def test_flags(self, arguments, text):
         with pytest.raises(InputError, match=text):
             command.run(parse(Theorem41Config, arguments))
+
+    @pytest.mark.parametrize("given", [(), ("--train_fraction=0.5",), ("--seed=2",)])
+    def test_students_of_other_training_images(self, tmp_path, given):
+        (tmp_path / "run").mkdir()
+        build_model("small_cnn", (8, 8, 1), 3).save(tmp_path / "run" / "model.keras")
+        (tmp_path / "run" / "flags.txt").write_text("--train_fraction=0.333\n--seed=2\n")
+        specs = [f"--models={tmp_path / 'run'}", f"--teacher={tmp_path / 'run'}"]
+        with pytest.raises(InputError, match=r"trained on --train_fraction=0.333 of --seed=2"):
+            command.run(parse(Theorem41Config, [*specs, *given]))
+        theirs = ["--train_fraction=0.333", "--seed=2"]
+        parse(Theorem41Config, [*specs, *theirs]).verify()
 
     def test_a_model_of_other_classes(self, tmp_path):
         build_model("small_cnn", (8, 8, 1), 3).save(tmp_path / "three.keras")
@@ -261,6 +273,7 @@ def test_the_command_on_digits(tmp_path, capsys):
         f"--models={specs[0]},{specs[1]}",
         f"--teacher={specs[1]}",
         "--max_examples=20",
+        "--train_fraction=0.5",
         "--eps=0.1",
         f"--output={output}",
     ]
@@ -268,7 +281,7 @@ def test_the_command_on_digits(tmp_path, capsys):
     found = json.loads(output.read_text())
     assert (
         found["measured_examples"] == {"test": 20, "train": 20}
-        and found["training_examples"] > 1000
+        and found["training_examples"] == 651  # half of each class of 1,297 images, rounded
     )
     assert found["other_terms"] == theorem41.other_terms(found["training_examples"], 0.05)
     assert list(found["students"]) == specs

@@ -229,7 +229,7 @@ def test_the_command_on_digits(tmp_path, capsys):
     assert "allowed eps" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("classes", ["0,10", "3,3", "1", "1,2,3"])
+@pytest.mark.parametrize("classes", ["0,10", "3,3", "1", "1,2,3", "0,1,1"])
 def test_bad_classes(classes):
     with pytest.raises(InputError, match="two classes in 0..9"):
         command.run(parse(Theorem42Config, [f"--classes={classes}"]))

@@ -9,7 +9,7 @@ import pathlib
 import re
 import time
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from tf_robust_transfer.errors import InputError
 
@@ -26,6 +26,16 @@ def path_of(text) -> pathlib.Path:
     """The path that a user named; a leading `~` is the home folder, as in a shell."""
     # A shell leaves that of --flag=~/file as it is. `Path.expanduser` raises for an unknown user.
     return pathlib.Path(os.path.expanduser(text))
+
+
+def told_apart(paths: Sequence[Sequence[str]]) -> list[str]:
+    """A name for each path, given by its parts: its last part; with those above it as far as
+    another has the same."""
+    ends = [["/".join(parts[at:]) for at in reversed(range(len(parts)))] for parts in paths]
+    return [
+        next((end for end in own if sum(end in other for other in ends) == 1), own[-1])
+        for own in ends
+    ]
 
 
 def check_local(path, what: str) -> None:

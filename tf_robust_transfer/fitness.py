@@ -53,15 +53,16 @@ def run(config: FitnessConfig) -> None:
     result = found.robustness
     for attack in result.accuracy:
         low, high = result.confidence_interval_95[attack]
+        ball = "" if attack == "clean" else f", {config.norm} {config.eps:.4g}"
         sys.stdout.write(
-            f"{attack:16s} {100 * result.accuracy[attack]:6.2f}%  [{100 * low:.2f}, "
+            f"{attack + ball:18s} {100 * result.accuracy[attack]:6.2f}%  [{100 * low:.2f}, "
             f"{100 * high:.2f}] on {result.num_examples} images\n"
         )
     sys.stdout.write(
-        f"{'alignment':16s} {found.alpha:6.3f}   mean |<x, g>| / ||g||; no gradient on "
+        f"{'alignment':18s} {found.alpha:6.3f}   mean |<x, g>| / ||g||; no gradient on "
         f"{100 * found.zero_gradients:.1f}%\n"
-        f"{'endpoints':16s} {', '.join(found.endpoints)}\n"
-        f"{'spread of logits':16s} {found.spread:6.2f}   over the images, against their mean\n"
+        f"{'endpoints':18s} {', '.join(found.endpoints)}\n"
+        f"{'spread of logits':18s} {found.spread:6.2f}   over the images, against their mean\n"
     )
     for note in found.notes:
         sys.stdout.write(f"note: {note}\n")

@@ -2,7 +2,8 @@
 
     python -m tf_robust_transfer.theorem41 --teacher=runs/results/seed2/mnist14_wrn_teacher \
         --models=runs/results/seed2/natural,runs/results/seed2/rkd,runs/results/seed2/mixacm \
-        --dataset=mnist --image_size=14x14 --eps=0.1 --gamma=1 --seed=2 --output=gamma1.json
+        --dataset=mnist --image_size=14x14 --train_fraction=0.333 --eps=0.1 --gamma=1 --seed=2 \
+        --output=gamma1.json
 
 One row a student: the robust error of test images, and the two terms of the bound that depend on
 the student, of training images. What each number is, and which way it errs:
@@ -21,6 +22,7 @@ from tf_robust_transfer.errors import InputError
 from tf_robust_transfer.files import write_json
 from tf_robust_transfer.flag_types import fraction, names
 from tf_robust_transfer.options import above, at_least, one_of, option
+from tf_robust_transfer.runs.folder import read_flags
 from tf_robust_transfer.runs.images import load_split
 
 
@@ -33,6 +35,12 @@ class Theorem41Config(SharedConfig):
     eps: float = option(
         "8/255", "linf radius, a fraction of the pixel range", fraction, **at_least(0)
     )
+    train_fraction: float = option(
+        "1",
+        "part of the training images that the students were trained on, which --seed chose",
+        fraction,
+        **above(0, 1),
+    )
     max_examples: int = option(
         "1000", "so many first examples of either split; 0: all", int, **at_least(0)
     )
@@ -41,7 +49,11 @@ class Theorem41Config(SharedConfig):
         "l2", "norm of the difference of logits: l2 or linf", **one_of("l2", "linf")
     )
     delta: float = option(
-        "0.05", "the bound holds with probability 1 - delta", fraction, **above(0)
+        "0.05",
+        "the bound holds with probability 1 - delta",
+        fraction,
+        check=lambda value: 0 < value < 1,
+        expected="a number above 0 and below 1",
     )
     output: str = option("", "all numbers as JSON; empty: only printed")
 
@@ -52,6 +64,20 @@ class Theorem41Config(SharedConfig):
         check_outputs(self, "output")
         check_specs("models", *self.models)
         check_specs("teacher", self.teacher)
+        for spec in self.models:
+            self._check_images(spec)
+
+    def _check_images(self, spec):
+        """Raises an InputError where a student's flags.txt says that it saw other images."""
+        flags = read_flags(spec)
+        share = fraction(flags.get("train_fraction", self.train_fraction))
+        seed = flags.get("seed", str(self.seed))
+        if share != self.train_fraction or share < 1 and seed != str(self.seed):
+            raise InputError(
+                f"the student {spec} was trained on --train_fraction={share:g} of "
+                f"--seed={seed}: the terms are of its training images; give these two "
+                "flags, and students of other images in a command of their own"
+            )
 
 
 def run(config: Theorem41Config) -> None:
@@ -66,7 +92,7 @@ def run(config: Theorem41Config) -> None:
                 f"{test.num_classes}; give "
                 "another --dataset"
             )
-    # n is the size of all that the students may have been trained on.
+    # n is the size of all that the students were trained on.
     fixed = theorem41.other_terms(len(whole.labels), config.delta)
     used = slice(0, config.max_examples or None)
     sides = [
@@ -81,6 +107,7 @@ def run(config: Theorem41Config) -> None:
         "logit_norm": config.logit_norm,
         "seed": config.seed,
         "delta": config.delta,
+        "train_fraction": config.train_fraction,
         "training_examples": len(whole.labels),
         "measured_examples": {"test": len(sides[0][1]), "train": len(sides[1][1])},
         "other_terms": fixed,

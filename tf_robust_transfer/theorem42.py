@@ -71,8 +71,10 @@ def two_class_points(config):
     classes, half of each.
     """
     images = load_split(config, "train")
-    if len(set(config.classes)) != 2 or not all(
-        0 <= c < images.num_classes for c in config.classes
+    if (
+        sorted(set(config.classes)) != sorted(config.classes)
+        or len(config.classes) != 2
+        or not all(0 <= c < images.num_classes for c in config.classes)
     ):
         raise InputError(
             f"--classes: expected two classes in 0..{images.num_classes - 1}, got {config.classes}"

@@ -9,14 +9,12 @@
 
 import dataclasses
 
-import numpy as np
-
 from tf_robust_transfer.attacks import ThreatModel
 from tf_robust_transfer.checkpoints import load_model
 from tf_robust_transfer.command import run_command
 from tf_robust_transfer.config import SPEC, SharedConfig, check_outputs, check_specs
 from tf_robust_transfer.errors import InputError
-from tf_robust_transfer.files import path_of
+from tf_robust_transfer.files import path_of, told_apart
 from tf_robust_transfer.flag_types import fraction, names, paths
 from tf_robust_transfer.options import at_least, one_of, option
 from tf_robust_transfer.papers.figures import SWEEPS
@@ -24,7 +22,7 @@ from tf_robust_transfer.plots.channel_maps import plot_channel_maps
 from tf_robust_transfer.plots.input_gradients import plot_input_gradients
 from tf_robust_transfer.plots.loss_landscape import plot_loss_landscapes
 from tf_robust_transfer.reports import radii, sweep
-from tf_robust_transfer.runs.images import load_split
+from tf_robust_transfer.runs.images import load_split, pixels
 
 
 def _draw_landscapes(models, images, labels, config):
@@ -132,23 +130,24 @@ def run(config: VisualizeConfig) -> None:
     if config.kind in ("sweep", "radii"):
         plot(config)
         return
-    shown = load_split(config, config.split)
-    models = {}
-    for spec in config.models:
-        title = _title(spec)
-        models[title if title not in models else spec] = load_model(spec)
-    used = slice(0, config.num_images or default_images)
-    plot(
-        models, shown.images[used].astype(np.float32) / np.float32(255), shown.labels[used], config
-    )
+    shown = load_split(config, config.split, config.num_images or default_images)
+    titles = told_apart([_parts(spec) for spec in config.models])
+    models = {title: load_model(spec) for title, spec in zip(titles, config.models, strict=True)}
+    plot(models, pixels(shown.images), shown.labels, config)
 
 
-def _title(spec: str) -> str:
+def _parts(spec: str) -> tuple[str, ...]:
+    """What a model may be called by: its file without the suffix, of a run its folder."""
     path = path_of(spec)
-    if path.name == "model.keras":
-        return path.parent.name
     # A folder may be "noise_0.6", which has no suffix.
-    return path.name if path.is_dir() else path.stem
+    path = (
+        path.parent
+        if path.name == "model.keras"
+        else path
+        if path.is_dir()
+        else path.with_suffix("")
+    )
+    return path.absolute().parts
 
 
 def main(argv=None) -> None:

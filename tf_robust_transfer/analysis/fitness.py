@@ -88,6 +88,12 @@ def teacher_fitness(
             f"not robust: PGD-20 leaves {_percent(result.accuracy['pgd20'])} of "
             f"{_percent(result.accuracy['clean'])}"
         )
+    elif result.accuracy["pgd20"] < result.accuracy["clean"] / 3:
+        # What was fine-tuned to another task may be so, and still have something to transfer.
+        notes.append(
+            f"hardly robust: PGD-20 leaves {_percent(result.accuracy['pgd20'])} of "
+            f"{_percent(result.accuracy['clean'])}: was it trained for this radius?"
+        )
     zero = float(np.mean(found.gradient_norm == 0))
     if zero > 0.1:
         problems.append(f"{_percent(zero)} of the images have no input gradient to transfer")

@@ -8,7 +8,7 @@ import pathlib
 import re
 
 from tf_robust_transfer.errors import InputError
-from tf_robust_transfer.evaluation.result import warnings_of
+from tf_robust_transfer.evaluation.result import at_each_radius, warnings_of
 from tf_robust_transfer.files import write_text
 
 _FIGURES = re.compile(r"(?<=\n## Figures\n\n).*?(?=\n## |\Z)", re.DOTALL)
@@ -103,21 +103,25 @@ def add_results(model_file, results: dict, record: str) -> None:
     if entry is None:
         entry = {"task": {"type": "image-classification"}, "dataset": dataset, "metrics": []}
         entries.append(entry)
-    threat, metrics = results["threat_model"], {}
-    for attack, accuracy in results["accuracy"].items():
-        interval = results["confidence_interval_95"][attack]
-        ball = "" if attack == "clean" else f", {threat['norm']} {threat['eps']:.6g}"
-        metrics[f"{attack}{ball}"] = {
-            "type": "accuracy",
-            "value": round(100 * accuracy, 4),
-            "args": {
-                "examples": results["num_examples"],
-                "interval": [round(100 * end, 4) for end in interval],
-                "seed": results["seed"],
-                "record": record,
-                "doubtful": bool(warnings_of(attack, results)),
-            },
-        }
+    metrics = {}
+    for at in at_each_radius(results):
+        threat = at["threat_model"]
+        for attack, accuracy in at["accuracy"].items():
+            interval = at["confidence_interval_95"][attack]
+            ball = "" if attack == "clean" else f", {threat['norm']} {threat['eps']:.6g}"
+            # Of another network, as it were: its figures do not replace the proper ones.
+            batch = ", on batch statistics" if "batch_norm" in at else ""
+            metrics[f"{attack}{ball}{batch}"] = {
+                "type": "accuracy",
+                "value": round(100 * accuracy, 4),
+                "args": {
+                    "examples": at["num_examples"],
+                    "interval": [round(100 * end, 4) for end in interval],
+                    "seed": at["seed"],
+                    "record": record,
+                    "doubtful": bool(warnings_of(attack, at)),
+                },
+            }
     found = [{"name": name, **metric} for name, metric in metrics.items()]
     same = {(metric["name"], metric["args"]["examples"]) for metric in found}
     entry["metrics"] = [

@@ -156,6 +156,26 @@ def warnings_of(attack: str, results: dict) -> tuple[str, ...]:
     return tuple(line for line in results.get("warnings", ()) if _names(line, attack, results))
 
 
+def at_each_radius(results: dict) -> list[dict]:
+    """What stands in results.json, as one such dict for each radius that was evaluated, the
+    smallest first."""
+    threat = results["threat_model"]
+    found = []
+    for at in results.get("radii") or [{"eps": threat["eps"]}]:
+        own = f"eps {at['eps']:.4g}: "
+        lines = results.get("warnings", ())
+        said = [line.removeprefix(own) for line in lines if not _OF_A_RADIUS.match(line)
+                or line.startswith(own)]  # fmt: skip
+        figures = {name: value for name, value in at.items() if name != "eps"}
+        found.append(results | figures | {
+            "threat_model": threat | {"eps": at["eps"]}, "warnings": said, "radii": []
+        })  # fmt: skip
+    return found
+
+
+_OF_A_RADIUS = re.compile(r"eps [\d.e+-]+: ")
+
+
 def _names(warning, attack, results):
     if re.search(r"\bAutoAttack is\b.*\bbelow PGD\b", warning):
         # Said of PGD's figure, which is the one not to quote.

@@ -55,7 +55,10 @@ def number(value) -> float | None:
 def shown_attacks(outcomes, attacks):
     met = list(
         dict.fromkeys(
-            name for outcome in outcomes if not outcome.paper for name in outcome.accuracy
+            name
+            for outcome in outcomes
+            if not outcome.paper and not outcome.baseline
+            for name in outcome.accuracy
         )
     )
     if not met:

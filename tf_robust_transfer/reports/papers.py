@@ -5,7 +5,7 @@ import sys
 from tf_robust_transfer.errors import InputError
 from tf_robust_transfer.evaluation import robustbench_entry
 from tf_robust_transfer.papers import TABLES, comparison
-from tf_robust_transfer.runs.folder import RESULTS, is_of_best, read_flags, read_results
+from tf_robust_transfer.runs.folder import is_of_best, is_of_training, read_flags, results_of
 
 
 def robustbench_entries(folders):
@@ -14,9 +14,8 @@ def robustbench_entries(folders):
     """
     found = []  # (results file, its content)
     for folder in folders:
-        for path in sorted(folder.glob(RESULTS)):
-            result = read_results(path)
-            if "autoattack" not in result["accuracy"]:
+        for path, result in results_of(folder):
+            if "autoattack" not in result["accuracy"] or is_of_training(result):
                 continue
             found.append((path, result))
             if result["num_examples"] < 10000:
@@ -38,6 +37,7 @@ def robustbench_entries(folders):
 def _told_apart(paths):
     """A name for each results file: its folder's; where two have it, with the folders above it, and
     with its own, as far as they are needed."""
+    paths = [path.absolute() for path in paths]
     longest = max(len(path.parts) for path in paths)
     forms = [
         ["_".join(path.parent.parts[-depth:]) for path in paths] for depth in range(1, longest)
@@ -51,7 +51,7 @@ def _told_apart(paths):
 
 def paper_table(name, folders):
     """A paper's table; all of its known names for an unknown one. A smoke run's figures mean
-    nothing and stay out.
+    nothing and stay out, and so do those of training images.
     """
     if name not in TABLES:
         raise InputError(f"--table: unknown table {name!r}; the tables are {', '.join(TABLES)}")
@@ -59,7 +59,7 @@ def paper_table(name, folders):
     results = [
         (folder.resolve().as_posix(), result)
         for folder in kept
-        for path in sorted(folder.glob(RESULTS))
-        if not is_of_best(result := read_results(path))
+        for _, result in results_of(folder)
+        if not is_of_best(result) and not is_of_training(result)
     ]
     return comparison(TABLES[name], results)

@@ -5,13 +5,7 @@ import pathlib
 from collections.abc import Iterable
 
 from tf_robust_transfer.evaluation.result import warnings_of
-from tf_robust_transfer.runs.folder import (
-    RESULTS,
-    is_of_best,
-    read_flags,
-    read_results,
-    run_folders,
-)
+from tf_robust_transfer.runs.folder import is_of_best, read_flags, results_of, run_folders
 
 NOT_RECORDED = "not recorded"
 
@@ -118,10 +112,10 @@ def records(folders: Iterable[pathlib.Path]) -> list[Record]:
     for folder in map(pathlib.Path, folders):
         flags = read_flags(folder)
         alike: dict[tuple[str, str], list] = {}
-        for path in sorted(folder.glob(RESULTS)):
-            one = Record(folder, flags, (read_results(path),))
-            alike.setdefault((one.heading, one.name), []).append(one.results[0])
-        found += [Record(folder, flags, tuple(results)) for results in alike.values()]
+        for _, results in results_of(folder):
+            one = Record(folder, flags, (results,))
+            alike.setdefault((one.heading, one.name), []).append(results)
+        found += [Record(folder, flags, tuple(same)) for same in alike.values()]
     return found
 
 

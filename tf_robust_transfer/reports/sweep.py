@@ -12,7 +12,13 @@ from tf_robust_transfer.papers import TABLES
 from tf_robust_transfer.papers.figures import SWEEPS, paper_accuracy
 from tf_robust_transfer.plots.outcomes import Outcome, number
 from tf_robust_transfer.plots.sweep import plot_sweep
-from tf_robust_transfer.runs.folder import read_flags, read_results, run_folders
+from tf_robust_transfer.runs.folder import (
+    is_of_best,
+    is_of_training,
+    read_flags,
+    results_of,
+    run_folders,
+)
 
 _LOG = logging.getLogger("tf_robust_transfer")
 # Flags that runs of one line may differ in: what they are called, where they lie, what is measured
@@ -87,7 +93,7 @@ def draw(config) -> None:
         if not found:
             raise InputError(
                 f"no run folder in {', '.join(config.runs)!r} has a flags.txt, which tells where "
-                "its point is"
+                "its point is, and results of other images than those of training"
             )
     known = {name for outcome in found for name in outcome.values}
     for name, value in (("x", x), ("series", series)):
@@ -124,7 +130,8 @@ def _folders(root):
 
 
 def _outcomes(folder, place=None, baseline="", units=None):
-    """One for each results file. place: values of a paper's row, of which the run's own flags win.
+    """One for each radius of each results file, of the run's own network and of other images than
+    those of training. place: values of a paper's row, of which the run's own flags win.
     units: a figure's.
     """
     flags = read_flags(folder)
@@ -139,7 +146,9 @@ def _outcomes(folder, place=None, baseline="", units=None):
     if size:
         values |= {"depth": size[1], "width": size[2]}
     outcomes = []
-    for result in (read_results(path) for path in sorted(folder.glob("results*.json"))):
+    for _, result in results_of(folder):
+        if is_of_best(result) or is_of_training(result):
+            continue
         threat = result["threat_model"]
         evaluated = {"dataset": result["dataset"], "norm": threat["norm"], "eps": threat["eps"]}
         outcome = Outcome(

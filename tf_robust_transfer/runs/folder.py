@@ -9,6 +9,7 @@ from collections.abc import Iterator
 
 from tf_robust_transfer.command_line import to_text
 from tf_robust_transfer.errors import InputError
+from tf_robust_transfer.evaluation.result import at_each_radius
 from tf_robust_transfer.files import check_local, locked, path_of, write_text
 from tf_robust_transfer.flag_files import from_line, to_line
 from tf_robust_transfer.runs.checkpoints import WORKERS
@@ -136,6 +137,7 @@ def run_folders(root) -> list[pathlib.Path]:
     root is no folder.
     """
     root = path_of(root)
+    root = root if root.name else root.absolute()  # "." has no name, which rows are told apart by
     return sorted({path.parent for path in root.rglob(RESULTS)}) if root.is_dir() else []
 
 
@@ -160,6 +162,25 @@ def is_of_best(results: dict) -> bool:
     return pathlib.PurePath(results.get("model", "")).name == BEST
 
 
+def is_of_training(results: dict) -> bool:
+    """Whether results are of training images, which say nothing of the test's."""
+    return results["split"].partition("[")[0] == "train"
+
+
+def results_of(folder) -> list[tuple[pathlib.Path, dict]]:
+    """(file, its results) for each results*.json of a run folder, by name; of an evaluation at
+    several radii one for each.
+
+    Raises:
+        InputError: a file of other content.
+    """
+    return [
+        (path, at)
+        for path in sorted(pathlib.Path(folder).glob(RESULTS))
+        for at in at_each_radius(read_results(path))
+    ]
+
+
 def read_results(path) -> dict:
     """A results*.json.
 
@@ -168,7 +189,8 @@ def read_results(path) -> dict:
     """
     try:
         result = json.loads(path_of(path).read_text())
-        _check_results(result)
+        for at in at_each_radius(result):
+            _check_results(at)
     # Damaged, nested deeply, or with something else where the figures should be.
     except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError):
         raise InputError(f"{str(path)!r} is no results file; remove it or evaluate again") from None

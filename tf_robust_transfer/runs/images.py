@@ -7,14 +7,15 @@ from tf_robust_transfer.data.augmentation import check_augmentations
 from tf_robust_transfer.errors import InputError, of_flag
 
 
-def load_split(config, split: str) -> data.ImageData:
-    """A split of the data set; for a smoke run synthetic images where it is absent."""
+def load_split(config, split: str, limit: int = 0) -> data.ImageData:
+    """A split of the data set; for a smoke run synthetic images where it is absent.
+
+    limit: so many first images; 0 is --max_examples, where the command has it, or all."""
     fraction = getattr(config, "train_fraction", 1.0) if split == "train" else 1.0
     # In `train`, --max_examples is of the evaluation; a command that names its split means that
     # one.
-    limit = (
-        getattr(config, "max_examples", 0) if split != "train" or hasattr(config, "split") else 0
-    )
+    if not limit and (split != "train" or hasattr(config, "split")):
+        limit = getattr(config, "max_examples", 0)
     try:
         return data.load_data(
             config.dataset,

@@ -76,6 +76,24 @@ def test_each_batch_is_attacked_as_a_whole(case):
         moving
     )
     assert mark(result)["batch_norm"] == "batch"
+    before = model.get_weights()
+    model.set_weights([*before[:-2], -before[-2], -before[-1]])
+    try:
+        with pytest.warns(RobustnessWarning):
+            turned = evaluate_robustness(
+                model,
+                images,
+                labels,
+                threat_model=ThreatModel("linf", EPS),
+                attacks=(),
+                batch_size=SIZE,
+                batch_norm="batch",
+            )
+        expected = written_out(model, images, labels, 0, 0)
+    finally:
+        model.set_weights(before)
+    np.testing.assert_array_equal(turned.correct["clean"], expected)
+    assert (expected != result.correct["clean"]).any()
 
 
 def mark(result):

@@ -3,6 +3,8 @@ tiny_imagenet_test.py.
 """
 
 import pathlib
+import sys
+import types
 
 import numpy as np
 import pytest
@@ -10,7 +12,11 @@ import tensorflow as tf
 import tensorflow_datasets as tfds
 
 from tf_robust_transfer import data
+from tf_robust_transfer.command_line import parse
+from tf_robust_transfer.config import TrainConfig
+from tf_robust_transfer.data import tfds_sets
 from tf_robust_transfer.errors import InputError
+from tf_robust_transfer.runs import trainer
 
 SHARED = pathlib.Path(__file__).resolve().parents[2] / "shared" / "tfds"
 needs_shared = pytest.mark.skipif(not SHARED.is_dir(), reason="no prepared data in ../shared/tfds")
@@ -305,3 +311,64 @@ def test_real_prepared_data(name, no_network):
     for i, example in enumerate(oracle):
         np.testing.assert_array_equal(test.images[i], example["image"])
         assert test.labels[i] == example["label"].numpy()
+
+
+def test_tfds_images_that_shrink_are_resized_as_they_are_read(tmp_path, no_network, monkeypatch):
+    """As when all are read, without the memory for all."""
+    pixels = np.random.default_rng(0).integers(0, 256, (5, 4, 4, 1), np.uint8)
+    examples = [{"image": image, "label": 1} for image in pixels]
+    features = {"image": IMAGE, "label": LABEL}
+    data_dir = prepare(tmp_path, "made_here", features, {"train": [examples]})
+    found = []
+    for at_once in (2**30, 0):
+        monkeypatch.setattr(tfds_sets, "_AT_ONCE", at_once)
+        found.append(data.load_data("made_here", "train", data_dir=data_dir, image_size=(3, 2)))
+    np.testing.assert_array_equal(found[0].images, found[1].images)
+    assert found[0].images.shape == (5, 3, 2, 1)
+
+
+def test_images_in_splits_without_classes(tmp_path):
+    for split in ("train", "test"):
+        png(tmp_path / split / "0.png", constant(1))
+        png(tmp_path / split / "1.png", constant(1))
+    with pytest.raises(InputError, match="lie in test and train without folders of their classes"):
+        data.load_data(f"folder:{tmp_path}", "train")
+
+
+def test_what_is_held_out_is_not_what_a_fraction_keeps():
+    """A run that starts from a network of a part of the images chose its epoch on that part."""
+    digits = data.load_data("digits", "train")
+    part = data.load_data("digits", "train", train_fraction=0.1, seed=3)
+    _, held = data.hold_out(digits, 0.1, 3)
+    seen = {image.tobytes() for image in part.images}
+    both = sum(image.tobytes() in seen for image in held.images)
+    assert len(held) == len(part) and both < 30  # 13 by chance
+
+
+@pytest.mark.parametrize("kind", ["size", "split"])
+def test_a_runs_test_images_are_looked_at_before_it_trains(kind, folder, monkeypatch):
+    for split in ("train", "test"):
+        png(folder / split / "cat" / "b.png", constant(5))
+    if kind == "size":
+        for of_class in ("cat", "dog"):
+            for file in (folder / "test" / of_class).iterdir():
+                png(file, constant(1, (5, 5, 3)))
+    else:
+        (folder / "test").rename(folder / "val")
+    monkeypatch.setattr(trainer, "fit", None)
+    monkeypatch.setattr(trainer.device, "set_determinism", lambda on: None)  # of other tests
+    flags = [f"--dataset=folder:{folder}", f"--run_dir={folder}/run", "--batch_size=2"]
+    says = "test images of \\(5, 5, 3\\)" if kind == "size" else "unknown split 'test' of 'folder:"
+    with pytest.raises(InputError, match=says):
+        trainer.run_training(parse(TrainConfig, flags))
+
+
+def test_a_plug_ins_data_dir_is_a_path(tmp_path, monkeypatch):
+    given = []
+    module = types.ModuleType("my.data")
+    module.mine = lambda split, data_dir: given.append(data_dir) or data.load_data("digits", split)
+    monkeypatch.setitem(sys.modules, "my.data", module)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "photos").mkdir()
+    data.load_data("my.data:mine", "test", data_dir="~/photos")
+    assert given == [f"{tmp_path}/photos"]

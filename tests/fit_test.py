@@ -4,6 +4,7 @@ Each fault stands beside the same fit without it, which goes through and gives t
 Keras's own fit gives on the plain form of the data.
 """
 
+import contextlib
 import copy
 import logging
 
@@ -14,6 +15,7 @@ import tensorflow as tf
 
 import tf_robust_transfer as rt
 from tests.callbacks_test import methods
+from tf_robust_transfer.errors import InputError
 from tf_robust_transfer.methods import networks
 
 SHAPE = (4, 4, 1)
@@ -439,3 +441,48 @@ def test_callbacks_by_position_as_keras_takes_them():
     callback = keras.callbacks.LambdaCallback(on_epoch_end=lambda epoch, logs: seen.append(epoch))
     natural().fit(IMAGES, LABELS, 8, 2, 0, [callback])
     assert seen == [0, 1]
+
+
+class TestPipelines:
+    """Of one's own: of unknown shapes, of dicts, without batches."""
+
+    @staticmethod
+    def fit(dataset, images=(4, 4, 1)):
+        method = rt.Natural(student=rt.build_model("small_cnn", images, 3))
+        method.compile(keras.optimizers.SGD(0.1))
+        method.fit(dataset, verbose=0)
+
+    @pytest.mark.parametrize(
+        ("images", "labels", "says"),
+        [
+            (np.full((2, 4, 4, 1), 9, np.float32), [0, 1], "images must lie in"),
+            (np.full((2, 4, 4, 1), np.nan, np.float32), [0, 1], "NaN or infinite pixels"),
+            (np.zeros((2, 4, 4, 1), np.float32), [0, 7], "labels must lie in 0..2"),
+            (np.zeros((2, 4, 4, 1), np.float32), [0, 2], ""),
+        ],
+    )
+    def test_of_unknown_shapes_are_checked(self, images, labels, says):
+        batches = tf.data.Dataset.from_tensors((images, np.array(labels))).map(
+            lambda x, y: tf.numpy_function(lambda a, b: (a, b), (x, y), (tf.float32, tf.int64))
+        )
+        assert batches.element_spec[0].shape.rank is None
+        with pytest.raises(InputError, match=says) if says else contextlib.nullcontext():
+            self.fit(batches)
+
+    def test_of_dicts_and_of_single_images(self):
+        x, y = np.zeros((6, 4, 4, 1), np.float32), np.zeros(6, np.int64)
+        dicts = tf.data.Dataset.from_tensor_slices(({"image": x}, y)).batch(3)
+        single = tf.data.Dataset.from_tensor_slices((x, y.astype(np.float32)))
+        for dataset in (dicts, single):
+            with pytest.raises(InputError, match=r"fitted on batches \(images, integer labels"):
+                self.fit(dataset)
+
+    def test_of_a_validation(self):
+        x, y = np.zeros((6, 4, 4, 1), np.float32), np.zeros(6, np.int64)
+        wrong = tf.data.Dataset.from_tensor_slices((x + 9, y)).batch(3)
+        method = rt.Natural(student=rt.build_model("small_cnn", (4, 4, 1), 3))
+        method.compile(keras.optimizers.SGD(0.1))
+        with pytest.raises(InputError, match="images must lie in"):
+            method.fit(x, y, validation_data=wrong, verbose=0)
+        with pytest.raises(InputError, match="images must lie in"):
+            method.evaluate(wrong, verbose=0)

@@ -92,8 +92,8 @@ def test_a_bad_image_met_in_the_middle_is_one_line(folder, tmp_path):
     """One of another size where none is given, and one that is damaged."""
     streamed = data.load_training_data(f"folder:{folder}", stream="on")
     with (
-        pytest.raises(InputError, match="cannot be read .*give image_size"),
-        data.told_when_unreadable(streamed.name),
+        pytest.raises(InputError, match="/.*' is of size .*, the first of .*; give image_size"),
+        data.told_when_unreadable(streamed.name, streamed.first_bad),
     ):
         batches(streamed, 3)
     (tmp_path / "train" / "one").mkdir(parents=True)
@@ -103,8 +103,8 @@ def test_a_bad_image_met_in_the_middle_is_one_line(folder, tmp_path):
     path.write_bytes(path.read_bytes()[:40])
     streamed = data.load_training_data(f"folder:{tmp_path}", image_size=(4, 4), stream="on")
     with (
-        pytest.raises(InputError, match="^the train files of 'folder:.* cannot be read") as caught,
-        data.told_when_unreadable(streamed.name),
+        pytest.raises(InputError, match="cannot read the image '.*/one/3.png'.*mend it") as caught,
+        data.told_when_unreadable(streamed.name, streamed.first_bad),
     ):
         batches(streamed, 1, batch_size=4)
     assert "\n" not in str(caught.value)

@@ -233,3 +233,18 @@ def test_the_command_on_digits(tmp_path, capsys):
 def test_bad_classes(classes):
     with pytest.raises(InputError, match="two classes in 0..9"):
         command.run(parse(Theorem42Config, [f"--classes={classes}"]))
+
+
+def test_a_robust_teacher_trains_on_points_moved_uphill():
+    rng = np.random.default_rng(0)
+    points = rng.standard_normal((40, 4))
+    labels = (points[:, 0] > 0).astype(float)
+
+    def worst(network):
+        margin = (2 * labels - 1) * network(points) - 0.3 * np.abs(network.weights[0]).sum()
+        return theorem42.logistic_loss(margin, 1.0).mean()
+
+    plain, robust = (
+        relu_network.train_network(points, labels, (), 0, 600, eps) for eps in (0.0, 0.3)
+    )
+    assert worst(robust) < 0.95 * worst(plain)

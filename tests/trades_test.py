@@ -92,3 +92,15 @@ def test_defaults_and_flags():
     method = TRADES(student=student(), threat_model=THREAT)
     assert method.options.beta == 6.0
     assert method.attack.options == PGD(10, loss="kl").options
+
+
+def test_both_passes_are_of_training(monkeypatch):
+    moved = np.clip(IMAGES + 0.1, 0, 1)
+    monkeypatch.setattr(TRADES, "adversarial_examples", lambda self, images, labels: moved)
+    inputs, norm = keras.Input((3, 2, 1)), keras.layers.BatchNormalization(momentum=0.9)
+    logits = keras.layers.Dense(3)(keras.layers.Flatten()(norm(inputs)))
+    method = TRADES(student=keras.Model(inputs, logits), threat_model=THREAT)
+    method.compile(keras.optimizers.SGD(0.0))
+    method.train_on_batch(IMAGES, LABELS)
+    expected = 0.9 * 0.1 * IMAGES.mean() + 0.1 * moved.mean()
+    np.testing.assert_allclose(norm.moving_mean.numpy(), [expected], rtol=1e-4)

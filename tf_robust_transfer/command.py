@@ -44,6 +44,11 @@ def run_command(run, config_class, arguments=None) -> None:
             if not device.is_out_of_memory(error):
                 raise
             raise InputError(device.out_of_memory(config)) from error
+        except MemoryError as error:
+            raise InputError(
+                f"the memory of this machine is too small ({error}); fewer images "
+                "(--max_examples, --train_fraction) or smaller ones (--image_size) need less"
+            ) from error
     except InputError as error:
         sys.stderr.write(f"error: {_a_line(str(error))}\n")
         tell_others(arguments, error)

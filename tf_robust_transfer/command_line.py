@@ -45,7 +45,7 @@ def parse(config_class, arguments: Sequence[str]):
         sys.exit(0)
     config = from_texts(config_class, _through_absl(known, texts))
     if isinstance(config, AttackConfig):
-        config.threat_model  # noqa: B018 - raises for an eps that does not fit the norm
+        config.check_attacks()
     if not isinstance(config, TrainConfig):
         return config
     with of_flag("model"):
@@ -53,7 +53,7 @@ def parse(config_class, arguments: Sequence[str]):
     with of_flag("model_options"):
         find_model(config.model, config.model_options)
     method = find_method(config.method)
-    used = {flag.name for flag in _flags_with(method)}
+    used = {flag.name for flag in _flags_with(method)} - _unused(method, config.initial_model)
     ignored = tuple(flag for flag in given if flag.name not in used and flag.name not in _ASKING)
     for flag in ignored:
         read_text(known[flag.name], flag.text)
@@ -80,6 +80,11 @@ def all_flags(config_class, plugins: Mapping = types.MappingProxyType({})) -> di
     for name, owner in owners.items():
         for flag in flags_of(owner):
             first, other = found.setdefault(flag.name, (flag, name))
+            if other == "every run" != name:
+                raise InputError(
+                    f"--{flag.name} of {name} is a flag of every run, which has another meaning; "
+                    "give the option another name there (flag=...)"
+                )
             if first.metadata["parse"] is not flag.metadata["parse"]:
                 raise InputError(
                     f"--{flag.name} of {name} and of {other} are read in two ways: owners of one "
@@ -103,10 +108,11 @@ def _flags_with(method) -> list:
     return [flag for flag in found if flag.name not in _unused(method)]
 
 
-def _unused(method) -> set[str]:
-    """Flags of every run that this method's runs do not look at."""
+def _unused(method, initial_model="") -> set[str]:
+    """Flags of every run that this method's runs, from an initial model or not, do not look at."""
     no_teacher = set() if method.takes_teacher else {"teacher"}
-    return no_teacher | ({"model", "model_options"} if method.makes_its_student else set())
+    given = method.makes_its_student or initial_model
+    return no_teacher | ({"model", "model_options"} if given else set())
 
 
 def _through_absl(known, texts):
@@ -196,7 +202,7 @@ def to_text(config) -> dict[str, str]:
     """The flags that give this config, complete, as text: those that the run looks at."""
     texts = to_texts(config)
     if isinstance(config, TrainConfig):
-        dropped = {"check"} | _unused(find_method(config.method))
+        dropped = {"check"} | _unused(find_method(config.method), config.initial_model)
         texts = {name: text for name, text in texts.items() if name not in dropped} | to_texts(
             config.of_method
         )

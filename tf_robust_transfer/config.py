@@ -16,7 +16,14 @@ from tf_robust_transfer.data.datasets import checked_dir
 from tf_robust_transfer.data.training import STREAM
 from tf_robust_transfer.errors import InputError, of_flag
 from tf_robust_transfer.files import check_readable, check_writable
-from tf_robust_transfer.flag_types import boolean, fraction, names, options, size
+from tf_robust_transfer.flag_types import (
+    boolean,
+    fraction,
+    names,
+    options,
+    size,
+    split_outside_brackets,
+)
 from tf_robust_transfer.methods import METHODS, find_method
 from tf_robust_transfer.options import Options, above, at_least, between, flags_of, one_of, option
 
@@ -72,7 +79,7 @@ def attack_name(text) -> str:
 
 def attack_names(text) -> tuple[str, ...]:
     """A comma-separated list of attacks."""
-    return tuple(attack_name(name) for name in names(text))
+    return tuple(attack_name(name) for name in split_outside_brackets(text))
 
 
 def augmentations(text) -> tuple[str, ...]:
@@ -145,6 +152,19 @@ class AttackConfig(Options):
     @property
     def threat_model(self):
         return ThreatModel(norm=self.norm, eps=self.eps)
+
+    def check_attacks(self) -> None:
+        """Raises an InputError for a radius that does not fit the norm, or an attack that is of
+        another.
+        """
+        norm = self.threat_model.norm
+        for flag in ("attacks", "watch_attack"):
+            found = getattr(self, flag, ())
+            for name in (found,) if isinstance(found, str) else found:
+                attack = parse_attack(name)
+                if attack is not None:
+                    with of_flag(flag):
+                        attack.check_norm(norm)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -266,6 +286,9 @@ class TrainConfig(AttackConfig, SharedConfig):
         if not self.smoke:  # which takes made-up images, and networks without their weights
             super().verify()
             check_specs("initial_model", *filter(None, [self.initial_model]))
+            if self.dataset:
+                with of_flag("dataset"):
+                    check_split(self.dataset, "test", self.data_dir or None)
         if (self.keep != "last") != bool(self.validation_fraction):
             raise InputError(
                 f"--keep={self.keep} --validation_fraction={self.validation_fraction:g}: the best "

@@ -64,7 +64,7 @@ def options(text) -> dict:
     are one tuple.
     """
     result = {}
-    for part in _split_outside_brackets(text):
+    for part in split_outside_brackets(text):
         key, equals, value = part.partition("=")
         if not equals:
             raise InputError(
@@ -77,7 +77,7 @@ def options(text) -> dict:
     return result
 
 
-def _split_outside_brackets(text):
+def split_outside_brackets(text):
     """The parts between commas, but for those in brackets."""
     if re.search(r"\[[^\]]*(\[|$)|(^|\])[^\[]*\]", text):
         raise InputError(

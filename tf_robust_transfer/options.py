@@ -15,7 +15,7 @@ import numbers
 from collections.abc import Callable, Iterator, Mapping
 
 from tf_robust_transfer.errors import InputError, nearest
-from tf_robust_transfer.flag_types import fraction, fraction_or_none, written
+from tf_robust_transfer.flag_types import boolean, fraction, fraction_or_none, written
 
 
 def option(
@@ -41,6 +41,11 @@ def option(
         choices: the names that are allowed, in place of a check.
         in_epochs: the flag is a number of epochs, the keyword one of steps.
     """
+    # bool("false") is True; and where no parser is given the default says what is read.
+    parse = boolean if parse is bool else parse
+    if parse is str and not isinstance(default, str):
+        of_type: dict[type, Callable] = {bool: boolean, int: int, float: fraction}
+        parse = of_type.get(type(default), parse)
     value = parse(default) if isinstance(default, str) else default
     shown = default if isinstance(default, str) else written(default, parse)
     metadata = {
@@ -211,8 +216,11 @@ def read_text(flag: Flag, text: str, dashes: str = "--"):
         return flag.metadata["parse"](text)
     except InputError as error:
         raise InputError(f"{dashes}{flag.name}: {error}") from None
-    except ValueError:
-        raise InputError(f"{dashes}{flag.name}: expected a whole number, got {text!r}") from None
+    except ValueError as error:
+        numbers_of = {int: "a whole number", float: "a number"}
+        wanted = numbers_of.get(flag.metadata["parse"])
+        reason = f"expected {wanted}, got {text!r}" if wanted else f"{error} (got {text!r})"
+        raise InputError(f"{dashes}{flag.name}: {reason}") from None
 
 
 def _check(name, value, metadata, got=None):

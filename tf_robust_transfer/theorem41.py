@@ -2,7 +2,7 @@
 
     python -m tf_robust_transfer.theorem41 --teacher=runs/results/seed2/mnist14_wrn_teacher \
         --models=runs/results/seed2/natural,runs/results/seed2/rkd,runs/results/seed2/mixacm \
-        --dataset=mnist --image_size=14x14 --train_fraction=0.333 --eps=0.1 --gamma=1 --seed=2 \
+        --dataset=mnist --image_size=14x14 --train_fraction=1/3 --eps=0.1 --gamma=1 --seed=2 \
         --output=gamma1.json
 
 One row a student: the robust error of test images, and the two terms of the bound that depend on
@@ -10,6 +10,7 @@ the student, of training images. What each number is, and which way it errs:
 tf_robust_transfer/analysis/theorem41.py. """
 
 import dataclasses
+import math
 import sys
 
 import numpy as np
@@ -70,13 +71,15 @@ class Theorem41Config(SharedConfig):
     def _check_images(self, spec):
         """Raises an InputError where a student's flags.txt says that it saw other images."""
         flags = read_flags(spec)
-        share = fraction(flags.get("train_fraction", self.train_fraction))
+        share = flags.get("train_fraction", str(self.train_fraction))
         seed = flags.get("seed", str(self.seed))
-        if share != self.train_fraction or share < 1 and seed != str(self.seed):
+        # A fraction may have been written with fewer digits.
+        other = not math.isclose(fraction(share), self.train_fraction, rel_tol=1e-5)
+        if other or (self.train_fraction < 1 and seed != str(self.seed)):
             raise InputError(
-                f"the student {spec} was trained on --train_fraction={share:g} of "
-                f"--seed={seed}: the terms are of its training images; give these two "
-                "flags, and students of other images in a command of their own"
+                f"the student {spec} was trained on --train_fraction={share} of --seed={seed}: the "
+                "terms are of its training images; give these two flags, and students of other "
+                "images in a command of their own"
             )
 
 

@@ -13,12 +13,13 @@ from tf_robust_transfer.adapters.build import (
     check_adapter,
     seen_region,
 )
-from tf_robust_transfer.adapters.layers import Adapter
+from tf_robust_transfer.adapters.layers import Adapter, SizedAdapter
 from tf_robust_transfer.adapters.positions import random_positions
 
 __all__ = [
     "ADAPTERS",
     "Adapter",
+    "SizedAdapter",
     "adapt",
     "build_adapter",
     "check_adapter",

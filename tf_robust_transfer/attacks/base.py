@@ -15,6 +15,7 @@ from tf_robust_transfer.attacks.search import Search
 from tf_robust_transfer.attacks.threat_model import Problem, ThreatModel, check_batch
 from tf_robust_transfer.checkpoints import as_model
 from tf_robust_transfer.data.labels import class_labels
+from tf_robust_transfer.errors import InputError
 from tf_robust_transfer.inference.kept import compiled, kept
 from tf_robust_transfer.losses import classification
 from tf_robust_transfer.ops.examples import choose
@@ -46,6 +47,7 @@ class Attack:
         judged_at_the_end: of a model with randomness inside, where any pass may err: an evaluation
             goes on to the round's end and judges the last image that fooled a pass, by one more.
             Otherwise a search ends with the first image that the model is wrong on.
+        norms: of the threat models that it attacks in.
         uses_gradients: whether rounding in the model only bends the way, and does not decide what
             is kept.
     """
@@ -64,6 +66,7 @@ class Attack:
     stop_when_fooled = True
     judged_at_the_end = False
     uses_gradients = True
+    norms: tuple[str, ...] = ("linf", "l2")
     uses_clean_logits = False
 
     def __init_subclass__(cls, **kwargs):
@@ -186,6 +189,14 @@ class Attack:
             ]
         found = threat_model.from_unit(self.result(state))
         return tf.stop_gradient(threat_model.allowed(found, images, eps))
+
+    def check_norm(self, norm: str) -> None:
+        """Raises an InputError unless it attacks in this norm."""
+        if norm not in self.norms:
+            raise InputError(
+                f"{type(self).__name__} attacks in {' and '.join(self.norms)}, got norm {norm!r}; "
+                "take another, such as PGD or Square"
+            )
 
     @tf.autograph.experimental.do_not_convert
     def __call__(self, model, images, labels, *, threat_model: ThreatModel, seed: int = 0):

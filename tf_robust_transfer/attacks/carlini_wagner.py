@@ -6,7 +6,6 @@ import tensorflow as tf
 
 from tf_robust_transfer.attacks.adam import adam_start, adam_step
 from tf_robust_transfer.attacks.base import Attack
-from tf_robust_transfer.errors import InputError
 from tf_robust_transfer.flag_types import boolean, fraction
 from tf_robust_transfer.losses import classification
 from tf_robust_transfer.ops.examples import choose
@@ -44,6 +43,8 @@ class CarliniWagnerL2(Attack):
         InputError: an argument outside its range; at a call, another norm than l2.
     """
 
+    norms = ("l2",)
+
     @dataclasses.dataclass(frozen=True)
     class Options(Attack.Options):
         steps: int = option(200, "steps for each constant", int, **at_least(1))
@@ -58,11 +59,7 @@ class CarliniWagnerL2(Attack):
         return self.steps * self.constants
 
     def start(self, problem, images, labels, round, noise):
-        if problem.threat_model.norm != "l2":
-            raise InputError(
-                f"CarliniWagnerL2 is an l2 attack, got norm {problem.threat_model.norm!r}; take "
-                "PGD or APGD"
-            )
+        self.check_norm(problem.threat_model.norm)
         batch = tf.shape(labels)
         return {
             "point": _to_tanh_space(images, problem.threat_model.bounds),

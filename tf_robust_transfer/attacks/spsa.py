@@ -9,7 +9,6 @@ import tensorflow as tf
 from tf_robust_transfer.attacks.adam import adam_start, adam_step
 from tf_robust_transfer.attacks.base import Attack
 from tf_robust_transfer.attacks.noise import ExampleNoise
-from tf_robust_transfer.errors import InputError
 from tf_robust_transfer.flag_types import fraction_or_none
 from tf_robust_transfer.losses import classification
 from tf_robust_transfer.options import above, at_least, none_or, option
@@ -45,6 +44,8 @@ class SPSA(Attack):
     """
 
     steps_at_once = 1
+    norms = ("linf",)
+    uses_gradients = False  # what it takes for one are differences of losses
 
     @dataclasses.dataclass(frozen=True)
     class Options(Attack.Options):
@@ -71,10 +72,7 @@ class SPSA(Attack):
         return self.steps
 
     def start(self, problem, images, labels, round, noise):
-        if problem.threat_model.norm != "linf":
-            raise InputError(
-                f"SPSA is a linf attack, got norm {problem.threat_model.norm!r}; take Square"
-            )
+        self.check_norm(problem.threat_model.norm)
         # Signs for all steps at once would fill the memory, so that each example keeps a seed.
         return {
             "current": images,

@@ -96,7 +96,7 @@ def load_data(
     )  # where all are needed to choose from, cut afterwards
     kind, _, path = name.partition(":")
     if is_plugin(name):
-        data = _load_plugin(name, split, data_dir)
+        data = _load_plugin(name, split, checked_dir(data_dir))
     elif name == "digits":
         data = _load_digits(split)
     elif kind == "folder":

@@ -3,7 +3,10 @@
 Order: that of the same images in memory, to the bit (`pipeline`), since each file can be reached by
 itself. So a run that goes on at step k reads nothing of what came before."""
 
+import concurrent.futures
 import dataclasses
+import os
+import pathlib
 
 import numpy as np
 import tensorflow as tf
@@ -11,6 +14,7 @@ import tensorflow as tf
 from tf_robust_transfer.data import folders
 from tf_robust_transfer.data.images import resize_tensor, stratified_indices
 from tf_robust_transfer.data.streaming import decode
+from tf_robust_transfer.errors import InputError
 from tf_robust_transfer.ops import random
 
 _CROP = 2  # random stream of a seed, as in `streaming`
@@ -43,6 +47,25 @@ class StreamedFolder:
 
     def __len__(self) -> int:
         return len(self.files)
+
+    def first_bad(self) -> str:
+        """What is wrong with the first file that cannot be a training image; "" where all can."""
+
+        def wrong(file):
+            try:
+                shape = folders.read_image(pathlib.Path(file), self.input_shape[2]).shape
+            except InputError as error:
+                return str(error)
+            if self.one_size and tuple(shape) != self.input_shape:
+                height, width = self.input_shape[:2]
+                return (
+                    f"{file!r} is of size {shape[0]}x{shape[1]}, the first of {height}x{width}; "
+                    "give image_size"
+                )
+            return ""
+
+        with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
+            return next(filter(None, pool.map(wrong, self.files)), "")
 
 
 def stream_folder(

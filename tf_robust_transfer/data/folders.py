@@ -16,6 +16,7 @@ from tf_robust_transfer.errors import InputError
 from tf_robust_transfer.files import path_of
 
 _LOG = logging.getLogger("tf_robust_transfer")
+_SPLITS = {"train", "test", "val", "valid", "validation"}
 _SUFFIXES = (".png", ".jpg", ".jpeg")
 _PNG_GREY = (0, 4)  # colour types of the PNG header: grey, grey with alpha
 # of the fixed order that the files are taken in: sorted, the first n would all be of one class
@@ -75,6 +76,11 @@ def find_images(name: str, path: str, split: str, limit: int | None = None) -> F
     if split not in present:
         raise InputError(f"unknown split {split!r} of {name!r}; valid names: {', '.join(present)}")
     chosen = _class_folders(root / split if in_splits else root)
+    if not in_splits and set(chosen) <= _SPLITS:
+        raise InputError(
+            f"{name!r}: the images lie in {' and '.join(chosen)} without folders of their classes; "
+            "expected PATH/train/<class>/*.png and PATH/test/<class>/*.png"
+        )
     classes = sorted(_class_folders(root / "train") if in_splits and "train" in present else chosen)
     if sorted(chosen) != classes:
         odd = sorted(set(chosen) ^ set(classes))

@@ -69,7 +69,9 @@ class ImageData:
         return tuple(self.images.shape[1:])
 
 
-def stratified_indices(labels: np.ndarray, fraction: float, seed: int) -> np.ndarray:
+def stratified_indices(
+    labels: np.ndarray, fraction: float, seed: int | tuple[int, ...]
+) -> np.ndarray:
     """Indices of a random part of the examples in which every class keeps its share.
 
     A class of `m` examples keeps `max(1, round(fraction * m))` of them: the first ones of a
@@ -79,16 +81,16 @@ def stratified_indices(labels: np.ndarray, fraction: float, seed: int) -> np.nda
     Args:
         labels: int [n].
         fraction: the part to keep, in (0, 1].
-        seed: int >= 0.
+        seed: int >= 0, or several.
 
     Returns:
         int64 [kept], ascending.
     """
-    kept = []
+    kept, seeds = [], seed if isinstance(seed, tuple) else (seed,)
     for label in np.unique(labels):
         members = np.flatnonzero(labels == label)
         count = max(1, int(np.floor(fraction * len(members) + 0.5)))
-        kept.append(np.random.default_rng([seed, int(label)]).permutation(members)[:count])
+        kept.append(np.random.default_rng([*seeds, int(label)]).permutation(members)[:count])
     return np.sort(np.concatenate(kept))
 
 
@@ -106,7 +108,8 @@ def hold_out(data: ImageData, fraction: float, seed: int) -> tuple[ImageData, Im
     """
     if not isinstance(data, ImageData):
         raise InputError("validation_fraction needs images in memory, and these are streamed")
-    held = stratified_indices(data.labels, fraction, seed)
+    # Not those that the same seed's `train_fraction` keeps: a network may have seen them.
+    held = stratified_indices(data.labels, fraction, (seed, 1))
     # A class that is not trained would be judged all the same.
     untrained = np.setdiff1d(data.labels, np.delete(data.labels, held))
     held = np.setdiff1d(held, [held[data.labels[held] == label][-1] for label in untrained])

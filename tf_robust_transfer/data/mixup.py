@@ -21,8 +21,8 @@ def mixup(images: tf.Tensor, labels: tf.Tensor, *, lam: tf.Tensor) -> tuple[tf.T
     stays as it is.
 
     In a shuffled batch this is a random pairing without replacement. And no pair crosses the border
-    where a distribution strategy cuts a batch into even parts: two devices see the same mixed
-    images as one.
+    where a distribution strategy cuts a batch into parts of even numbers of images: two devices see
+    the same mixed images as one.
 
     Args:
         images: float [batch, height, width, channels]; any range.

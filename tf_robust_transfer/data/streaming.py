@@ -28,6 +28,8 @@ from tf_robust_transfer.errors import InputError
 from tf_robust_transfer.ops import random
 
 _GROUP_BYTES = 2**29
+# In TensorFlow's words.
+_OF_AN_IMAGE = re.compile("Invalid (JPEG|PNG|GIF|BMP)|Unknown image file format|Input is empty")
 _OTHER_NUMBERS = "hold other numbers of images than its dataset_info.json says"
 _ORDER, _CROP = 0, 2  # random streams of a seed; 1 is the pipeline's augmentation
 
@@ -257,9 +259,12 @@ def read_batches(
 
 
 @contextlib.contextmanager
-def told_when_unreadable(name: str):
+def told_when_unreadable(name: str, first_bad: Callable[[], str] = str):
     """Within it a train file of the set `name` that is damaged or gone is an InputError, in place
     of TensorFlow's own.
+
+    first_bad: what is wrong with which file, looked for where TensorFlow does not say; "" where
+        nothing is found.
     """
     try:
         yield
@@ -276,8 +281,13 @@ def told_when_unreadable(name: str):
         if isinstance(error, tf.errors.InvalidArgumentError):
             if _OTHER_NUMBERS in error.message:
                 what = f"its files {_OTHER_NUMBERS}"
-            elif not name.startswith("folder:"):
+            elif not name.startswith("folder:") and not _OF_AN_IMAGE.search(error.message):
                 raise
+        found = first_bad()
+        if found:
+            raise InputError(
+                f"{found}; mend it and start the same command again to go on"
+            ) from error
         raise InputError(
             f"the train files of {name!r} cannot be read ({what}); copy them, or prepare the data "
             "anew, and "

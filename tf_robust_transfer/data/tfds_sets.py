@@ -17,6 +17,7 @@ from tf_robust_transfer.files import locked
 
 _LOG = logging.getLogger("tf_robust_transfer")
 _IMAGENETS = ("imagenet2012", "imagenet_resized")  # whose test images are the validation split
+_AT_ONCE = 2**30  # bytes of a split that are resized when all are read
 _READ_BATCH = 512
 # of a download: 3 seconds. TFDS's own 10, each wait twice the last, take 3.5 minutes offline.
 _RETRIES = 4
@@ -33,7 +34,7 @@ def fitting(name: str):
     """The function (image, size) -> image that brings the data set's images of different sizes to
     one.
     """
-    return centre_crop if base_name(name) == "imagenet2012" else resize_tensor
+    return centre_crop if base_name(name).startswith("imagenet") else resize_tensor
 
 
 def read(
@@ -73,9 +74,15 @@ def read(
             ids = [name.numpy() for name in dataset.map(lambda example: example["id"])]
         dataset = dataset.map(lambda example: (example[image_key], example[label_key]))
         size = shape
-        if None in shape:
+        # Many images that are to become smaller would not fit before they are.
+        shrinks = (
+            image_size is not None
+            and None not in shape
+            and (count * np.prod(shape) > _AT_ONCE and tuple(image_size) != shape[:2])
+        )
+        if None in shape or shrinks:
             size = (*image_size, shape[2])
-            fit = fitting(name)
+            fit = resize_tensor if shrinks else fitting(name)
             dataset = dataset.map(
                 lambda image, label: (fit(image, image_size), label), tf.data.AUTOTUNE
             )

@@ -62,9 +62,7 @@ class AdversarialTraining(Method):
         """
         eps = self.threat_model.eps
         if self.warm_up_steps:
-            eps = eps * tf.minimum(
-                1.0, tf.cast(self.optimizer.iterations, tf.float32) / self.warm_up_steps
-            )
+            eps = eps * tf.minimum(1.0, tf.cast(self.iterations, tf.float32) / self.warm_up_steps)
         return self.attack.perturb(
             lambda x: self.student(x, training=False),
             images,

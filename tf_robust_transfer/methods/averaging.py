@@ -26,6 +26,9 @@ class WeightAverage(keras.layers.Layer):
     def __init__(self, network: keras.Model, decay: float):
         super().__init__(name="weight_average", dtype="float32", trainable=False)
         self.decay = decay
+        # By their places: a layer may be frozen, or set free, while it is trained.
+        trained = {id(variable) for variable in network.trainable_variables}
+        self._places = [i for i, v in enumerate(network.weights) if id(v) in trained]
         self.averages = [
             self.add_weight(
                 shape=variable.shape,
@@ -33,12 +36,25 @@ class WeightAverage(keras.layers.Layer):
                 trainable=False,
                 name=f"average{index}",
             )
-            for index, variable in enumerate(network.trainable_variables)
+            for index, variable in enumerate(self._of(network))
         ]
         for average in self.averages:
             # `tf.train.Checkpoint` looks at attributes alone.
             setattr(self, average.name, average)
         self.built = True
+
+    def _of(self, network):
+        """The variables of a network of this form that are averaged."""
+        return [network.weights[place] for place in self._places]
+
+    def check(self, network: keras.Model) -> None:
+        """Raises an InputError where a variable is trained that is not averaged."""
+        averaged = {id(variable) for variable in self._of(network)}
+        if any(id(variable) not in averaged for variable in network.trainable_variables):
+            raise InputError(
+                "weight_averaging is of the layers that were trainable when the method was made, "
+                "and others are now: make the method anew"
+            )
 
     def see(self, network: keras.Model, step) -> None:
         """Takes the network's weights in. step: the number of steps done, an int scalar tensor."""
@@ -47,7 +63,7 @@ class WeightAverage(keras.layers.Layer):
         replicas.update(
             lambda average, weight, share: average.assign_add(share * (weight - average)),
             self.averages,
-            network.trainable_variables,
+            self._of(network),
             share,
         )
 
@@ -61,7 +77,7 @@ class WeightAverage(keras.layers.Layer):
                 training's; looked at only where the network has batch norm.
         """
         copy.set_weights(network.get_weights())
-        for variable, average in zip(copy.trainable_variables, self.averages, strict=True):
+        for variable, average in zip(self._of(copy), self.averages, strict=True):
             variable.assign(average)
         estimate_batch_statistics(copy, batches)
 

@@ -23,6 +23,7 @@ from tf_robust_transfer.models.settings import check_settings, require_tensorflo
 from tf_robust_transfer.ops import replicas
 from tf_robust_transfer.options import Options, at_least, from_keywords, option, parameters_of
 from tf_robust_transfer.terms import CrossEntropy, Logits, evaluate, total
+from tf_robust_transfer.terms.term import check_names
 from tf_robust_transfer.terms.weight_decay import half_squares, kernels
 
 WEIGHT_DECAY_OF = ("kernels", "all")
@@ -58,7 +59,11 @@ class Method(RunsOnReplicas, SavesItsStudent, MadeFromFlags, keras.Model):
             own among them. False: each replica its own examples', which is faster, and another
             training. Nothing of it is saved.
         seed: of every random number that the steps draw, dropout's included, together with the
-            step's number; so a resumed run draws what an uninterrupted one would have.
+            step's number; so a resumed run draws what an uninterrupted one would have. They are
+            those of one device, but for dropout's, whose masks are the same on every replica.
+
+    The student's own regularizers (`kernel_regularizer` and its like) are a term of every method's
+    loss, "regularization".
 
     Attributes:
         terms: list of `terms.Term`, the loss in the order of its sum, set before `compile`; by
@@ -94,7 +99,12 @@ class Method(RunsOnReplicas, SavesItsStudent, MadeFromFlags, keras.Model):
     def __init_subclass__(cls, **kwargs):
         super().__init_subclass__(**kwargs)
         if "Flags" not in vars(cls) and "Options" in vars(cls):
-            cls.Flags = cls.Options
+            theirs = super(cls, cls).Flags  # with what the flags of the parent have beside
+            cls.Flags = (
+                cls.Options
+                if issubclass(cls.Options, theirs)
+                else dataclasses.dataclass(frozen=True)(type("Flags", (cls.Options, theirs), {}))
+            )
         if "__init__" in vars(cls):
             cls.__init__ = networks.takes_any_model(cls.__init__)
         # What help() and editors show: the roles, then every option with its default.
@@ -133,19 +143,34 @@ class Method(RunsOnReplicas, SavesItsStudent, MadeFromFlags, keras.Model):
 
     def compile(self, optimizer="rmsprop", **kwargs):
         """As keras.Model.compile, without loss and metrics: a method brings its own."""
-        if kwargs.get("loss") is not None or kwargs.get("metrics") is not None:
+        theirs = ("loss", "metrics", "weighted_metrics", "loss_weights")
+        if any(kwargs.get(name) is not None for name in theirs):
             raise InputError(
-                f"{type(self).__name__} has its own loss; compile it with optimizer=... alone"
+                f"{type(self).__name__} has its own loss; compile it with optimizer=... alone, "
+                f"without {', '.join(theirs)}"
             )
         if not self.terms:
             raise InputError(f"{type(self).__name__} has no terms: set self.terms in __init__")
+        if not self._trained:
+            raise InputError(
+                "the student has no weights to train: all its layers are frozen; set "
+                "student.trainable = True, of a clone on each layer"
+            )
+        check_names(self.term_names())
+        if self.average is not None:
+            self.average.check(self.student)
         super().compile(optimizer=optimizer, **kwargs)
-        further = (("weight_decay", self.weight_decay), ("gradient_norm", self.gradient_clip_norm))
+        further = (
+            ("weight_decay", self.weight_decay),
+            ("regularization", self._regularized()),
+            ("gradient_norm", self.gradient_clip_norm),
+        )
         names = ("loss", *self.term_names(), *(name for name, used in further if used), "accuracy")
         with self.distribute_strategy.scope():
             # Keras would build the optimizer for teacher and discriminator as well.
             self.optimizer.build(self._trained)
-            self._trackers = self._trackers or {n: keras.metrics.Mean(name=n) for n in names}
+            if tuple(self._trackers) != names:
+                self._trackers = {name: keras.metrics.Mean(name=name) for name in names}
         self.watch.terms = tuple(self._trackers)
         # Where Keras finds them for `save_weights`.
         self.layers_of_terms = [
@@ -186,6 +211,14 @@ class Method(RunsOnReplicas, SavesItsStudent, MadeFromFlags, keras.Model):
                 a gradient or weight that is not finite."""
         return batches.fit(self, super().fit, x, y, *args, **kwargs)
 
+    def evaluate(self, x=None, y=None, **kwargs):
+        """As keras.Model.evaluate, of the student's clean accuracy and cross-entropy; images and
+        labels are checked as by `fit`.
+        """
+        if kwargs.get("_use_cached_eval_dataset"):  # of `fit`, which has checked them
+            return super().evaluate(x, y, **kwargs)
+        return batches.evaluate(self, super().evaluate, x, y, **kwargs)
+
     def train_on_batch(self, x, y=None, **kwargs):
         """As keras.Model.train_on_batch, checked as `fit`."""
         networks.check_networks(self)
@@ -199,10 +232,18 @@ class Method(RunsOnReplicas, SavesItsStudent, MadeFromFlags, keras.Model):
         return [*trackers, Directions(trackers)]
 
     @property
+    def iterations(self):
+        """Number of training steps so far, a variable.
+
+        A step is of a batch, also where the optimizer gathers the gradients of several, whose own
+        `iterations` count its updates."""
+        return getattr(self.optimizer, "inner_optimizer", self.optimizer)._iterations
+
+    @property
     def steps_done(self) -> int:
         """Number of training steps so far."""
         # int() fails on a mirrored variable.
-        return int(keras.ops.convert_to_numpy(self.optimizer.iterations))
+        return int(keras.ops.convert_to_numpy(self.iterations))
 
     def state(self) -> dict:
         """Everything that a resumed run needs, for `tf.train.Checkpoint(**method.state())`."""
@@ -233,9 +274,7 @@ class Method(RunsOnReplicas, SavesItsStudent, MadeFromFlags, keras.Model):
 
     def step_seed(self):
         """int32 [2], a function of the seed and of the number of the step."""
-        return tf.stack(
-            [tf.constant(self.seed, tf.int32), tf.cast(self.optimizer.iterations, tf.int32)]
-        )
+        return tf.stack([tf.constant(self.seed, tf.int32), tf.cast(self.iterations, tf.int32)])
 
     def step_terms(self) -> list:
         """The terms of the next step: those of `terms`, unless a method starts with others."""
@@ -281,9 +320,17 @@ class Method(RunsOnReplicas, SavesItsStudent, MadeFromFlags, keras.Model):
         """Clean accuracy and cross-entropy of the student."""
         images, labels = self.unpacked(data)
         logits = self.student(images, training=False)
-        self._trackers["accuracy"].update_state(classification.is_correct(logits, labels))
-        cross_entropy = classification.cross_entropy(logits, labels)
-        self._trackers["loss"].update_state(cross_entropy)
+        right = tf.cast(classification.is_correct(logits, labels), tf.float32)
+        sums = {
+            "right": tf.reduce_sum(right),
+            "loss": tf.reduce_sum(classification.cross_entropy(logits, labels)),
+            "seen": tf.cast(tf.size(right), tf.float32),
+        }
+        # Keras takes the replicas' means for one another's, however many examples they are of.
+        wholes = replicas.whole(sums)
+        seen = wholes["seen"]
+        for name, summed in (("accuracy", wholes["right"]), ("loss", wholes["loss"])):
+            self._trackers[name].update_state(summed / seen, sample_weight=seen)
         return {
             "loss": self._trackers["loss"].result(),
             "accuracy": self._trackers["accuracy"].result(),
@@ -309,6 +356,10 @@ class Method(RunsOnReplicas, SavesItsStudent, MadeFromFlags, keras.Model):
         further = [variable for term in self.terms for variable in term.variables]
         return [*self.student.trainable_variables, *further]
 
+    def _regularized(self) -> list:
+        """The student's trained variables that have a Keras regularizer of their own."""
+        return [v for v in self.student.trainable_variables if v.regularizer is not None]
+
     def _apply(self, gradients, terms):
         """One step of the optimizer, clipped; the norm joins the terms that are shown."""
         if self.gradient_clip_norm:
@@ -316,8 +367,8 @@ class Method(RunsOnReplicas, SavesItsStudent, MadeFromFlags, keras.Model):
             terms["gradient_norm"] = 0.0, replicas.once(norm)
         self.optimizer.apply(gradients, self._trained)
         if self.average is not None:
-            self.average.see(self.student, self.optimizer.iterations)
-        self.watch.see_weights(self._trained, self.optimizer.iterations)
+            self.average.see(self.student, self.iterations)
+        self.watch.see_weights(self._trained, self.iterations)
 
     def _total(self, terms):
         if self.weight_decay:
@@ -327,6 +378,10 @@ class Method(RunsOnReplicas, SavesItsStudent, MadeFromFlags, keras.Model):
                 else kernels(self.student.trainable_variables)
             )
             terms["weight_decay"] = self.weight_decay, replicas.once(half_squares(decayed))
+        regularized = self._regularized()
+        if regularized:
+            losses = [variable.regularizer(variable) for variable in regularized]
+            terms["regularization"] = 1.0, replicas.once(tf.add_n(losses))
         return total(terms)
 
     def _log(self, loss, terms, logits, labels):
@@ -339,7 +394,7 @@ class Method(RunsOnReplicas, SavesItsStudent, MadeFromFlags, keras.Model):
             self._trackers[name].update_state(wholes[name])
         weights = tf.stack([wholes["right"], wholes["seen"] - wholes["right"]])
         self._trackers["accuracy"].update_state(tf.constant([1.0, 0.0]), sample_weight=weights)
-        self.watch.see_losses(shown, self.optimizer.iterations)
+        self.watch.see_losses(shown, self.iterations)
         self.watch.see_logits(logits)
         # A term that this step does not have (IGAM's during its warm start) is not shown as 0.
         results = {name: self._trackers[name].result() for name in (*shown, "accuracy")}

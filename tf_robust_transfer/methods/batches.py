@@ -1,5 +1,6 @@
 """The batches of a method's `fit`, checked on their way into it."""
 
+import contextlib
 import inspect
 import re
 
@@ -25,7 +26,7 @@ def unpack(data):
     InputError.
     """
     images, labels, weights = keras.utils.unpack_x_y_sample_weight(data)
-    if labels is None or weights is not None or not may_be_labels(labels):
+    if not tf.is_tensor(images) or weights is not None or not may_be_labels(labels):
         raise InputError(
             "a method is fitted on batches (images, integer labels of shape [batch] or [batch, 1], "
             "or one-hot rows), without weights"
@@ -38,6 +39,8 @@ def may_be_labels(labels) -> bool:
     """Whether a tensor's type and shape are those of labels: integers [batch] or [batch, 1], or
     rows of several columns.
     """
+    if not tf.is_tensor(labels):
+        return False
     rank = labels.shape.rank
     if rank == 2 and labels.shape[1] != 1:
         return labels.dtype.is_integer or labels.dtype.is_floating
@@ -86,7 +89,7 @@ class Batches:
             return _CheckedPyDataset(x, self), y
         if inspect.isgenerator(x):
             return self._generator(x), y
-        if hasattr(x, "shape") and hasattr(x, "__getitem__") and hasattr(y, "shape"):
+        if _are_arrays(x, y):
             self.check(x, y)
         return x, y
 
@@ -152,17 +155,21 @@ class Batches:
             checks = [refuse(finite, "an image at step {} holds NaN or infinite pixels", step)]
             with tf.control_dependencies(checks):
                 checks.append(tf.cond(number == 0, lambda: first(images), lambda: True))
-            if labels.dtype.is_integer and len(labels.shape) < 2 or labels.shape[-1] == 1:
+            rank = labels.shape.rank
+            if rank is None:
+                labels = class_numbers(labels, tf.shape(images)[0])
+            one_column = rank == 2 and labels.shape[1] == 1
+            if rank is None or one_column or (rank < 2 and labels.dtype.is_integer):
                 low, high = tf.reduce_min(labels), tf.reduce_max(labels)
                 fits = (low >= 0) & (high < self.num_classes)
                 checks.append(refuse(fits, out_of_range("{}", "{}", self.num_classes), low, high))
-            elif len(labels.shape) == 2 and labels.shape[1] is not None:
+            elif rank == 2 and labels.shape[1] is not None:
                 one = tf.cast(tf.equal(labels, tf.cast(1, labels.dtype)), tf.int32)
                 known = tf.equal(tf.cast(one, labels.dtype), labels)  # nothing but 0 and 1
                 fits = tf.reduce_all(known) & tf.reduce_all(tf.reduce_sum(one, axis=1) == 1)
                 checks.append(refuse(fits, NOT_ONE_HOT))
             with tf.control_dependencies(checks):
-                return tf.identity(images), tf.identity(labels)
+                return tf.identity(images), tf.identity(batch[1])
 
         return dataset.enumerate().map(check)
 
@@ -206,13 +213,32 @@ class _CheckedPyDataset(keras.utils.PyDataset):
 
 
 def _are_tensors(spec):
-    return all(isinstance(part, tf.TensorSpec) and part.shape.rank is not None for part in spec)
+    return all(isinstance(part, tf.TensorSpec) for part in spec)
 
 
 def _refusal(error: tf.errors.OpError) -> InputError | None:
     """The InputError that a check inside a dataset meant, or None."""
     found = re.search(_MARK + r"([^\]\n]*)", error.message)
     return InputError(found[1].rstrip("'\" ")) if found else None
+
+
+def _are_arrays(x, y):
+    return hasattr(x, "shape") and hasattr(x, "__getitem__") and hasattr(y, "shape")
+
+
+def _check_shares(method, x, y, batch_size):
+    """Raises an InputError where a replica would have no image of the last batch of arrays, which
+    TensorFlow ends by an error of its own.
+    """
+    batch_size = batch_size or 32  # Keras's own
+    num_images = len(x) if _are_arrays(x, y) else 0
+    count, last = method.distribute_strategy.num_replicas_in_sync, num_images % batch_size
+    if 0 < last < count:
+        raise InputError(
+            f"the last of the batches of {batch_size} has {last} of {num_images} images, which "
+            f"{count} replicas cannot share; leave it out (x[:{num_images - last}]), or take "
+            "another batch_size"
+        )
 
 
 def checks_of(method) -> Batches:
@@ -236,6 +262,13 @@ def fit(
     check_bounds(method)
     checks = checks_of(method)
     x, y = checks.checked(x, y)
+    _check_shares(method, x, y, batch_size)
+    validation = kwargs.get("validation_data")
+    if isinstance(validation, (tuple, list)) and len(validation) == 2:
+        checks.checked(*validation)
+        _check_shares(method, *validation, kwargs.get("validation_batch_size") or batch_size)
+    elif isinstance(validation, tf.data.Dataset):
+        kwargs["validation_data"] = checks.checked(validation, None)[0]
     if isinstance(x, tf.data.Dataset):
         x = workers.rows(method.distribute_strategy, x)
         kwargs.setdefault("shuffle", False)  # Keras's own default, and its warning that it is void
@@ -248,8 +281,24 @@ def fit(
     else:
         callbacks = callbacks if isinstance(callbacks, (list, tuple)) else [callbacks]
         callbacks = [AtEpochsEnd(), *(c for c in callbacks if c is not None)]
-    try:
+    with _told(checks):
         return keras_fit(x, y, batch_size, epochs, verbose, callbacks, **kwargs)
+
+
+def evaluate(method, keras_evaluate, x, y, **kwargs):
+    """keras_evaluate, the method's own from Keras, on what is checked."""
+    checks = checks_of(method)
+    x, y = checks.checked(x, y)
+    _check_shares(method, x, y, kwargs.get("batch_size"))
+    with _told(checks):
+        return keras_evaluate(x, y, **kwargs)
+
+
+@contextlib.contextmanager
+def _told(checks):
+    """What a check inside TensorFlow's data pipeline refused, as the InputError that it meant."""
+    try:
+        yield
     except tf.errors.OpError as error:
         meant = checks.refused or _refusal(error)
         if meant is None:

@@ -53,6 +53,8 @@ def check_networks(method) -> None:
                 "the teacher is random: two passes of the same images differ; a dropout or noise "
                 "layer in it is called with training=True"
             )
+        if role == "student":
+            _check_losses(model)
         sums = np.abs(logits.sum(axis=1) - 1)
         if last is not None or (logits.min() >= -1e-5 and sums.max() <= 1e-5):
             raise InputError(
@@ -61,6 +63,23 @@ def check_networks(method) -> None:
                 + ", the losses are of logits; "
                 + write_line(probabilities=True)
             )
+
+
+def _check_losses(student):
+    """Raises an InputError for losses of a network's own that a step would leave out. Called after
+    a pass, which makes those of `add_loss`.
+    """
+    adding = [
+        layer.name
+        for layer in student._flatten_layers()
+        if getattr(layer, "activity_regularizer", None) is not None or layer._losses
+    ]
+    if adding:
+        raise InputError(
+            f"the student's {adding[0]!r} adds a loss of its own (add_loss, or an activity "
+            "regularizer), which a method's step does not have: take it out, or make it a term "
+            "(rt.terms); regularizers of weights are added"
+        )
 
 
 def check_bounds(method) -> None:

@@ -61,9 +61,11 @@ class InnerAttack(Options):
         """The arguments of `AdversarialTraining` that these options stand for. context:
         `base.Context`.
         """
-        eps = self.eps or context.threat_model.eps
+        eps, norm = self.eps or context.threat_model.eps, context.threat_model.norm
+        if self.kind == "n-fgsm" and norm != "linf":
+            raise InputError(f"--train_attack=n-fgsm is for linf, got --norm={norm}")
         return {
-            "threat_model": ThreatModel(norm=context.threat_model.norm, eps=eps),
+            "threat_model": ThreatModel(norm=norm, eps=eps),
             "attack": self.attack(eps, loss),
             "warm_up_steps": context.steps(self.warm_up_steps),
         }

@@ -51,7 +51,7 @@ class Watch:
         # A sum is NaN or infinite where a weight is.
         total = tf.add_n([tf.cast(tf.reduce_sum(w), tf.float32) for w in weights])
         first = tf.logical_and(self._bad_step == 0, ~tf.math.is_finite(total))
-        self._bad_step.assign(tf.where(first, tf.cast(iterations, tf.int64), self._bad_step))
+        self._bad_step.assign(tf.where(first, _number(iterations), self._bad_step))
 
     def see_losses(self, losses: dict, iterations) -> None:
         """Inside a step, after the optimizer's: remembers the first step with a loss that is not
@@ -68,8 +68,7 @@ class Watch:
         ]
         bad = tf.add_n(bits)
         first = tf.logical_and(self._bad_loss_step == 0, bad > 0)
-        step = tf.cast(iterations, tf.int64)
-        self._bad_loss_step.assign(tf.where(first, step, self._bad_loss_step))
+        self._bad_loss_step.assign(tf.where(first, _number(iterations), self._bad_loss_step))
         self._bad_terms.assign(tf.where(first, bad, self._bad_terms))
 
     def see_logits(self, logits) -> None:
@@ -130,6 +129,11 @@ class AtEpochsEnd(keras.callbacks.Callback):
     def on_epoch_end(self, epoch, logs=None):
         self.model.watch.check(self.model)
         self.model.watch.tell_collapse(self.model)
+
+
+def _number(iterations):
+    """Of a step, from 1: one that float16's scaling skips may leave 0 iterations."""
+    return tf.maximum(tf.cast(iterations, tf.int64), 1)
 
 
 def _of_replicas(method, variable):

@@ -77,7 +77,12 @@ def build_model(name: str, input_shape, num_classes: int, **options) -> keras.Mo
     check_settings()
     build, options = find_model(name, options)
     try:
-        return build(tuple(input_shape), num_classes, **options)
+        model = build(tuple(input_shape), num_classes, **options)
+        if not isinstance(model, keras.Model):
+            raise InputError(
+                f"the model {name!r}: expected a keras.Model, got {type(model).__name__}"
+            )
+        return model
     except InputError:
         raise
     except (TypeError, ValueError) as error:
@@ -99,6 +104,11 @@ def find_model(name: str, options: dict):
     """
     if is_plugin(name):
         build = load("model", name)
+        if not callable(build):
+            raise InputError(
+                f"the model {name!r}: expected a function (input_shape, num_classes, **options) "
+                f"that returns a keras.Model, got {type(build).__name__}"
+            )
         parameters = inspect.signature(build).parameters.values()
         if any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters):
             return build, options

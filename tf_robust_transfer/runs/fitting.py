@@ -117,7 +117,8 @@ def fit(run: Run) -> None:
                 if isinstance(run.train, data.StreamedData):
                     batches = workers.rows(strategy, batches, own=True)
                 epochs = epoch + max(1, whole)
-                with data.told_when_unreadable(config.dataset):
+                first_bad = getattr(run.train, "first_bad", str)
+                with data.told_when_unreadable(config.dataset, first_bad):
                     method.fit(
                         batches,
                         initial_epoch=epoch,
@@ -126,6 +127,11 @@ def fit(run: Run) -> None:
                         callbacks=Callbacks(used, method, epochs=epochs, steps=steps),
                         shuffle=False,
                         verbose=0,
+                    )
+                if method.steps_done == step:
+                    raise InputError(
+                        f"no step of epoch {epoch + 1} had a gradient that is finite in float16: "
+                        "--mixed_precision=bfloat16, or a smaller learning rate"
                     )
                 step = method.steps_done
 

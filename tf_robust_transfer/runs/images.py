@@ -35,7 +35,10 @@ def load_split(config, split: str, limit: int = 0) -> data.ImageData:
             raise
         shape, num_classes = data.SHAPES[config.dataset]
         shape = (*(config.image_size or shape[:2]), shape[2])
-        return data.synthetic_data(shape, num_classes, 16, config.seed)
+        # So many that a part of each class can be held out.
+        held_out = getattr(config, "validation_fraction", 0) and split == "train"
+        count = 2 * num_classes if held_out else 16
+        return data.synthetic_data(shape, num_classes, count, config.seed)
 
 
 def load_train(config, worker=(0, 1)) -> data.ImageData | data.StreamedData | data.StreamedFolder:

@@ -1,5 +1,7 @@
 """The method of a run, compiled around its student."""
 
+import logging
+
 import keras
 
 from tf_robust_transfer import data, methods
@@ -8,6 +10,8 @@ from tf_robust_transfer.errors import InputError
 from tf_robust_transfer.models import build_model
 from tf_robust_transfer.models.precision import with_precision
 from tf_robust_transfer.runs.optimizers import optimizer
+
+_LOG = logging.getLogger("tf_robust_transfer")
 
 
 def student_network(config, images: data.ImageData, teacher=None) -> keras.Model:
@@ -24,6 +28,9 @@ def student_network(config, images: data.ImageData, teacher=None) -> keras.Model
                 f"--initial_model takes images {found[0]} to {found[1]} classes, the data set has "
                 f"images {wanted[0]} and {wanted[1]} classes; give a network of these, or none"
             )
+        # A network of `finetune` comes with its features frozen.
+        student.trainable = False
+        student.trainable = True
         return student
     return build_model(config.model, images.input_shape, images.num_classes, **config.model_options)
 
@@ -54,6 +61,16 @@ def compiled_method(
     if config.mixed_precision != "none":
         student = with_precision(student, config.mixed_precision)
     built = _method(config, images, student, teacher, steps_per_epoch)
+    for name, flag, what in (
+        ("warm_start_steps", "warm_start_epochs", "nothing is matched"),
+        ("warm_up_steps", "eps_warm_up_epochs", "the radius is never reached"),
+    ):
+        steps = getattr(built, name, getattr(built.options, name, 0))
+        if steps >= total_steps and not config.smoke:
+            _LOG.warning(
+                "--%s takes all of the %d steps: %s; train longer, or lower it",
+                *(flag, total_steps, what),
+            )
     built.compile(
         optimizer=step, jit_compile=config.jit == "on", **built.compile_arguments(config.of_method)
     )

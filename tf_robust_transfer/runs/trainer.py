@@ -10,9 +10,11 @@ from tf_robust_transfer import data
 from tf_robust_transfer.checkpoints import load_model, save_model
 from tf_robust_transfer.command_line import tell_ignored, to_text
 from tf_robust_transfer.config import TrainConfig
+from tf_robust_transfer.errors import InputError
 from tf_robust_transfer.evaluation import evaluate_robustness
 from tf_robust_transfer.evaluation.model_card import write_card
 from tf_robust_transfer.files import write_json
+from tf_robust_transfer.methods import find_method
 from tf_robust_transfer.ops import workers
 from tf_robust_transfer.plots.input_gradients import CHANNELS, plot_input_gradients
 from tf_robust_transfer.runs import callbacks, device, teachers, tensorboard
@@ -80,12 +82,14 @@ def _run(config, strategy):
         teacher = teachers.load(config, run_training)
         # After the teacher's training, which may have its own.
         device.set_determinism(config.deterministic == "on")
-        _LOG.info(
-            "training %s (%s, %s) in %s", config.model, config.method, config.dataset, folder.path
-        )
+        network = config.initial_model or config.model
+        if find_method(config.method).makes_its_student:
+            network = config.teacher
+        _LOG.info("training %s (%s, %s) in %s", network, config.method, config.dataset, folder.path)
         _LOG.info(device.line(_on(config)))
         train = load_train(config, workers.index(strategy))
         test = load_split(config, "test")
+        _check_alike(config, train, test)
         validation = None
         if config.validation_fraction:
             train, validation = data.hold_out(train, config.validation_fraction, config.seed)
@@ -123,6 +127,17 @@ def _run(config, strategy):
         # IGAM's own teacher has the adapter before it.
         _finish(run, getattr(method, "teacher", teacher))
     return folder
+
+
+def _check_alike(config, train, test):
+    """Raises an InputError where test images are of another size or of other classes."""
+    of_each = [(part.input_shape, part.num_classes) for part in (train, test)]
+    if of_each[0] != of_each[1]:
+        said = (f"{tuple(shape)} in {classes} classes" for shape, classes in of_each)
+        raise InputError(
+            "{}: training images are of {}, test images of {}; bring them to one size: "
+            "--image_size=HEIGHTxWIDTH".format(config.dataset, *said)
+        )
 
 
 def _finish(run, teacher):

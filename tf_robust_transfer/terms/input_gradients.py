@@ -14,6 +14,7 @@ from tf_robust_transfer.losses import classification
 from tf_robust_transfer.models.batch_statistics import BATCH_NORMS, with_batch_statistics
 from tf_robust_transfer.ops.batch_norm import batch_norm_layers, with_our_moments
 from tf_robust_transfer.ops.gradients import input_gradient
+from tf_robust_transfer.ops.moments import with_second_gradients
 from tf_robust_transfer.ops.random import fold_seed
 from tf_robust_transfer.options import Options, above, from_keywords, option
 
@@ -71,10 +72,14 @@ class InputGradients:
         # The teacher is frozen, so that its batch norm can be folded: its gradient costs less.
         # A compiled function of its own would keep the places of the step that traced it first.
         placed = any(isinstance(layer, RandomPad) for layer in teacher._flatten_layers())
+        # Nor would one reduce the statistics of a batch over the replicas.
+        shared = self.matched_teacher is not teacher and (
+            tf.distribute.get_strategy().num_replicas_in_sync > 1
+        )
         self._copy = FasterCopy(
             self.matched_teacher,
             precision=self.options.teacher_precision,
-            compile_with_xla=False if placed else None,
+            compile_with_xla=False if placed or shared else None,
         )
         if None in teacher.input_shape[1:]:
             raise InputError(
@@ -91,7 +96,7 @@ class InputGradients:
     def __call__(self, images, labels, seed):
         # The loss differentiates this gradient once more.
         layers = batch_norm_layers([self.student])
-        with with_our_moments(layers, whole_batch=False):
+        with with_our_moments(layers, whole_batch=False), with_second_gradients():
             student_gradient, logits = self._gradient(
                 lambda x: self.student(x, training=True), images, labels
             )

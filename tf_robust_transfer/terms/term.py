@@ -5,6 +5,9 @@ import tensorflow as tf
 from tf_robust_transfer.errors import InputError
 from tf_robust_transfer.ops import replicas
 
+# What the logs of a step call something else.
+RESERVED = ("loss", "accuracy", "weight_decay", "regularization", "gradient_norm")
+
 
 class Term:
     """A weight times the mean over the batch of a loss of each example.
@@ -63,8 +66,25 @@ def evaluate(terms, images, labels, seed):
     for term in terms:
         if term.of not in seen:
             seen[term.of] = term.of(images, labels, seed)
-        shares |= term(seen[term.of])
+        found = term(seen[term.of])
+        twice = sorted(set(found) & set(shares))
+        if twice:
+            raise InputError(_named_twice(twice[0]))
+        shares |= found
     return shares, seen
+
+
+def check_names(names) -> None:
+    """Raises an InputError unless terms of these names can stand in one loss."""
+    for place, name in enumerate(names):
+        if name in names[:place]:
+            raise InputError(_named_twice(name))
+        if name in RESERVED:
+            raise InputError(f"a term cannot be called {name!r}, as the logs call something else")
+
+
+def _named_twice(name):
+    return f"two terms are called {name!r}: give one another name (name=...)"
 
 
 def total(shares):

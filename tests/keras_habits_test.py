@@ -1,0 +1,185 @@
+"""What Keras users do with a method beside one `fit`: recompile, freeze, regularise, accumulate
+gradients, evaluate, on one device and on two.
+"""
+
+import json
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+import tf_robust_transfer as rt
+from tests import fresh_process
+from tf_robust_transfer.errors import InputError
+
+IMAGES = np.random.default_rng(0).uniform(size=(12, 4, 4, 1)).astype(np.float32)
+LABELS = np.arange(12) % 3
+
+
+def network(**of_the_kernel):
+    keras.utils.set_random_seed(0)
+    layers = [
+        keras.Input((4, 4, 1)),
+        keras.layers.Conv2D(2, 3, name="conv", **of_the_kernel),
+        keras.layers.Flatten(),
+        keras.layers.Dense(3, name="dense"),
+    ]
+    return keras.Sequential(layers)
+
+
+def natural(student, **options):
+    method = rt.Natural(student=student, **options)
+    method.compile(keras.optimizers.SGD(0.1))
+    return method
+
+
+def test_a_regularizer_is_a_term_as_in_keras():
+    student = network(kernel_regularizer=keras.regularizers.L2(0.5))
+    expected = 0.5 * float(np.sum(student.get_layer("conv").kernel.numpy() ** 2))
+    method = natural(student)
+    logs = method.train_on_batch(IMAGES, LABELS, return_dict=True)
+    assert logs["regularization"] == pytest.approx(expected, rel=1e-5)
+    plain = network(kernel_regularizer=keras.regularizers.L2(0.5))
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    plain.compile(keras.optimizers.SGD(0.1), loss)
+    assert plain.train_on_batch(IMAGES, LABELS) == pytest.approx(logs["loss"], rel=1e-5)
+    for ours, theirs in zip(student.weights, plain.weights, strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=1e-7)
+
+
+def test_other_losses_of_a_student_are_refused():
+    class Adds(keras.layers.Layer):
+        def call(self, x):
+            self.add_loss(tf.reduce_sum(x))
+            return x
+
+    inputs = keras.Input((4, 4, 1))
+    adding = keras.Model(inputs, network()(Adds(name="adding")(inputs)))
+    for student, name in (
+        (network(activity_regularizer=keras.regularizers.L2(0.5)), "conv"),
+        (adding, "adding"),
+    ):
+        with pytest.raises(InputError, match=f"the student's '{name}' adds a loss of its own"):
+            natural(student).fit(IMAGES, LABELS, verbose=0)
+
+
+def test_a_recompiled_method_takes_what_was_changed():
+    method = natural(network())
+    method.fit(IMAGES, LABELS, verbose=0)
+    method.weight_decay = 5e-4
+    method.compile(keras.optimizers.SGD(0.1))
+    assert method.fit(IMAGES, LABELS, verbose=0).history["weight_decay"][0] > 0
+
+
+@pytest.mark.parametrize("name", ["weighted_metrics", "loss_weights", "metrics"])
+def test_what_compile_would_ignore_is_refused(name):
+    method = rt.Natural(student=network())
+    with pytest.raises(InputError, match="has its own loss; compile it with optimizer"):
+        method.compile(keras.optimizers.SGD(0.1), **{name: ["accuracy"]})
+
+
+def test_a_frozen_student_is_refused():
+    student = network()
+    student.trainable = False
+    frozen = keras.models.clone_model(student)  # its layers are
+    for model in (student, frozen):
+        with pytest.raises(InputError, match="the student has no weights to train"):
+            natural(model)
+
+
+def test_an_average_keeps_to_its_layers():
+    """It took the trained variables as they came: one layer's for another's of its shape."""
+    student = network()
+    method = natural(student, weight_averaging=0.5)
+    student.get_layer("conv").trainable = False
+    method.compile(keras.optimizers.SGD(0.1))
+    before = student.get_layer("conv").kernel.numpy()
+    method.fit(IMAGES, LABELS, verbose=0)
+    averaged = method.averaged_student([IMAGES])
+    np.testing.assert_array_equal(averaged.get_layer("conv").kernel, before)
+    dense = [m.get_layer("dense").kernel.numpy() for m in (student, averaged)]
+    assert dense[0].shape == dense[1].shape and not np.array_equal(*dense)
+
+    student = network()
+    student.get_layer("conv").trainable = False
+    method = natural(student, weight_averaging=0.5)
+    student.get_layer("conv").trainable = True
+    with pytest.raises(InputError, match="make the method anew"):
+        method.compile(keras.optimizers.SGD(0.1))
+
+
+def test_gathered_gradients_are_of_batches_that_draw_their_own():
+    method = rt.Natural(student=network())
+    method.compile(keras.optimizers.SGD(0.1, gradient_accumulation_steps=4))
+    seeds = []
+    for _ in range(5):
+        seeds.append(tuple(method.step_seed().numpy()))
+        method.train_on_batch(IMAGES, LABELS)
+    assert seeds == [(0, step) for step in range(5)] and method.steps_done == 5
+    assert int(method.optimizer.iterations) == 1
+
+
+@pytest.mark.parametrize("kind", ["uint8", "0 to 255"])
+def test_images_of_a_validation_are_checked(kind):
+    method = natural(network())
+    wrong = 255 * IMAGES if kind == "0 to 255" else (255 * IMAGES).astype(np.uint8)
+    for call in (
+        lambda: method.fit(IMAGES, LABELS, validation_data=(wrong, LABELS), verbose=0),
+        lambda: method.evaluate(wrong, LABELS, verbose=0),
+    ):
+        with pytest.raises(InputError, match="divide by 255"):
+            call()
+    assert method.steps_done == 0
+
+
+def test_a_loss_that_no_step_survives_is_told_under_float16():
+    """Scaling skips such a step, and the number of steps stays 0."""
+    inputs = keras.Input((4, 4, 1))
+    overflows = keras.layers.Rescaling(1e6, dtype="mixed_float16")(inputs)
+    logits = keras.layers.Dense(3, dtype="float32")(keras.layers.Flatten()(overflows))
+    method = rt.Natural(student=keras.Model(inputs, logits))
+    method.compile(keras.optimizers.LossScaleOptimizer(keras.optimizers.SGD(0.1)))
+    with pytest.raises(InputError, match="the loss is not finite at step 1: cross_entropy"):
+        method.fit(IMAGES, LABELS, verbose=0)
+    assert method.steps_done == 0
+
+
+_TWO = """
+import json
+import keras, numpy as np, tensorflow as tf
+tf.config.set_logical_device_configuration(
+    tf.config.list_physical_devices("CPU")[0], [tf.config.LogicalDeviceConfiguration()] * 2)
+import tf_robust_transfer as rt
+
+images = np.random.default_rng(0).uniform(size=(13, 4, 4, 1)).astype(np.float32)
+labels = np.arange(13) % 3
+found = {}
+for name, strategy in {"one": tf.distribute.get_strategy(),
+                       "two": tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])}.items():
+    with strategy.scope():
+        keras.utils.set_random_seed(1)
+        method = rt.Natural(student=rt.build_model("small_cnn", (4, 4, 1), 3))
+        method.compile(keras.optimizers.SGD(0.1))
+    found[name] = [method.evaluate(images, labels, batch_size=size, verbose=0, return_dict=True)
+                   for size in (5, 11, 16)]
+    found["refused by " + name] = []
+    for call in (method.fit, method.evaluate):
+        try:
+            call(images, labels, batch_size=12, verbose=0)
+        except rt.InputError as error:
+            found["refused by " + name].append(str(error))
+print(json.dumps(found))
+"""
+
+
+def test_two_replicas_evaluate_as_one_device():
+    """Keras gives each replica's mean the same weight."""
+    done = fresh_process.run(_TWO)
+    assert done.returncode == 0, done.stderr[-3000:]
+    found = json.loads(done.stdout.splitlines()[-1])
+    for one, two in zip(found["one"], found["two"], strict=True):
+        assert 0 < one["accuracy"] < 1
+        assert two == pytest.approx(one, rel=1e-5)
+    assert found["refused by one"] == [] and len(found["refused by two"]) == 2
+    assert all("1 of 13 images, which 2 replicas cannot" in x for x in found["refused by two"])

@@ -415,7 +415,7 @@ class TestInputErrors:
     )
     def test_the_other_norm(self, attack, norm):
         model, images = smooth_model(), inputs(2)
-        with pytest.raises(InputError, match=f"attack, got norm '{norm}'") as caught:
+        with pytest.raises(InputError, match=f"attacks in l.*, got norm '{norm}'") as caught:
             attack(model, images, predicted(model, images), threat_model=ThreatModel(norm, 0.1))
         assert "\n" not in str(caught.value)
 

@@ -131,8 +131,9 @@ def run(config: VisualizeConfig) -> None:
         plot(config)
         return
     shown = load_split(config, config.split, config.num_images or default_images)
-    titles = told_apart([_parts(spec) for spec in config.models])
-    models = {title: load_model(spec) for title, spec in zip(titles, config.models, strict=True)}
+    specs = list(dict.fromkeys(config.models))
+    titles = told_apart([_parts(spec) for spec in specs])
+    models = {title: load_model(spec) for title, spec in zip(titles, specs, strict=True)}
     plot(models, pixels(shown.images), shown.labels, config)
 
 

@@ -75,11 +75,8 @@ def read(
         dataset = dataset.map(lambda example: (example[image_key], example[label_key]))
         size = shape
         # Many images that are to become smaller would not fit before they are.
-        shrinks = (
-            image_size is not None
-            and None not in shape
-            and (count * np.prod(shape) > _AT_ONCE and tuple(image_size) != shape[:2])
-        )
+        large = None not in shape and count * np.prod(shape) > _AT_ONCE
+        shrinks = large and image_size is not None and tuple(image_size) != shape[:2]
         if None in shape or shrinks:
             size = (*image_size, shape[2])
             fit = resize_tensor if shrinks else fitting(name)

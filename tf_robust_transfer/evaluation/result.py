@@ -159,17 +159,15 @@ def warnings_of(attack: str, results: dict) -> tuple[str, ...]:
 def at_each_radius(results: dict) -> list[dict]:
     """What stands in results.json, as one such dict for each radius that was evaluated, the
     smallest first."""
-    threat = results["threat_model"]
+    threat, lines = results["threat_model"], results.get("warnings", ())
     found = []
     for at in results.get("radii") or [{"eps": threat["eps"]}]:
         own = f"eps {at['eps']:.4g}: "
-        lines = results.get("warnings", ())
-        said = [line.removeprefix(own) for line in lines if not _OF_A_RADIUS.match(line)
-                or line.startswith(own)]  # fmt: skip
+        said = [line for line in lines if line.startswith(own) or not _OF_A_RADIUS.match(line)]
         figures = {name: value for name, value in at.items() if name != "eps"}
-        found.append(results | figures | {
-            "threat_model": threat | {"eps": at["eps"]}, "warnings": said, "radii": []
-        })  # fmt: skip
+        figures["threat_model"] = threat | {"eps": at["eps"]}
+        figures["warnings"] = [line.removeprefix(own) for line in said]
+        found.append(results | figures | {"radii": []})
     return found
 
 

@@ -328,9 +328,9 @@ class Method(RunsOnReplicas, SavesItsStudent, MadeFromFlags, keras.Model):
         }
         # Keras takes the replicas' means for one another's, however many examples they are of.
         wholes = replicas.whole(sums)
+        self._see_accuracy(wholes)
         seen = wholes["seen"]
-        for name, summed in (("accuracy", wholes["right"]), ("loss", wholes["loss"])):
-            self._trackers[name].update_state(summed / seen, sample_weight=seen)
+        self._trackers["loss"].update_state(wholes["loss"] / seen, sample_weight=seen)
         return {
             "loss": self._trackers["loss"].result(),
             "accuracy": self._trackers["accuracy"].result(),
@@ -370,6 +370,11 @@ class Method(RunsOnReplicas, SavesItsStudent, MadeFromFlags, keras.Model):
             self.average.see(self.student, self.iterations)
         self.watch.see_weights(self._trained, self.iterations)
 
+    def _see_accuracy(self, wholes):
+        """wholes: how many examples of the global batch were `right`, and `seen`."""
+        weights = tf.stack([wholes["right"], wholes["seen"] - wholes["right"]])
+        self._trackers["accuracy"].update_state(tf.constant([1.0, 0.0]), sample_weight=weights)
+
     def _total(self, terms):
         if self.weight_decay:
             decayed = (
@@ -392,8 +397,7 @@ class Method(RunsOnReplicas, SavesItsStudent, MadeFromFlags, keras.Model):
         wholes = replicas.whole(shown | counts | asked)
         for name in shown:
             self._trackers[name].update_state(wholes[name])
-        weights = tf.stack([wholes["right"], wholes["seen"] - wholes["right"]])
-        self._trackers["accuracy"].update_state(tf.constant([1.0, 0.0]), sample_weight=weights)
+        self._see_accuracy(wholes)
         self.watch.see_losses(shown, self.iterations)
         self.watch.see_logits(logits)
         # A term that this step does not have (IGAM's during its warm start) is not shown as 0.

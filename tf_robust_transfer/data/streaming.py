@@ -259,12 +259,12 @@ def read_batches(
 
 
 @contextlib.contextmanager
-def told_when_unreadable(name: str, first_bad: Callable[[], str] = str):
+def told_when_unreadable(name: str, first_bad: Callable[[], str] | None = None):
     """Within it a train file of the set `name` that is damaged or gone is an InputError, in place
     of TensorFlow's own.
 
     first_bad: what is wrong with which file, looked for where TensorFlow does not say; "" where
-        nothing is found.
+        nothing is found. None: not looked for.
     """
     try:
         yield
@@ -283,7 +283,7 @@ def told_when_unreadable(name: str, first_bad: Callable[[], str] = str):
                 what = f"its files {_OTHER_NUMBERS}"
             elif not name.startswith("folder:") and not _OF_AN_IMAGE.search(error.message):
                 raise
-        found = first_bad()
+        found = first_bad() if first_bad else ""
         if found:
             raise InputError(
                 f"{found}; mend it and start the same command again to go on"

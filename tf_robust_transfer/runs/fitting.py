@@ -117,7 +117,7 @@ def fit(run: Run) -> None:
                 if isinstance(run.train, data.StreamedData):
                     batches = workers.rows(strategy, batches, own=True)
                 epochs = epoch + max(1, whole)
-                first_bad = getattr(run.train, "first_bad", str)
+                first_bad = getattr(run.train, "first_bad", None)
                 with data.told_when_unreadable(config.dataset, first_bad):
                     method.fit(
                         batches,

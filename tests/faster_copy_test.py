@@ -13,6 +13,7 @@ from tf_robust_transfer.inference import faster_copy
 from tf_robust_transfer.inference.faster_copy import FasterCopy
 from tf_robust_transfer.inference.nodes import Nothing, ScaleAndShift
 from tf_robust_transfer.models import MODELS, build_model
+from tf_robust_transfer.models.endpoints import endpoints
 
 CLASSES = 5
 
@@ -279,6 +280,24 @@ class TestGraphs:
         assert not copy.follows_model
         assert kinds(copy) == (0, 1)
         compare(model, copy, tolerance=1e-4 if precision == "float32" else 0.02)
+
+    @pytest.mark.parametrize(("precision", "tolerance"), [("float32", 1e-5), ("bfloat16", 0.02)])
+    @pytest.mark.parametrize("name", ["preact_resnet_18", "small_cnn"])
+    def test_endpoints(self, name, precision, tolerance):
+        """Each is the model's own, those too that a batch norm reads, which is not folded then."""
+        options = {"base_channels": 4} if name == "preact_resnet_18" else {"batch_norm": True}
+        model = build_model(name, (8, 8, 3), CLASSES, **options)
+        randomise(model)
+        submodel = endpoints(model, {layer.name: layer.name for layer in model.layers[1:]})
+        images = np.random.default_rng(3).uniform(size=(4, 8, 8, 3)).astype("float32")
+        copy = FasterCopy(submodel, precision=precision)
+        assert not copy.follows_model
+        found, expected = copy(images), submodel(images)
+        assert set(found) == set(expected)
+        for layer, theirs in expected.items():
+            assert found[layer].dtype == tf.float32
+            error = np.linalg.norm(found[layer] - theirs) / (np.linalg.norm(theirs) or 1.0)
+            assert error < tolerance, layer
 
     def test_operations_and_layers_that_are_not_known(self):
         """A custom layer and bare operations are the model's own, in float32, with the training

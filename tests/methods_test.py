@@ -1146,7 +1146,7 @@ class TestErrors:
                 {"blocks": ("block1", "block_2")},
                 "student has no endpoint 'block_2'; nearest valid names: block2",
             ),
-            ({}, "student has no endpoint 'block3'"),
+            ({"blocks": ("block1", "block3")}, "student has no endpoint 'block3'"),
         ],
     )
     def test_mixacm_options(self, options, text):
@@ -1162,8 +1162,14 @@ class TestErrors:
 
     def test_mixacm_blocks_of_the_teacher(self):
         student = build_model("wrn_10_1", (8, 8, 1), 3)
+        teacher = build_model("small_cnn", (8, 8, 1), 3)
         with pytest.raises(InputError, match="teacher has no endpoint 'block3'"):
-            MixACM(student=student, teacher=build_model("small_cnn", (8, 8, 1), 3))
+            MixACM(student=student, teacher=teacher, blocks=("block2", "block3"))
+        text = "the teacher has block1, block2, the student block1, block2, block3, block4; say"
+        with pytest.raises(InputError, match=text):
+            MixACM(student=student, teacher=teacher)
+        with pytest.raises(InputError, match="has no endpoint, the student no endpoint"):
+            MixACM(student=linear_model(), teacher=linear_model())
 
     @pytest.mark.parametrize(
         ("labels", "weights"),

@@ -323,6 +323,64 @@ class TestParts:
             )
 
 
+class TestTeacherPrecision:
+    @staticmethod
+    def logs(made, teacher_precision, weights=None):
+        """Of a step that moves nothing; weights: given to the teacher once the method is made."""
+        keras.utils.set_random_seed(1)
+        student, teacher = (
+            build_model("preact_resnet_18", (8, 8, 3), CLASSES, base_channels=4) for _ in range(2)
+        )
+        method = made(student=student, teacher=teacher, teacher_precision=teacher_precision)
+        method.compile(optimizer=keras.optimizers.SGD(0.0))
+        rng = np.random.default_rng(5)
+        x, y = rng.uniform(size=(4, 8, 8, 3)).astype(np.float32), rng.integers(CLASSES, size=4)
+        if weights is not None:
+            method.fit(x, y, batch_size=4, verbose=0)
+            teacher.set_weights([weights * value for value in teacher.get_weights()])
+        history = method.fit(x, y, batch_size=4, verbose=0).history
+        return {name: history[name][0] for name in ("kld", "acm") if name in history}
+
+    @pytest.mark.parametrize("made", [MixACM, Distillation])
+    def test_the_teacher_is_the_same_but_for_rounding(self, made):
+        whole, half = (self.logs(made, precision) for precision in ("float32", "bfloat16"))
+        assert half == pytest.approx(whole, rel=0.03)
+        for name, value in half.items():
+            assert value != pytest.approx(whole[name], rel=1e-6), "the precision was not used"
+
+    @pytest.mark.parametrize("made", [MixACM, Distillation])
+    def test_weights_that_the_teacher_gets_later_count(self, made):
+        before, after, expected = (
+            self.logs(made, *arguments)
+            for arguments in (("bfloat16",), ("bfloat16", 1.1), ("float32", 1.1))
+        )
+        assert after == pytest.approx(expected, rel=0.03)
+        assert after != pytest.approx(before, rel=0.03)
+
+    def test_of_both_methods_it_is_one_option(self):
+        student, teacher = network(1), network(2)
+        both = IGAMMixACM(
+            student=student, teacher=teacher, lambda_adv=0.0, teacher_precision="bfloat16"
+        )
+        assert both.options.gradients.teacher_precision == "bfloat16"
+        assert both.terms[0].of._frozen._copy.precision == "bfloat16"
+
+    def test_others_are_refused(self):
+        with pytest.raises(InputError, match="teacher_precision 'mixed'"):
+            MixACM(student=network(1), teacher=network(2), teacher_precision="mixed")
+
+
+class TestAllBlocks:
+    def test_every_block_of_both(self):
+        """As 5.1's sum: no name is left out, and in no other order."""
+        student, teacher = (
+            build_model("preact_resnet_18", (8, 8, 3), CLASSES, base_channels=width)
+            for width in (4, 8)
+        )
+        found = MixACM(student=student, teacher=teacher).terms[-1].pairs
+        assert found == tuple((f"block{n}", f"block{n}") for n in range(1, 6))
+
+
 class TestAffine:
     @pytest.mark.parametrize("transform_of", ["teacher", "student"])
     def test_the_transformation_is_trained_with_the_student(self, transform_of):

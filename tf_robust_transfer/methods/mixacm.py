@@ -7,6 +7,7 @@ from tf_robust_transfer.methods.base import Method
 from tf_robust_transfer.models.pairs import check_pair
 from tf_robust_transfer.options import group, keywords_of
 from tf_robust_transfer.terms import ChannelMaps, CrossEntropy, MixedExamples, SoftLabels, Term
+from tf_robust_transfer.terms.passes import FrozenTeacher
 
 
 class MixACM(Method):
@@ -30,7 +31,8 @@ class MixACM(Method):
             not say.
         temperature: gamma of the soft labels.
         blocks: endpoints that are matched: names that both networks have, or pairs
-            "TEACHERS:STUDENTS" such as "block2:block3" where their depths differ.
+            "TEACHERS:STUDENTS" such as "block2:block3" where their depths differ; ("all",): every
+            one, of two networks that have the same (section 5.1, whose sum is of all).
         acm_reduction: over channels, "mean" or "sum", which the paper leaves open; this and the
             next two: see `losses.channel_maps.acm_loss`.
         acm_mapping: "maximum", "mean", "mean_of_squares", or "none" for the direct feature loss of
@@ -44,6 +46,9 @@ class MixACM(Method):
             come (the row "w/o mixup").
         mixup_per_example: one weight for each example instead of one for the batch, as the original
             mixup code has it; the paper does not say.
+        teacher_precision: "float32", or "bfloat16", in which the teacher's pass costs less on a
+            processor that computes in it; the paper has neither word. A subclassed teacher, which
+            has no copy in bfloat16 (`FasterCopy`), is called as it is.
         student_endpoints, teacher_endpoints: for models of your own, the submodels made by
             `rt.endpoints(model, {...})`.
 
@@ -58,6 +63,7 @@ class MixACM(Method):
         maps: ChannelMaps.Options = group(ChannelMaps.Options)
         soft_labels: SoftLabels.Options = group(SoftLabels.Options)
         mixup: MixedExamples.Options = group(MixedExamples.Options)
+        teacher: FrozenTeacher.Options = group(FrozenTeacher.Options)
 
     takes_teacher = True
 
@@ -68,16 +74,23 @@ class MixACM(Method):
         check_tasks(student, teacher, self.options.soft_labels.kld_weight)
         self.teacher = teacher
         teacher.trainable = False
-        own = {"student_endpoints": student_endpoints, "teacher_endpoints": teacher_endpoints}
-        self.terms = mixacm_terms(student, teacher, self.options, seed=self.seed, **own)
+        self.terms = mixacm_terms(
+            student,
+            teacher,
+            self.options,
+            seed=self.seed,
+            student_endpoints=student_endpoints,
+            teacher_endpoints=teacher_endpoints,
+            **keywords_of(self.options.teacher),
+        )
 
 
-def mixacm_terms(student, teacher, options, *, seed, **own_endpoints) -> list:
-    """MixACM's terms. options: with the groups of `MixACM.Options`; own_endpoints: see
-    `MixedExamples`.
+def mixacm_terms(student, teacher, options, *, seed, **further) -> list:
+    """MixACM's terms. options: with the groups of `MixACM.Options`; further: endpoints and
+    precision, see `MixedExamples`.
     """
     kld_weight = options.soft_labels.kld_weight
-    of = MixedExamples(student, teacher, **own_endpoints, **keywords_of(options.mixup))
+    of = MixedExamples(student, teacher, **further, **keywords_of(options.mixup))
     terms: list[Term] = [CrossEntropy(1.0 - kld_weight, of=of, name="mixup")]
     if kld_weight:
         terms.append(SoftLabels(of=of, **keywords_of(options.soft_labels)))

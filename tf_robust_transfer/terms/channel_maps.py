@@ -46,8 +46,8 @@ class ChannelMaps(Term):
             flag="alpha_acm",
         )
         blocks: tuple = option(
-            ("block1", "block2", "block3", "block4"),
-            "matched endpoints, each NAME or TEACHERS:STUDENTS",
+            ("all",),
+            "matched endpoints, each NAME or TEACHERS:STUDENTS; all: those of both networks",
             names,
         )
         acm_reduction: str = option(
@@ -71,7 +71,8 @@ class ChannelMaps(Term):
     def __init__(self, *, of, seed=0, **keywords):
         self.options = from_keywords(self.Options, keywords)
         super().__init__("acm", self.options.acm_weight, self._distance, of=of)
-        self.pairs = tuple(_pair(block) for block in self.options.blocks)
+        blocks = self.options.blocks
+        self.pairs = self._all() if blocks == ("all",) else tuple(map(_pair, blocks))
         self._check_names()
         self.affine = {}
         for number, pair in enumerate(self.pairs):
@@ -103,6 +104,21 @@ class ChannelMaps(Term):
             transform=self.affine.get(f"{theirs}:{ours}", options.acm_transform),
             transform_of=options.acm_transform_of,
         )
+
+    def _all(self):
+        """Every block, which both networks name alike."""
+        theirs, ours = (
+            [name for name, x in side.output.items() if name != "logits" and len(x.shape) == 4]
+            for side in (self.of.teacher_endpoints, self.of.student_endpoints)
+        )
+        if not ours or set(theirs) != set(ours):
+            raise InputError(
+                f"blocks: the teacher has {_listed(theirs)}, the student {_listed(ours)}; say what "
+                "is matched, NAME or TEACHERS:STUDENTS each (--blocks=block2:block3), or name "
+                "layers of yours: student_endpoints=rt.endpoints(student, {'block1': 'a layer of "
+                "shape [batch, height, width, channels]'})"
+            )
+        return tuple((name, name) for name in ours)
 
     def _check_names(self):
         for role, outputs, matched in (
@@ -147,6 +163,10 @@ class ChannelMaps(Term):
         )
         layer.build((None, given))
         return layer
+
+
+def _listed(names) -> str:
+    return ", ".join(names) or "no endpoint"
 
 
 def _pair(block: str) -> tuple[str, str]:

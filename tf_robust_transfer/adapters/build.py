@@ -10,6 +10,7 @@ import tensorflow as tf
 from tf_robust_transfer.adapters import layers
 from tf_robust_transfer.checkpoints import as_model
 from tf_robust_transfer.errors import InputError
+from tf_robust_transfer.models.copies import copy_of
 from tf_robust_transfer.ops.gradients import input_gradient
 from tf_robust_transfer.plugins import find, is_plugin
 
@@ -104,9 +105,7 @@ def adapt(
     # `call` puts the teacher's own layers behind the adapter, one by one, in a second graph of
     # theirs, which layer.output does not see. The copy's layers have that graph alone.
     shared = keras.Model(images, teacher.call(adapted), name=teacher.name)
-    copy = keras.models.clone_model(shared)
-    copy.set_weights(shared.get_weights())
-    return copy
+    return copy_of(shared)
 
 
 def seen_region(model: keras.Model) -> tuple[slice, slice]:

@@ -10,7 +10,7 @@ import typing
 import tensorflow as tf
 
 from tf_robust_transfer.errors import InputError
-from tf_robust_transfer.models.classifier import pixel_bounds
+from tf_robust_transfer.models.classifier import as_floats, pixel_bounds
 from tf_robust_transfer.ops import norms
 
 # Rounding of float32 pixels may carry an image this far out of ball or bounds before it is
@@ -114,8 +114,8 @@ def check_batch(model, images, labels, threat_model):
     images, labels = tf.convert_to_tensor(images), tf.convert_to_tensor(labels)
     if images.dtype.is_integer:
         raise InputError(
-            f"images must be float in {threat_model.bounds}, got {images.dtype.name}; divide by "
-            "255 first"
+            f"images must be float in {threat_model.bounds}, got {images.dtype.name}; "
+            + as_floats(threat_model.bounds)
         )
     if not labels.dtype.is_integer:
         raise InputError(f"labels must be integers, got {labels.dtype.name}")

@@ -151,9 +151,11 @@ def save_model(model: keras.Model, path) -> None:
     """Saves a model as a `.keras` file, which appears whole or not at all; of a method its student.
 
     Raises:
-        InputError: a weight is NaN or infinite; a part of it is a SavedModel, which no `.keras`
-            file holds.
+        InputError: another ending; a weight is NaN or infinite; a part of it is a SavedModel, which
+            no `.keras` file holds.
     """
+    if pathlib.Path(path).suffix != ".keras":
+        raise InputError(f"a model is saved as a file that ends in .keras, got {str(path)!r}")
     model = getattr(model, "student", model)
     if any(type(part).__name__ == "TFSMLayer" for part in model._flatten_layers()):
         raise InputError(

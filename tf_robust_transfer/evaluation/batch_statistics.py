@@ -24,6 +24,7 @@ from tf_robust_transfer.evaluation.result import (
 from tf_robust_transfer.inference.kept import compiled, kept
 from tf_robust_transfer.losses import classification
 from tf_robust_transfer.models.batch_statistics import with_batch_statistics
+from tf_robust_transfer.models.copies import give_weights
 
 
 def check_attacks(attacks: dict) -> None:
@@ -53,7 +54,7 @@ def evaluate(
     """
     check_attacks(attacks)
     network = kept(model, "batch statistics", lambda: with_batch_statistics(model))
-    network.set_weights(model.get_weights())  # the model may have been trained since
+    give_weights(network, model.get_weights())  # the model may have been trained since
 
     def right(x, y):
         return kept(network, "right", lambda: compiled(judged, x, y))(x, y)

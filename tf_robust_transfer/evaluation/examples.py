@@ -6,6 +6,7 @@ import tensorflow as tf
 from tf_robust_transfer.attacks.threat_model import check_batch
 from tf_robust_transfer.data.labels import class_labels
 from tf_robust_transfer.errors import InputError
+from tf_robust_transfer.models.classifier import divided_already
 
 
 def image_shape(images):
@@ -55,6 +56,11 @@ def collect(model, images, labels, threat_model, batch_size):
     ]
     if not sum(len(labels) for _, labels in checked):
         raise InputError("there are no examples to evaluate")
+    wrong = divided_already(
+        threat_model.bounds, max(float(tf.reduce_max(images)) for images, _ in checked)
+    )
+    if wrong:
+        raise InputError(wrong)
     return tuple(
         np.concatenate([part.numpy() for part in parts]) for parts in zip(*checked, strict=True)
     )

@@ -95,7 +95,7 @@ class RobustnessResult:
             "split": split,
             "num_examples": self.num_examples,
             "seed": self.seed,
-            "threat_model": {"norm": self.threat_model.norm, "eps": float(self.threat_model.eps)},
+            "threat_model": self._threat_model(),
             **self._figures(),
             "warnings": list(self.warnings),
             "versions": {
@@ -118,11 +118,21 @@ class RobustnessResult:
             result["order"] = order
         if self.radii:
             result["radii"] = [
-                {"eps": float(eps)} | at._figures() for eps, at in self.radii.items()
+                {"eps": at._threat_model()["eps"]} | at._figures() for at in self.radii.values()
             ]
         if self.batch_norm != "moving":
             result["batch_norm"] = self.batch_norm
         return result
+
+    def _threat_model(self):
+        """eps a fraction of the pixel range, as reports compare it; the bounds, if they are others
+        than (0, 1).
+        """
+        given = self.threat_model
+        found = {"norm": given.norm, "eps": given.eps}
+        if given.bounds != (0.0, 1.0):
+            found |= {"eps": given.in_unit().eps, "bounds": list(given.bounds)}
+        return found
 
     def _figures(self):
         """What stands in results.json for a radius."""

@@ -99,10 +99,11 @@ def evaluate_robustness(
     names = ("clean", *parsed)
     threat_models = _at_radii(threat_model, eps)
     threat_model = threat_models[-1]
-    if batch_size < 1 or not 0 <= seed < 2**31:
+    whole = all(isinstance(number, numbers.Integral) for number in (batch_size, seed))
+    if not whole or batch_size < 1 or not 0 <= seed < 2**31:
         raise InputError(
-            f"batch_size must be positive and seed in 0..2^31-1, got batch_size={batch_size}, "
-            f"seed={seed}"
+            "batch_size must be positive and seed in 0..2^31-1, both whole numbers, got "
+            f"batch_size={batch_size}, seed={seed}"
         )
     look_up("batch_norm", batch_norm, dict.fromkeys(BATCH_NORMS))
     if batch_norm == "batch":

@@ -8,20 +8,17 @@ import collections
 
 import keras
 from keras import layers
-from keras.src.models.functional import Functional
 
 from tf_robust_transfer.inference.nodes import Linear, Nothing, Other, ScaleAndShift
+from tf_robust_transfer.models.graphs import graph_of
 
 
 def functional_graph(model):
     """The functional graph of a keras.Model of one input, computed in float32; None for other
     models.
     """
-    # A sequential model keeps its graph there, once it is built.
-    graph = getattr(model, "_functional", None) if isinstance(model, keras.Sequential) else model
-    if not isinstance(graph, Functional) or type(graph).call is not Functional.call:
-        return None
-    if len(graph.inputs) != 1:
+    graph = graph_of(model)
+    if graph is None or len(graph.inputs) != 1:
         return None
     return (
         graph if all(layer.compute_dtype in ("float32", None) for layer in graph.layers) else None

@@ -6,7 +6,8 @@ import keras
 import tensorflow as tf
 
 from tf_robust_transfer.errors import InputError
-from tf_robust_transfer.models.precision import copy_of
+from tf_robust_transfer.models.copies import give_weights
+from tf_robust_transfer.models.precision import same_precision
 from tf_robust_transfer.ops import replicas
 
 
@@ -76,7 +77,7 @@ class WeightAverage(keras.layers.Layer):
             batches: images float32 [batch, height, width, channels], such as 50 batches of the
                 training's; looked at only where the network has batch norm.
         """
-        copy.set_weights(network.get_weights())
+        give_weights(copy, network.get_weights())
         for variable, average in zip(self._of(copy), self.averages, strict=True):
             variable.assign(average)
         estimate_batch_statistics(copy, batches)
@@ -89,12 +90,9 @@ def copied(network: keras.Model) -> keras.Model:
         InputError: a network that Keras cannot clone, such as a subclassed one.
     """
     try:
-        return copy_of(network)
-    except (ValueError, TypeError, NotImplementedError) as error:
-        raise InputError(
-            f"weight_averaging needs a copy of the student, and Keras cannot clone "
-            f"{type(network).__name__}: give a functional model, or leave it out ({error})"
-        ) from None
+        return same_precision(network)
+    except InputError as error:
+        raise InputError(f"weight_averaging: {error}") from None
 
 
 def estimate_batch_statistics(network: keras.Model, batches: Iterable) -> None:

@@ -12,6 +12,7 @@ from tf_robust_transfer.data.labels import NOT_ONE_HOT, class_labels, other_colu
 from tf_robust_transfer.errors import InputError
 from tf_robust_transfer.methods.networks import bounds_of, check_bounds, check_networks
 from tf_robust_transfer.methods.watch import AtEpochsEnd
+from tf_robust_transfer.models.classifier import as_floats, divided_already
 from tf_robust_transfer.ops import workers
 
 # Images that are this far outside their bounds are of another range: augmentation may overshoot.
@@ -91,6 +92,9 @@ class Batches:
             return self._generator(x), y
         if _are_arrays(x, y):
             self.check(x, y)
+            wrong = divided_already(self.bounds, float(np.max(x))) if len(x) else ""
+            if wrong:
+                raise InputError(wrong)
         return x, y
 
     def check(self, images, labels, step=None, in_range=True):
@@ -99,7 +103,8 @@ class Batches:
         kind = np.dtype(getattr(images.dtype, "name", str(images.dtype)).split(".")[-1]).kind
         if kind in "biu":
             raise InputError(
-                f"images must be float in {self.bounds}, got {images.dtype}; divide by 255 first"
+                f"images must be float in {self.bounds}, got {images.dtype}; "
+                + as_floats(self.bounds)
             )
         for start in range(0, len(images), _ROWS):
             part = np.asarray(images[start : start + _ROWS])
@@ -118,9 +123,10 @@ class Batches:
 
     def _of_range(self, low, high):
         return (
-            f"images must lie in {self.bounds}, got values from {low} to {high}; divide by 255, or "
-            "put the normalisation into the network: rt.as_classifier(model, mean=, std=), or its "
-            "bounds= where it takes others"
+            f"images must lie in {self.bounds}, got values from {low} to {high}; "
+            + ("divide by 255, or " if self.bounds == (0.0, 1.0) else "")
+            + "put the normalisation into the network: rt.as_classifier(model, mean=, std=), or "
+            "its bounds= where it takes others"
         )
 
     def _dataset(self, dataset):
@@ -129,8 +135,8 @@ class Batches:
             return dataset
         if spec[0].dtype.is_integer:
             raise InputError(
-                f"images must be float in {self.bounds}, got {spec[0].dtype.name}; divide by 255 "
-                "first"
+                f"images must be float in {self.bounds}, got {spec[0].dtype.name}; "
+                + as_floats(self.bounds)
             )
         columns = spec[1].shape[1] if spec[1].shape.rank == 2 else None
         if columns not in (None, 1, self.num_classes):

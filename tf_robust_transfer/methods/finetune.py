@@ -11,6 +11,7 @@ from tf_robust_transfer.adapters import adapt, check_adapter, random_positions
 from tf_robust_transfer.errors import InputError, look_up
 from tf_robust_transfer.methods.base import Method
 from tf_robust_transfer.models.batch_statistics import BATCH_NORMS, on_batch_statistics
+from tf_robust_transfer.models.copies import copy_of
 from tf_robust_transfer.ops.random import fold_seed
 from tf_robust_transfer.options import from_keywords, keywords_of, option
 from tf_robust_transfer.terms import CrossEntropy
@@ -114,8 +115,7 @@ def replace_logits(teacher, num_classes, adapter=None, input_shape=None, trained
     The body is a copy, so that freezing it changes nothing for the caller's teacher. adapter,
     input_shape: see `FineTune`. Returns a keras.Model."""
     look_up("trained_layers", trained_layers, dict.fromkeys(TRAINED_LAYERS))
-    copy = keras.models.clone_model(teacher)
-    copy.set_weights(teacher.get_weights())
+    copy = copy_of(teacher)
     last = copy.layers[-1]
     if not isinstance(last, keras.layers.Dense):
         raise InputError(

@@ -5,6 +5,7 @@ change.
 import keras
 
 from tf_robust_transfer.errors import InputError
+from tf_robust_transfer.models.copies import give_weights
 
 # Where a choice is offered: moving averages, or the statistics of the current batch.
 BATCH_NORMS = ("moving", "batch")
@@ -48,7 +49,7 @@ def with_batch_statistics(model: keras.Model) -> keras.Model:
     """
 
     copy = _cloned(model, lambda layer: type(layer).from_config(layer.get_config()))
-    copy.set_weights(model.get_weights())
+    give_weights(copy, model.get_weights())
     return copy
 
 
@@ -59,7 +60,7 @@ def on_batch_statistics(model: keras.Model) -> keras.Model:
     So weights that the given model gets later reach it, but for those of batch norm.
     """
     form = _cloned(model, lambda layer: layer)
-    form.set_weights(model.get_weights())
+    give_weights(form, model.get_weights())
     return form
 
 
@@ -75,7 +76,7 @@ def _cloned(model, of_other_layers):
 
     try:
         copy = keras.models.clone_model(model, clone_function=clone, recursive=True)
-    except ValueError as error:
+    except (ValueError, TypeError, NotImplementedError) as error:
         raise InputError(
             f"batch statistics need a functional or sequential model, got {type(model).__name__}; "
             "use moving averages"

@@ -8,9 +8,9 @@ import inspect
 
 import keras
 import numpy as np
-from keras.src.models.functional import Functional
 
 from tf_robust_transfer.errors import InputError, nearest
+from tf_robust_transfer.models.graphs import graph_of
 from tf_robust_transfer.models.probabilities import built_outputs, without_probabilities
 from tf_robust_transfer.models.settings import check_settings
 
@@ -45,6 +45,24 @@ def pixel_bounds(model) -> tuple[float, float]:
     """
     found = [layer for layer in getattr(model, "layers", ()) if isinstance(layer, PixelBounds)]
     return found[0].bounds if found else (0.0, 1.0)
+
+
+def as_floats(bounds) -> str:
+    """The advice where images in whole numbers are given: "divide by 255 first"."""
+    unit = tuple(bounds) == (0.0, 1.0)
+    return "divide by 255 first" if unit else "write images.astype('float32')"
+
+
+def divided_already(bounds, highest) -> str:
+    """What is wrong with images whose highest pixel is this, where bounds are those of 255 grey
+    levels and the images lie in [0, 1]; "": nothing.
+    """
+    if bounds[0] == 0 and bounds[1] > 2 and 0 < highest <= 1:
+        return (
+            f"the bounds are {tuple(bounds)}, and no pixel is above {highest:g}: the images are "
+            f"divided by {bounds[1]:g} already; multiply them by it"
+        )
+    return ""
 
 
 def classifier(
@@ -177,10 +195,17 @@ def _named(model):
 
 def _standardisation(mean, std, channels):
     check_settings()
-    mean, std = (
-        np.broadcast_to(np.asarray(default if value is None else value, np.float64), (channels,))
+    given = [
+        np.asarray(default if value is None else value, np.float64)
         for value, default in ((mean, 0.0), (std, 1.0))
-    )
+    ]
+    for values in given:
+        if values.shape not in ((), (1,), (channels,)):
+            raise InputError(
+                f"mean and std: a number each, or one for each of the {channels} channels, got "
+                f"{values.tolist()}"
+            )
+    mean, std = (np.broadcast_to(values, (channels,)) for values in given)
     if not (std > 0).all():
         raise InputError(f"std must be above 0, got {std.tolist()}")
     # Not Normalization, which keeps the variance: its square root is another float32.
@@ -197,10 +222,7 @@ def _outputs(model, images):
     try:
         if not isinstance(model, keras.Model):
             return model(images)
-        if isinstance(model, (Functional, keras.Sequential)) and type(model).call in (
-            Functional.call,
-            keras.Sequential.call,
-        ):
+        if graph_of(model) is not None or type(model) is keras.Sequential:  # an unbuilt one too
             return model.call(images)
         whole = model(images)
         inlined = _inlined(model, images)

@@ -4,9 +4,9 @@ import collections
 import re
 
 import keras
-from keras.src.models.functional import Functional
 
 from tf_robust_transfer.errors import InputError, nearest
+from tf_robust_transfer.models.graphs import graph_of
 
 _ENDPOINT = re.compile(r"block\d+|logits")
 
@@ -33,17 +33,14 @@ def endpoints(model: keras.Model, layers: dict[str, str] | None = None) -> keras
         InputError: a layer that the model does not have, has more than once or calls more than
             once; a subclassed model, whose layers have no fixed outputs.
     """
-    try:
-        model.inputs, model.outputs  # noqa: B018 - absent in subclassed models and in a Sequential not yet built
-    except (AttributeError, ValueError):
+    if graph_of(model) is None:
+        if type(model) is keras.Sequential:
+            raise InputError(
+                f"endpoints need a model of known input shape, but {model.name!r} is not built yet"
+            )
         raise InputError(
             "endpoints need a functional or sequential keras.Model of known input shape, got the "
-            "subclass "
-            f"{type(model).__name__}"
-        ) from None
-    if not model.inputs or not model.outputs:
-        raise InputError(
-            f"endpoints need a model of known input shape, but {model.name!r} is not built yet"
+            f"subclass {type(model).__name__}"
         )
     found = _layers_by_name(model)
     if layers is None:
@@ -85,10 +82,8 @@ def _is_graph(layer):
     """Whether a layer is a model that does nothing but run its graph of layers, from one input to
     one output.
     """
-    runs = Functional.call, keras.Sequential.call
-    if not isinstance(layer, (Functional, keras.Sequential)) or type(layer).call not in runs:
-        return False
-    return len(layer.inputs) == 1 and len(layer.outputs) == 1
+    graph = graph_of(layer)
+    return graph is not None and len(graph.inputs) == 1 and len(graph.outputs) == 1
 
 
 def _is_default(name, paths):

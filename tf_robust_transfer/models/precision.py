@@ -2,6 +2,8 @@
 
 import keras
 
+from tf_robust_transfer.models.copies import copy_of, give_weights
+
 _HALF = ("bfloat16", "float16")
 
 
@@ -28,10 +30,10 @@ def with_precision(network: keras.Model, precision: str) -> keras.Model:
     return _recast(network, dtype)
 
 
-def copy_of(network: keras.Model) -> keras.Model:
+def same_precision(network: keras.Model) -> keras.Model:
     """A copy of a network in the same precision, with weights of the same values.
 
-    Raises a ValueError or TypeError for one that Keras cannot clone, such as a subclassed one.
+    Raises an InputError for one that Keras cannot clone, such as a subclassed one.
     """
     return _recast(network, lambda layer: None)
 
@@ -51,7 +53,7 @@ def in_float32(network: keras.Model) -> keras.Model:
 def take_weights(copy: keras.Model, network: keras.Model) -> None:
     """Gives what `in_float32` made of a network the weights that the network has by now."""
     if copy is not network:
-        copy.set_weights(network.get_weights())
+        give_weights(copy, network.get_weights())
 
 
 def _recast(network, dtype):
@@ -67,9 +69,7 @@ def _recast(network, dtype):
         )
         return type(layer).from_config(settings | {"dtype": chosen} if chosen else settings)
 
-    result = keras.models.clone_model(network, clone_function=clone, recursive=True)
-    result.set_weights(network.get_weights())
-    return result
+    return copy_of(network, clone_function=clone, recursive=True)
 
 
 def _layers(model):

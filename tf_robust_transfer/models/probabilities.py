@@ -7,6 +7,7 @@ import numpy as np
 from keras.src.models.functional import Functional
 
 from tf_robust_transfer.errors import InputError
+from tf_robust_transfer.models.graphs import graph_of
 
 # Probabilities below it count as it: a logarithm needs one, and float32 has little below.
 PROBABILITY_FLOOR = 1e-30
@@ -89,5 +90,5 @@ def _without_activation(layer):
 
 def built_outputs(model):
     """The structure of symbolic outputs of a functional or built sequential model, or None."""
-    graph = getattr(model, "_functional", None) if isinstance(model, keras.Sequential) else model
-    return graph.output if isinstance(graph, Functional) else None
+    graph = graph_of(model)
+    return None if graph is None else graph.output

@@ -3,8 +3,6 @@
 import pathlib
 from collections.abc import Callable
 
-import keras
-
 from tf_robust_transfer.checkpoints import load_model
 from tf_robust_transfer.checkpoints.robustbench import build_robustbench
 from tf_robust_transfer.command_line import parse
@@ -12,6 +10,7 @@ from tf_robust_transfer.config import TrainConfig
 from tf_robust_transfer.errors import InputError
 from tf_robust_transfer.files import path_of
 from tf_robust_transfer.methods import find_method
+from tf_robust_transfer.models.copies import copy_of
 from tf_robust_transfer.runs.images import load_train
 from tf_robust_transfer.runs.method import student_network
 from tf_robust_transfer.runs.strategy import SEVERAL_WORKERS
@@ -82,6 +81,4 @@ def in_scope(model):
     """The same model with variables of the current strategy's scope: mirrored ones, where it
     mirrors.
     """
-    copy = keras.models.clone_model(model)
-    copy.set_weights(model.get_weights())
-    return copy
+    return copy_of(model)

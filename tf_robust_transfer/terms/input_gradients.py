@@ -12,6 +12,8 @@ from tf_robust_transfer.flag_types import fraction
 from tf_robust_transfer.inference.faster_copy import PRECISIONS, FasterCopy
 from tf_robust_transfer.losses import classification
 from tf_robust_transfer.models.batch_statistics import BATCH_NORMS, with_batch_statistics
+from tf_robust_transfer.models.classifier import pixel_bounds
+from tf_robust_transfer.models.copies import give_weights
 from tf_robust_transfer.ops.batch_norm import batch_norm_layers, with_our_moments
 from tf_robust_transfer.ops.gradients import input_gradient
 from tf_robust_transfer.ops.moments import with_second_gradients
@@ -65,6 +67,9 @@ class InputGradients:
     def __init__(self, student, teacher, **keywords):
         self.options = from_keywords(self.Options, keywords)
         self.student, self._teacher = student, teacher
+        # A gradient is with respect to pixels in [0, 1], whatever bounds `as_classifier` was told.
+        low, high = pixel_bounds(student)
+        self._range = high - low
         self.matched_teacher = teacher
         if self.options.teacher_batch_norm == "batch":
             self.matched_teacher = with_batch_statistics(teacher)
@@ -116,7 +121,7 @@ class InputGradients:
     def refresh(self):
         """Takes the teacher's present weights."""
         if self.matched_teacher is not self._teacher:
-            self.matched_teacher.set_weights(self._teacher.get_weights())
+            give_weights(self.matched_teacher, self._teacher.get_weights())
         self._copy.refresh()
 
     def seen_part(self, gradient):
@@ -138,4 +143,4 @@ class InputGradients:
             return GRADIENT_OF[self.options.gradient_of](logits, labels), logits
 
         gradient, _, logits = input_gradient(score_of, images)
-        return gradient / self.options.pixel_range, logits
+        return gradient * (self._range / self.options.pixel_range), logits

@@ -83,7 +83,8 @@ class Records:
         return self._end - time.monotonic()
 
     def wants(self, row: str) -> bool:
-        return row not in self.rows and self.left() > 0
+        """Whether there is time for a row that is not measured; one that failed is tried again."""
+        return "failed" in self.rows.get(row, {"failed": ""}) and self.left() > 0
 
     def add(self, **row):
         self.rows[row["row"]] = row
@@ -190,8 +191,11 @@ def twin(model, path, images, labels):
 
     from tf_robust_transfer.ops.precision import full_float32
 
-    arrays = {}
+    arrays = {"mean": np.zeros(3, "float32"), "std": np.ones(3, "float32")}
     for layer in model.layers:
+        if isinstance(layer, keras.layers.Normalization):
+            arrays["mean"] = keras.ops.convert_to_numpy(layer.mean).reshape(-1)
+            arrays["std"] = keras.ops.convert_to_numpy(layer.variance).reshape(-1) ** 0.5
         values = {v.name: keras.ops.convert_to_numpy(v) for v in layer.weights}
         if "kernel" in values and values["kernel"].ndim == 4:
             arrays[f"{layer.name}.weight"] = values["kernel"].transpose(3, 2, 0, 1)

@@ -27,6 +27,8 @@ class PreActResNet18(nn.Module):
 
     def __init__(self, channels=64, classes=10, in_channels=3):
         super().__init__()
+        self.register_buffer("mean", torch.zeros(in_channels))
+        self.register_buffer("std", torch.ones(in_channels))
         self.conv1 = nn.Conv2d(in_channels, channels, 3, padding=1, bias=False)
         self.blocks, width = [], channels
         for group in (2, 3, 4, 5):
@@ -45,7 +47,7 @@ class PreActResNet18(nn.Module):
         self.logits = nn.Linear(width, classes)
 
     def forward(self, x):
-        x = self.conv1(x)
+        x = self.conv1((x - self.mean[:, None, None]) / self.std[:, None, None])
         for name in self.blocks:
             activated = F.relu(self.get_submodule(f"{name}_1_batch_norm")(x))
             if hasattr(self, f"{name}_shortcut"):

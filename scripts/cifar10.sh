@@ -5,7 +5,8 @@
 #   scripts/cifar10.sh --students=trades --seeds=1,2 -- --data_dir=DIR
 #   scripts/cifar10.sh --quick                                        a third of the images
 source "$(dirname -- "${BASH_SOURCE[0]}")/environment.sh"
-make_environment
+# Where PY names a Python that has TensorFlow, as on a machine without a package registry, nothing is installed.
+if [ -n "${PY:-}" ]; then python="$PY"; else make_environment; fi
 
 cd "$root"
 exec "$python" scripts/cifar10.py "$@"

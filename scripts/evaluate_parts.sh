@@ -7,10 +7,15 @@ source "$(dirname -- "${BASH_SOURCE[0]}")/environment.sh"
 parts="$1"
 shift
 make_environment
-gpus="$(nvidia-smi --list-gpus 2>/dev/null | wc -l || true)"
+# Of those that one may use.
+if [ -n "${CUDA_VISIBLE_DEVICES+set}" ]; then
+  IFS=, read -ra gpus <<<"$CUDA_VISIBLE_DEVICES"
+else
+  mapfile -t gpus < <(nvidia-smi --query-gpu=index --format=csv,noheader 2>/dev/null || true)
+fi
 running=()
 for ((i = 0; i < parts; i++)); do
-  if ((gpus > 0)); then export CUDA_VISIBLE_DEVICES=$((i % gpus)); fi
+  if ((${#gpus[@]} > 0)); then export CUDA_VISIBLE_DEVICES="${gpus[i % ${#gpus[@]}]}"; fi
   "$python" -m tf_robust_transfer.evaluate "$@" --part="$i/$parts" &
   running+=("$!")
 done

@@ -4,8 +4,8 @@
 #   scripts/gpu_check.sh OUT [MODEL] [DATA_DIR] [CHECKOUT]
 #   scripts/gpu_check.sh --rehearse OUT ["" "" CHECKOUT]      tiny sizes, on a CPU too
 #
-# OUT: folder of the records; the same command goes on there. MODEL: a PreAct-ResNet-18 to attack, of cifar10 in
-# DATA_DIR. CHECKOUT: of github.com/fra31/auto-attack. PY: the Python that has TensorFlow, by default that of .venv
+# OUT: folder of the records; the same command goes on there. PACK: a file X.tar.gz that has OUT after each part.
+# MODEL: a PreAct-ResNet-18 to attack, of cifar10 in DATA_DIR. CHECKOUT: of github.com/fra31/auto-attack. PY: the Python that has TensorFlow, by default that of .venv
 # (nothing is installed). TORCH_PY: the one that has PyTorch, by default python3. PARTS: these parts alone, such as
 # "device steps". On a machine without a package registry see pack.py beside the project's shared data:
 # . ./env.sh; PY=$PY scripts/gpu_check.sh ...
@@ -21,20 +21,27 @@ export PYTHONPATH="$PWD${PYTHONPATH:+:$PYTHONPATH}" TF_CPP_MIN_LOG_LEVEL="${TF_C
 # A slow machine that rehearses may take longer.
 end=$((SECONDS + ${SECONDS_IN_ALL:-590})) factor="${PART_FACTOR:-1}"
 
+pack() { if [ -n "${PACK:-}" ]; then tar czf "$PACK.new" -C "$out" . && mv "$PACK.new" "$PACK"; fi; }
+
 # part NAME SECONDS COMMAND...: at most so long and no longer than is left; a line about its end in OUT/parts.txt.
 part() {
   local name="$1" most=$(($2 * factor)) left=$((end - SECONDS)) begun=$SECONDS code=0
   shift 2
   case " ${PARTS:-$name} " in *" $name "*) ;; *) return ;; esac
   if ((left < 10)); then echo "$name: no time left" | tee -a "$out/parts.txt" && return; fi
-  timeout -k 5 "$((most < left ? most : left))" "$@" >"$out/$name.log" 2>&1 || code=$?
+  export limit=$((most < left ? most : left))
+  timeout -k 5 "$limit" "$@" >"$out/$name.log" 2>&1 || code=$?
   echo "$name: code $code, $((SECONDS - begun)) s; $(grep -v '^$' "$out/$name.log" | tail -n 1 | cut -c 1-160)" | tee -a "$out/parts.txt"
+  pack
+  return "$code"
 }
 
+# Begins nothing in its last 20 seconds.
 gpu() {
-  local name="$1" minutes=$(($2 * factor))
-  shift 2
-  "$python" benchmarks/gpu.py --part="$name" --output="$out/$name.jsonl" --minutes="$minutes" --torch_python="$torch" \
+  local name="$1"
+  shift
+  "$python" benchmarks/gpu.py --part="$name" --output="$out/$name.jsonl" --torch_python="$torch" \
+    --minutes="$("$python" -c "print(max($limit - 20, 5) / 60)")" \
     ${model:+--model="$model"} ${data:+--data_dir="$data"} ${checkout:+--autoattack="$checkout"} $rehearse "$@"
 }
 export -f gpu
@@ -43,13 +50,20 @@ export python out torch model data checkout rehearse factor
 small=(--dataset=digits --method=adversarial_training --attacks=pgd20 --max_examples=100 --epochs=40 --batch_size=64)
 if [ -n "$rehearse" ]; then small+=(--train_fraction=0.2 --model_options=width=1 --train_attack_steps=1 --epochs=10 --attacks=fgsm); fi
 
-part device 60 "$python" -c 'import tensorflow as tf
-for gpu in tf.config.list_physical_devices("GPU") or ["no GPU"]: print(gpu)'
-part steps 280 bash -c 'gpu steps 4'
+if ! part device 60 "$python" -c 'import sys, tensorflow as tf
+gpus = tf.config.list_physical_devices("GPU")
+for gpu in gpus or ["no GPU"]: print(gpu)
+sys.exit(0 if gpus or sys.argv[1:] else 3)' ${rehearse:+"$rehearse"}; then
+  echo "gpu_check.sh: TensorFlow finds no GPU; --rehearse goes on without one" >&2
+  exit 3
+fi
+part steps 150 bash -c 'gpu steps'
 # A kill and a resume, as auto chooses and to the bit: the last lines say whether the weights are those of a run alone.
-part resume 150 "$python" scripts/kill_and_resume.py "$out/resume" -- "${small[@]}"
-part autoattack 280 bash -c 'gpu autoattack 4'
-part evaluate 80 bash -c 'gpu evaluate 1'
+# Its networks are no record.
+runs="${RUNS:-$(mktemp -d)}"
+part resume 150 "$python" scripts/kill_and_resume.py "$runs" -- "${small[@]}"
+part autoattack 240 bash -c 'gpu autoattack --examples=300'
+part evaluate 80 bash -c 'gpu evaluate'
 # As many processes as the host has cores for; TESTS: of these files alone.
 if [ -n "$rehearse" ]; then
   part tests 60 "$python" -m pytest -q -p no:cacheprovider -m gpu tests --co

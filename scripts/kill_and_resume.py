@@ -2,9 +2,10 @@
 
     python scripts/kill_and_resume.py FOLDER [SETTING ...] -- FLAGS OF TRAIN
 
-SETTING: flags that are joined by commas; by default two settings, "--deterministic=auto" and
-"--jit=on,--deterministic=on". Prints a line of JSON for each, with the largest difference of a
-weight: 0 is to the bit. The kill is SIGKILL, soon after the first checkpoint."""
+SETTING: flags that are joined by commas; by default two settings, "--jit=on,--deterministic=on" and
+"--deterministic=auto". A run alone that is there is not trained again. Prints a line of JSON for
+each, with the largest difference of a weight: 0 is to the bit. The kill is SIGKILL, soon after the
+first checkpoint."""
 
 import json
 import os
@@ -15,7 +16,7 @@ import subprocess
 import sys
 import time
 
-SETTINGS = ("--deterministic=auto", "--jit=on,--deterministic=on")
+SETTINGS = ("--jit=on,--deterministic=on", "--deterministic=auto")
 
 
 def command(folder, flags):
@@ -42,7 +43,6 @@ def main():
     root = pathlib.Path(folder)
     for number, setting in enumerate(settings or SETTINGS):
         alone, killed = root / f"{number}_alone", root / f"{number}_killed"
-        shutil.rmtree(alone, ignore_errors=True)
         shutil.rmtree(killed, ignore_errors=True)
         chosen = [*flags, *setting.split(",")]
         subprocess.run(command(alone, chosen), check=True)

@@ -48,12 +48,14 @@ class Runner:
             return f"{record}: there already"
         self.trained(row, seed)
         return "\n".join(
-            self._evaluate(row.name, record, flags, file, seed)
+            self._evaluate(row, record, flags, file, seed)
             for file, flags in row.evaluations.items()
         )
 
     def trained(self, row, seed):
-        """Trains a row's network where it is not there; its teachers are."""
+        """Trains a row's network where it is not there; its teachers are.
+
+        `train` itself leaves a finished run alone, and refuses one of other flags."""
         name, folder = row.name, self.runs / f"seed{seed}" / row.name
         # The run folder of a teacher, not its flag file, which would find it trained with fewer
         # attacks.
@@ -61,20 +63,30 @@ class Runner:
         overrides = [text.format(needed=needed) for text in row.overrides]
         if not any("{needed" in text for text in row.overrides):
             overrides += [f"--teacher={folder}" for folder in needed]
-        if not ((folder / "model.keras").exists() and (folder / "results.json").exists()):
-            self._run(
-                name,
-                "train",
-                f"--flagfile={row.flag_file}",
-                *overrides,
-                *self.train_flags,
-                *QUIET,
-                f"--seed={seed}",
-                f"--run_dir={folder}",
-            )
+        self._run(
+            name,
+            "train",
+            f"--flagfile={row.flag_file}",
+            *overrides,
+            *QUIET,
+            *self.train_flags,
+            f"--seed={seed}",
+            f"--run_dir={folder}",
+        )
         return f"{folder}: trained"
 
-    def _evaluate(self, name, record, evaluation, file, seed):
+    @staticmethod
+    def _keep_flags(record, flags, evaluations):
+        """Stores a network's flags; figures of another network in its place go."""
+        stored = record / "flags.txt"
+        if stored.exists() and stored.read_text() != flags:
+            for other in record.glob("results*.json"):
+                if other.name not in evaluations:
+                    other.unlink()
+        stored.write_text(flags)
+
+    def _evaluate(self, row, record, evaluation, file, seed):
+        name, evaluations = row.name, row.evaluations
         folder = self.runs / f"seed{seed}" / name
         if not (record / file).exists():
             stored = dict(
@@ -103,7 +115,7 @@ class Runner:
             # Without the places of this machine.
             flags = (folder / "flags.txt").read_text().replace(f"{self.runs}/", "runs/results/")
             flags = re.sub(r"(?m)^--data_dir=.*$", "--data_dir=", flags)
-            (record / "flags.txt").write_text(flags)
+            self._keep_flags(record, flags, evaluations)
             trained = json.loads((folder / "results.json").read_text()).get("training")
             found = json.loads(output.read_text()) | ({"training": trained} if trained else {})
             found["model"] = f"runs/results/seed{seed}/{name}"
@@ -151,8 +163,8 @@ class Task:
 
 
 def planned(chosen, teachers):
-    """Tasks in the order of their worth, each with those that it waits for: trainings of teachers
-    first, their attacks last.
+    """Tasks in the order of their worth, each with those that it waits for: teachers first, what
+    students keep of their figures being the question.
     """
     left = dict.fromkeys(chosen)
     waiting = list(left)
@@ -162,7 +174,7 @@ def planned(chosen, teachers):
         left |= dict.fromkeys(needed)
     is_teacher = {item: item[0].group == "teachers" for item in left}
     tasks = [Task(*item, train_only=True) for item in left if is_teacher[item]]
-    tasks += [Task(*item) for item in sorted(left, key=is_teacher.get)]
+    tasks += [Task(*item) for item in sorted(left, key=is_teacher.get, reverse=True)]
     after = {}
     for task in tasks:
         after[task] = {Task(teachers[name], task.seed, True) for name in task.row.needs}
@@ -265,6 +277,11 @@ def main():
         ),
         key=lambda item: item[1],
     )
+    if not chosen:
+        parser.error(
+            f"no row is chosen: of seeds {options.seeds}, rows {options.rows or 'any'} and names "
+            f"that begin with {options.only!r} there is none in {', '.join(options.files or files)}"
+        )
     records = pathlib.Path(options.records)
     missing = [
         (row, seed)

@@ -6,6 +6,7 @@ import os
 import pathlib
 import subprocess
 import sys
+import tarfile
 
 import keras
 import numpy as np
@@ -20,8 +21,15 @@ def benchmarks(monkeypatch):
     monkeypatch.syspath_prepend(ROOT / "benchmarks")
 
 
-def test_the_torch_twin_is_the_network(benchmarks, tmp_path):
-    """Its weights go the way that gpu.py and torch_side.py send them."""
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"preprocessing": "standardized", "mean": (0.5, 0.4, 0.3), "std": (0.2, 0.3, 0.4)}],
+    ids=["pixels", "standardized"],
+)
+def test_the_torch_twin_is_the_network(benchmarks, tmp_path, options):
+    """Its weights go the way that gpu.py and torch_side.py send them; flags/cifar10's are
+    standardized.
+    """
     gpu = importlib.import_module("gpu")
     import torch
 
@@ -30,7 +38,7 @@ def test_the_torch_twin_is_the_network(benchmarks, tmp_path):
     from tf_robust_transfer.models import build_model
 
     keras.utils.set_random_seed(0)
-    model = build_model("preact_resnet_18", (8, 8, 3), 10, base_channels=2)
+    model = build_model("preact_resnet_18", (8, 8, 3), 10, base_channels=2, **options)
     for layer in model.layers:  # what is learned, and not what a fresh network has
         if isinstance(layer, keras.layers.BatchNormalization):
             layer.moving_mean.assign(0.1 * np.random.default_rng(1).normal(size=layer.gamma.shape))
@@ -60,7 +68,11 @@ def test_records_go_on_after_a_cut(benchmarks, tmp_path):
     assert not records.wants("one") and records.wants("two")
     records.add(row="two", ms=2.0)
     assert set(gpu.Records(path, minutes=1.0).rows) == {"one", "two"}
-    assert not gpu.Records(path, minutes=-1.0).wants("three"), "no time is left"
+    records.add(row="three", failed="it died, or took over two minutes")
+    assert records.wants("three")
+    records.add(row="three", ms=2.0)
+    assert not gpu.Records(path, minutes=1.0).wants("three"), "the last line of a row counts"
+    assert not gpu.Records(path, minutes=-1.0).wants("four"), "no time is left"
 
 
 def rows(path):
@@ -75,6 +87,7 @@ def test_the_whole_check_rehearsed(tmp_path):
         "TORCH_PY": sys.executable,
         "SECONDS_IN_ALL": "3000",
         "PART_FACTOR": "5",
+        "PACK": str(tmp_path / "check.tar.gz"),
     }
     command = [ROOT / "scripts" / "gpu_check.sh", "--rehearse", tmp_path]
     ended = subprocess.run(command, env=environment, capture_output=True, text=True)
@@ -94,6 +107,8 @@ def test_the_whole_check_rehearsed(tmp_path):
         if x.startswith("{")
     ]
     assert [line["largest_difference"] for line in resumed] == [0.0, 0.0]
-    assert [line["training"]["jit"] for line in resumed] == [False, True]
+    assert [line["training"]["jit"] for line in resumed] == [True, False]
+    with tarfile.open(tmp_path / "check.tar.gz") as pack:
+        assert {"./parts.txt", "./steps.jsonl", "./autoattack.jsonl"} <= set(pack.getnames())
     assert all(row["code"] == 0 for row in rows(tmp_path / "evaluate.jsonl").values())
     assert set(rows(tmp_path / "autoattack.jsonl")) >= {"first", "second"}

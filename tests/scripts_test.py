@@ -245,8 +245,8 @@ class TestResults:
             results.Task(teachers[name], 0, train_only=True) for name in ("finetuned", "teacher")
         )
         assert [(task.row.name, task.train_only) for task in after] == [
-            ("finetuned", True), ("teacher", True), ("student", False), ("natural", False),
-            ("finetuned", False), ("teacher", False),
+            ("finetuned", True), ("teacher", True), ("finetuned", False), ("teacher", False),
+            ("student", False), ("natural", False),
         ]  # fmt: skip
         assert after[first] == {second} and after[second] == set()
         assert after[results.Task(student, 0)] == {first}
@@ -271,6 +271,17 @@ class TestResults:
         assert flag_file == "--flagfile=a.flags" and flags[: len(expected)] == expected
         assert not [flag for flag in flags[len(expected) :] if "teacher" in flag]
 
+    def test_figures_of_another_network_go_with_its_flags(self, tmp_path):
+        keep = results.Runner._keep_flags
+        (tmp_path / "results_pgd20.json").write_text("{}")
+        keep(tmp_path, "--epochs=10\n", {"results.json": []})
+        assert (tmp_path / "results_pgd20.json").exists(), "these flags are the first"
+        (tmp_path / "results.json").write_text("{}")
+        keep(tmp_path, "--epochs=10\n", {"results.json": []})
+        assert (tmp_path / "results_pgd20.json").exists()
+        keep(tmp_path, "--epochs=13\n", {"results.json": []})
+        assert [file.name for file in sorted(tmp_path.iterdir())] == ["flags.txt", "results.json"]
+
     def test_one_that_fails_leaves_those_that_do_not_need_it(self, rows, monkeypatch, capsys):
         natural, student, teachers = rows
         taken = []
@@ -286,6 +297,6 @@ class TestResults:
         # The training of finetuned, and what waits for it: its attack and the student.
         assert results.run(after, 1, ()) == 3
         assert taken == [
-            ("teacher", True), ("finetuned", True), ("natural", False), ("teacher", False)
+            ("teacher", True), ("finetuned", True), ("teacher", False), ("natural", False)
         ]  # fmt: skip
         assert capsys.readouterr().err == "finetuned: it died\n"

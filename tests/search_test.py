@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tf_robust_transfer.attacks import PGD, Attack, ThreatModel
+from tf_robust_transfer.attacks import BIM, MIM, PGD, Attack, ThreatModel
 from tf_robust_transfer.attacks import search as search_module
 from tf_robust_transfer.attacks.search import Search
 
@@ -100,6 +100,45 @@ def test_fooled_is_what_an_iterate_fools(model, examples, wrong_iterates, batch_
     np.testing.assert_array_equal(taken, np.minimum(first + 1, 12))
     np.testing.assert_array_equal(np.argmax(model(handed), axis=1) != examples[1], fooled)
     assert np.abs(handed - examples[0]).max() <= THREAT.eps + 1e-6
+
+
+STEP = 2.5 * THREAT.eps / 12
+
+
+@pytest.mark.parametrize(
+    "attack",
+    [
+        PGD(12, STEP, random_start=False, stop_when_fooled=True),
+        BIM(12, STEP, stop_when_fooled=True),
+        MIM(12, STEP, decay=0.0, stop_when_fooled=True),
+    ],
+    ids=lambda attack: type(attack).__name__,
+)
+def test_a_view_that_is_fooled_stops_no_example(model, examples, attack):
+    """Brute force over all iterates of a view that is wrong on every one: the model decides which
+    of them counts.
+    """
+    label = np.bincount(examples[1]).argmax()
+    images, labels = (part[examples[1] == label] for part in examples)
+
+    def view(x):
+        return model(x) - 100.0 * tf.one_hot(label, CLASSES)
+
+    current, wrong = images, np.zeros(len(labels), bool)
+    for _ in range(13):
+        with tf.GradientTape() as tape:
+            x = tf.constant(current)
+            tape.watch(x)
+            loss = tf.nn.sparse_softmax_cross_entropy_with_logits(labels, view(x))
+        wrong |= np.argmax(model(current), axis=1) != labels
+        current = current + np.float32(STEP) * np.sign(tape.gradient(loss, x))
+        current = np.clip(
+            np.clip(current, images - np.float32(THREAT.eps), images + np.float32(THREAT.eps)), 0, 1
+        )
+    fooled, _, handed, _, _ = searched(attack, model, (images, labels), 16, logits_of=view)
+    assert 3 < wrong.sum() < len(labels) - 3
+    np.testing.assert_array_equal(fooled, wrong)
+    np.testing.assert_array_equal(np.argmax(model(handed), axis=1) != labels, fooled)
 
 
 def test_neither_batch_size_nor_company_changes_what_an_example_meets(model, examples):

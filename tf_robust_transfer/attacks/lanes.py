@@ -2,6 +2,8 @@
 tensors whose first axis is the lane.
 """
 
+import copy
+
 import tensorflow as tf
 
 from tf_robust_transfer.attacks.noise import ExampleNoise
@@ -25,6 +27,7 @@ class LaneProgram:
 
     def __init__(self, attack, model, threat_model, logits_of, keep_images, steps_at_once):
         self.attack, self.model, self.threat_model = attack, model, threat_model
+        self._moving = _that_goes_on(attack)
         self.keep_images, self.steps_at_once = keep_images, steps_at_once
         self.rounds = attack.rounds(model.output_shape[-1])
         self.logits_of = logits_of or self._logits
@@ -136,7 +139,7 @@ class LaneProgram:
 
         def step(lanes, now):
             labels, active = lanes["labels"], lanes["active"]
-            state, visited, logits = self.attack.step(
+            state, visited, logits = self._moving.step(
                 problem, unit, labels, lanes["state"], lanes["iteration"], now
             )
             allowed = active & problem.holds(visited, unit)
@@ -178,6 +181,15 @@ class LaneProgram:
         found = self.threat_model.allowed(found, some["images"], eps)
         right, margins = self.judge_images(found, some["labels"])
         mistaken = some["fooled"] & right
+        # At the end there is the last image too, which no step has looked at.
+        last = choose(
+            mistaken & over, self.threat_model.allowed(result, some["images"], eps), found
+        )
+        found, right, margins = tf.cond(
+            tf.reduce_any(mistaken & over),
+            lambda: (last, *self.judge_images(last, some["labels"])),
+            lambda: (found, right, margins),
+        )
         changed = {
             "fooled": some["fooled"] & ~mistaken,
             "active": some["active"] | (mistaken & ~over),
@@ -198,6 +210,17 @@ class LaneProgram:
             "closest": choose(better, images, lanes["closest"]),
             "closest_margin": choose(better, margins, lanes["closest_margin"]),
         }
+
+
+def _that_goes_on(attack):
+    """The attack, whose steps do not stop where its view of the model is fooled: a search ends a
+    lane itself, once the model is.
+    """
+    if not attack.stop_when_fooled:
+        return attack
+    moving = copy.copy(attack)
+    moving.stop_when_fooled = False
+    return moving
 
 
 def seeds_of(seed, round, example):

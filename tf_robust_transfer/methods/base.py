@@ -45,6 +45,8 @@ class Method(RunsOnReplicas, LogsItsTerms, SavesItsStudent, MadeFromFlags, keras
             method mixacm the affine transformations too.
         gradient_clip_norm: 0, or the most that the l2 norm of the gradient may be, all trained
             variables together and summed over the replicas; a larger one is scaled down to it.
+            The weight decay's share is clipped with it, so that a norm far above weakens the decay
+            too (PyTorch's clip_grad_norm_ leaves its optimizers' decay whole).
             Under float16 that is the norm without the loss's scale. The norm before clipping is
             logged as "gradient_norm" (0 in a step that float16's scaling skips). Keras's own
             `global_clipnorm` clips each replica's share, and before the scale is taken out.

@@ -47,8 +47,8 @@ class MixACM(Method):
         mixup_per_example: one weight for each example instead of one for the batch, as the original
             mixup code has it; the paper does not say.
         teacher_precision: "float32", or "bfloat16", in which the teacher's pass costs less on a
-            processor that computes in it; the paper has neither word. A subclassed teacher, which
-            has no copy in bfloat16 (`FasterCopy`), is called as it is.
+            processor that computes in it; not in the paper. A subclassed teacher, which has no copy
+            in bfloat16 (`FasterCopy`), is called as it is.
         student_endpoints, teacher_endpoints: for models of your own, the submodels made by
             `rt.endpoints(model, {...})`.
 

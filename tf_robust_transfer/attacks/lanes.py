@@ -181,15 +181,15 @@ class LaneProgram:
         found = self.threat_model.allowed(found, some["images"], eps)
         right, margins = self.judge_images(found, some["labels"])
         mistaken = some["fooled"] & right
-        # At the end there is the last image too, which no step has looked at.
-        last = choose(
-            mistaken & over, self.threat_model.allowed(result, some["images"], eps), found
-        )
-        found, right, margins = tf.cond(
-            tf.reduce_any(mistaken & over),
-            lambda: (last, *self.judge_images(last, some["labels"])),
-            lambda: (found, right, margins),
-        )
+        if not self.attack.judged_at_the_end:  # there one pass is all that counts
+            # At the end there is the last image too, which no step has looked at.
+            last = self.threat_model.allowed(result, some["images"], eps)
+            last = choose(mistaken & over, last, found)
+            found, right, margins = tf.cond(
+                tf.reduce_any(mistaken & over),
+                lambda: (last, *self.judge_images(last, some["labels"])),
+                lambda: (found, right, margins),
+            )
         changed = {
             "fooled": some["fooled"] & ~mistaken,
             "active": some["active"] | (mistaken & ~over),

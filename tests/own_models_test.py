@@ -68,6 +68,38 @@ class TestNormalization:
         )
         assert float(tf.reduce_min(normalization.mean)) > 0.7
 
+    def test_what_is_compiled_sees_a_new_adaptation(self):
+        model = adapted()
+        threat_model = rt.ThreatModel(eps=0.01)
+
+        def clean():
+            labels = np.argmax(model(IMAGES), axis=1)
+            return rt.evaluate_robustness(
+                model, IMAGES, labels, threat_model=threat_model, attacks=("pgd[steps=2]",)
+            ).accuracy["clean"]
+
+        assert clean() == 1.0
+        model.layers[0].adapt(IMAGES[:2] * 5.0 - 2.0)
+        model.layers[-1].set_weights([-w for w in model.layers[-1].get_weights()])
+        assert clean() == 1.0
+
+
+class TestImagesOfTwoSizes:
+    @pytest.mark.parametrize("attack", [rt.attacks.PGD(2), rt.attacks.APGD(steps=3)])
+    def test_one_model_takes_both(self, attack):
+        keras.utils.set_random_seed(0)
+        inputs = keras.Input((None, None, 3))
+        x = layers.GlobalAveragePooling2D()(layers.Conv2D(8, 3, activation="relu")(inputs))
+        model = keras.Model(inputs, layers.Dense(CLASSES)(x))
+        for size in (8, 10, 8):
+            images = RNG.uniform(size=(5, size, size, 3)).astype("float32")
+            labels = np.argmax(model(images), axis=1)
+            result = rt.evaluate_robustness(
+                model, images, labels, threat_model=rt.ThreatModel(), attacks={"mine": attack}
+            )
+            assert result.accuracy["clean"] == 1.0
+            attack(model, images, labels, threat_model=rt.ThreatModel())
+
 
 class TestSubclassesWithACallOfTheirOwn:
     """What the layers alone compute is another function."""
@@ -200,6 +232,21 @@ class TestArguments:
                 threat_model=rt.ThreatModel(),
                 attacks=("fgsm",),
                 **options,
+            )
+
+    @pytest.mark.parametrize(
+        "attacks",
+        [
+            "pgd[loss=kl]",
+            "pgd[loss=kl;stop_when_fooled=false]",
+            {"mine": rt.attacks.PGD(3, loss="kl")},
+        ],
+        ids=str,
+    )
+    def test_a_loss_for_training_is_refused(self, attacks):
+        with pytest.raises(InputError, match="for training.*cross_entropy or cw"):
+            rt.evaluate_robustness(
+                adapted(), IMAGES, LABELS, threat_model=rt.ThreatModel(), attacks=attacks
             )
 
     def test_numbers_for_other_channels(self):

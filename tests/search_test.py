@@ -318,3 +318,18 @@ def test_idle_lanes_are_given_up(model, examples):
 def test_nothing_to_attack(model, examples):
     search = Search(PGD(3), model, THREAT, batch_size=4)
     assert list(search.run(*examples, np.zeros(0, int), eps=0.1, seed=0)) == []
+
+
+def test_a_lane_that_is_done_sees_no_step_past_the_end(model, examples):
+    """The numbers of a step may be looked up by its number."""
+
+    class Counted(PGD):
+        def step(self, problem, images, labels, state, iteration, drawn):
+            tf.debugging.assert_less(iteration, self.iterations)
+            return super().step(problem, images, labels, state, iteration, drawn)
+
+        def draw(self, noise, iteration, count):  # so that the host looks every ten steps alone
+            return tf.zeros([tf.shape(iteration)[0], count])
+
+    fooled = searched(Counted(12), model, examples, 16)[0]
+    assert 5 < fooled.sum() < 45

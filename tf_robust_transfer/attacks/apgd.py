@@ -164,8 +164,7 @@ class APGD(Attack):
         best_loss = tf.where(better, loss, state["best_loss"])
 
         rises = state["rises"] + tf.cast((moves > 0) & (loss > state["last_loss"]), tf.int32)
-        # Lanes that are done still go through here, with an iteration past the end.
-        most_rises = tf.gather(self._most_rises(), tf.minimum(iteration, self.iterations - 1))
+        most_rises = tf.gather(self._most_rises(), iteration)
         checked = most_rises >= 0
         stuck = checked & ~state["halved"] & (state["checked_loss"] >= best_loss)
         halved = (rises <= most_rises) | stuck

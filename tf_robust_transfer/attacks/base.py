@@ -48,8 +48,8 @@ class Attack:
             goes on to the round's end and judges the last image that fooled a pass, by one more.
             Otherwise a search ends with the first image that the model is wrong on.
         norms: of the threat models that it attacks in.
-        uses_gradients: whether rounding in the model only bends the way, and does not decide what
-            is kept.
+        uses_gradients: whether it follows gradients, so that rounding in the model bends the way;
+            one that compares losses alone sees no rounded copy.
     """
 
     @dataclasses.dataclass(frozen=True)
@@ -134,7 +134,8 @@ class Attack:
         Args:
             problem, images, labels: as in start.
             state: as start or an earlier step returned it.
-            iteration: int32 [batch], steps taken before this one; examples may differ.
+            iteration: int32 [batch], below `iterations`: steps taken before this one; examples may
+                differ.
             drawn: this step's random numbers [batch, ...], see draw.
 
         Returns:
@@ -234,7 +235,7 @@ class Attack:
             return best
         margin_of = kept(
             model,
-            "margin",
+            ("margin", *images.shape[1:]),
             lambda: compiled(
                 lambda x, y: classification.margin(model(x, training=False), y), best, labels
             ),
@@ -261,7 +262,7 @@ class Attack:
 
         eps = tf.constant(threat_model.eps, tf.float32)
         arguments = images, labels, eps, *tf.unstack(fold_seed(seed, restart))
-        key = ("perturb", self.identity(threat_model))
+        key = ("perturb", self.identity(threat_model), *images.shape[1:])
         return kept(model, key, lambda: compiled(perturb, *arguments))(*arguments)
 
     def _searches(self, model, threat_model, batch_size, seed):

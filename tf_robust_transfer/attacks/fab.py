@@ -215,7 +215,7 @@ class FABTargeted(FAB):
         def difference(points):
             logits = problem.logits_of(points)
             target = tf.where(
-                first, self._target(problem, images, logits, first, round), state["target"]
+                first, self._target(problem, images, labels, logits, first, round), state["target"]
             )
             towards = tf.one_hot(target, tf.shape(logits)[1]) - tf.one_hot(
                 labels, tf.shape(logits)[1]
@@ -225,15 +225,19 @@ class FABTargeted(FAB):
         normals, values, target = input_gradient(difference, state["current"])
         return values, normals, {"target": target}
 
-    def _target(self, problem, images, logits, first, round):
-        """The class of the round's rank in the clean logits. logits: at the current points."""
+    def _target(self, problem, images, labels, logits, first, round):
+        """The class of the round's rank in the clean logits, the label's left out. logits: at the
+        current points.
+        """
         if self.restarts > 1:
             # Random starts know nothing of the clean logits: a pass forward more for the first step
             # of a round.
             needed = tf.reduce_any(first & (round % self.restarts > 0))
             logits = tf.cond(needed, lambda: problem.logits_of(images), lambda: logits)
-        ranked = tf.argsort(logits, axis=1, direction="DESCENDING")
-        return tf.gather(ranked, round // self.restarts + 1, batch_dims=1)
+        of_label = tf.one_hot(labels, tf.shape(logits)[1], on_value=True, off_value=False)
+        others = tf.where(of_label, -float("inf"), logits)
+        ranked = tf.argsort(others, axis=1, direction="DESCENDING")
+        return tf.gather(ranked, round // self.restarts, batch_dims=1)
 
 
 def _l1_norm(images):

@@ -139,8 +139,10 @@ class LaneProgram:
 
         def step(lanes, now):
             labels, active = lanes["labels"], lanes["active"]
+            # Lanes that are done go through here too.
+            at = tf.minimum(lanes["iteration"], self.attack.iterations - 1)
             state, visited, logits = self._moving.step(
-                problem, unit, labels, lanes["state"], lanes["iteration"], now
+                problem, unit, labels, lanes["state"], at, now
             )
             allowed = active & problem.holds(visited, unit)
             visited = self.threat_model.from_unit(visited)

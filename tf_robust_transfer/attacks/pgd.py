@@ -56,7 +56,8 @@ class PGD(Attack):
         self.loss, self.uses_clean_logits = (LOSSES | ON_CLEAN)[name], name in ON_CLEAN
         if self.uses_clean_logits and (self.stop_when_fooled or not self.random_start):
             raise InputError(
-                f"loss {name} is for training, from a random start: leave stop_when_fooled out"
+                f"loss {name} is for training, from a random start and without stop_when_fooled; "
+                "an evaluation takes cross_entropy or cw"
             )
 
     @property

@@ -239,7 +239,8 @@ class Search:
 
     def _compiled(self, method, *arguments):
         """method(*arguments), compiled once for any number of lanes."""
-        name = method.__name__
-        if name not in self._functions:
-            self._functions[name] = compiled(method, *arguments)
-        return self._functions[name](*arguments)
+        shapes = tuple(tuple(np.shape(part)[1:]) for part in tf.nest.flatten(arguments))
+        key = method.__name__, shapes
+        if key not in self._functions:
+            self._functions[key] = compiled(method, *arguments)
+        return self._functions[key](*arguments)

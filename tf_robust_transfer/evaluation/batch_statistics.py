@@ -25,6 +25,7 @@ from tf_robust_transfer.inference.kept import compiled, kept
 from tf_robust_transfer.losses import classification
 from tf_robust_transfer.models.batch_statistics import with_batch_statistics
 from tf_robust_transfer.models.copies import give_weights
+from tf_robust_transfer.ops.precision import full_float32
 
 
 def check_attacks(attacks: dict) -> None:
@@ -57,7 +58,9 @@ def evaluate(
     give_weights(network, model.get_weights())  # the model may have been trained since
 
     def right(x, y):
-        return kept(network, "right", lambda: compiled(judged, x, y))(x, y)
+        made = kept(network, ("right", *x.shape[1:]), lambda: compiled(judged, x, y))
+        with full_float32():
+            return made(x, y).numpy()
 
     def judged(x, y):
         return classification.is_correct(network(x, training=False), y)
@@ -76,7 +79,7 @@ def evaluate(
             for restart in range(restarts if attack else 0):
                 drawn = np.random.SeedSequence([seed, number, restart]).generate_state(1)[0] >> 1
                 adversarial = attack(network, x, y, threat_model=threat_model, seed=int(drawn))
-                found[rows] &= right(adversarial, y).numpy()
+                found[rows] &= right(adversarial, y)
         correct[name], seconds[name] = found, time.perf_counter() - started
     worst_case = None
     if len(attacks) > 1:

@@ -51,7 +51,8 @@ def check_model(model, images, labels, threat_model, seed: int) -> list[str]:
 
 def _run(model, name, function, *arguments):
     """function(*arguments), compiled once for the model."""
-    return kept(model, ("checks", name), lambda: compiled(function, *arguments))(*arguments)
+    key = ("checks", name, *arguments[0].shape[1:])
+    return kept(model, key, lambda: compiled(function, *arguments))(*arguments)
 
 
 def _logits(model, images):

@@ -186,6 +186,11 @@ def _parsed(attacks, step_size) -> dict:
         attack = own.get(name) or name
         if name != "clean":
             found[name] = parse_attack(attack, step_size) if isinstance(attack, str) else attack
+            if found[name].uses_clean_logits:
+                raise InputError(
+                    f"attack {name!r}: a loss of the clean images' logits is for training; an "
+                    "evaluation takes cross_entropy or cw"
+                )
     return found
 
 

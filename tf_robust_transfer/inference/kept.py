@@ -1,5 +1,6 @@
 """What is compiled for a model, kept with the model for the next call."""
 
+import keras
 import tensorflow as tf
 
 # Attribute of the model. Keras is passed by: what it finds among a model's attributes it tracks.
@@ -12,7 +13,8 @@ def kept(model, key, make):
     """make(), once for each model and key.
 
     It lives as long as the model. Weights may change; of a model whose layers were changed (another
-    activation of the last one, say, or `layer.scale = 2`) everything is made anew.
+    activation of the last one, say, `layer.scale = 2`, or a Normalization that was adapted anew)
+    everything is made anew.
 
     Args:
         model: keras.Model.
@@ -47,16 +49,25 @@ def compiled(function, *like):
 
 def _form(model):
     """Tells a model from what it was before a layer was changed: by its configuration, and by plain
-    values among its layers' attributes, which need not stand in one."""
+    values among its layers' attributes, which need not stand in one. Keras's Normalization computes
+    with tensors that it makes of its weights when they are loaded: constants of what is compiled.
+    """
     try:
         config = repr(model.get_config())
     except Exception:  # of a class of the user's own, which need not have a configuration
         config = ""
     plain = (bool, int, float, str)
+    adapted = tuple(
+        keras.ops.convert_to_numpy(part).tobytes()
+        for layer in model._flatten_layers()
+        if isinstance(layer, keras.layers.Normalization)
+        for part in (layer.mean, layer.variance)
+        if part is not None
+    )
     values = tuple(
         (name, value)
         for layer in model._flatten_layers()
         for name, value in vars(layer).items()
         if isinstance(value, plain) and not name.startswith("_")
     )
-    return hash((config, values))
+    return hash((config, values, adapted))

@@ -21,9 +21,10 @@ class MixACM(Method):
             weights far out (the first kernel of a WRN-16-4 grows 205 times in 50 steps), and little
             robustness is left to transfer. Let the learning rate warm up (1.3 times; the paper has
             a warm-up on ImageNet alone), or clip the gradient (gradient_clip_norm 1: 1.7 times). On
-            MNIST at 14x14 a warm-up kept more than clipping did, on CIFAR-10 twice as much. Its appendix A.1 has 2000 or 5000,
-            without saying where. With the mean over channels a block of C channels has acm_weight /
-            C on the squared distance of its unit maps: of 16, 160, 320 and 640 channels the first
+            MNIST at 14x14 a warm-up kept more than clipping did, on CIFAR-10 twice as much. Its
+            appendix A.1 has 2000 or 5000, without saying where. With the mean over channels a block
+            of C channels has acm_weight / C on the squared distance of its unit maps: of 16, 160,
+            320 and 640 channels the first
             counts most.
         kld_weight: alpha_kld in [0, 1]; 0 leaves the soft labels out ("w/o KD"). It has to be 0
             where the tasks differ: a teacher of other classes has no soft labels for the student

@@ -345,7 +345,7 @@ def test_bounds_of_a_classifier_and_of_the_threat_model_that_contradict():
     network = keras.Sequential([keras.Input((4, 4, 1)), keras.layers.Flatten(),
                                 keras.layers.Dense(2)])  # fmt: skip
     model = rt.as_classifier(network, bounds=(0, 255))
-    images, labels = np.full((2, 4, 4, 1), 0.5, np.float32), np.array([0, 1])
+    images, labels = np.full((2, 4, 4, 1), 100.0, np.float32), np.array([0, 1])
     with pytest.raises(InputError, match="takes images in .0.0, 255.0., .* bounds .0.0, 1.0."):
         rt.evaluate_robustness(
             model, images, labels, threat_model=rt.ThreatModel(eps=0.1), attacks=()

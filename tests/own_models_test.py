@@ -179,7 +179,7 @@ class TestPixelsTo255:
                 student=student,
                 teacher=teacher,
                 lambda_adv=0.0,
-                noise=0.1,
+                noise=0.1 * scale,
                 difference_reduction="sum",
             )
             method.compile(optimizer=keras.optimizers.SGD(0.0))

@@ -116,10 +116,9 @@ class IGAM(Method):
         warm_start_steps: so many first steps train on the cross-entropy alone. Without them a small
             network falls into the trivial solution, a constant classifier, whose gradients are
             zero. The reference code: 280,000 of 320,000.
-        noise: uniform noise in [-noise, noise] added to every training image of pixels in [0, 1],
-            clipped to that; where a student takes other bounds, the same share of their range (the
-            reference code: 8/255 from CIFAR-10 to CIFAR-100, 0 from Tiny-ImageNet to
-            CIFAR-10).
+        noise: uniform noise in [-noise, noise] added to every training image, clipped to [0, 1];
+            where the student takes other bounds, in their units, as a radius is (the reference
+            code: 8/255 from CIFAR-10 to CIFAR-100, 0 from Tiny-ImageNet to CIFAR-10).
 
     Every example's gradient is that of its own cross-entropy. Eq. 8 read literally takes the
     gradient of the batch's mean, which is smaller by the batch size; lambda_diff would then depend
@@ -268,5 +267,5 @@ class IGAM(Method):
             return images
         bounds = pixel_bounds(self.student)
         uniform = replicas.random_uniform(tf.shape(images), fold_seed(self.step_seed(), 3))
-        noise = self.options.noise * (bounds[1] - bounds[0]) * (2.0 * uniform - 1.0)
+        noise = self.options.noise * (2.0 * uniform - 1.0)
         return tf.ensure_shape(tf.clip_by_value(images + noise, *bounds), images.shape)

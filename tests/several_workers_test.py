@@ -335,7 +335,7 @@ def test_what_is_overridden_is_called_by_keras():
     """Keras's `fit` draws a batch in vain, and fails under several workers, unless the method's own
     `_maybe_symbolic_build` stands in for its own; batch norm has to take its moments by name."""
     assert "self._maybe_symbolic_build(" in inspect.getsource(TensorFlowTrainer.fit), (
-        "Keras has renamed _maybe_symbolic_build, which methods/base.py overrides"
+        "Keras has renamed _maybe_symbolic_build, which methods/replicated.py overrides"
     )
     assert "self.make_train_function(" in inspect.getsource(TensorFlowTrainer.fit)
     assert "self._moments(" in inspect.getsource(keras.layers.BatchNormalization.call), (

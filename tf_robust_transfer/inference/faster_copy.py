@@ -29,15 +29,15 @@ class FasterCopy:
     float32, and so does every layer that is not known here (custom ones, means, softmax). Weights
     are cast once.
 
-    A model that is not a functional or sequential one of a single input and output and of float32
-    layers is called as it is: `follows_model` is then True.
+    A model that is not a functional or sequential one of a single input and of float32 layers is
+    called as it is: `follows_model` is then True.
 
     The weights are copied when the copy is made; `refresh` copies them anew, with no new
     compilation of what calls the copy. There are gradients with respect to the images alone, and no
     second ones under "mixed".
 
     Args:
-        model: keras.Model, images -> logits.
+        model: keras.Model, images -> logits, or a dict of endpoints (`rt.endpoints`).
         precision: see above; or "auto": "mixed" where `computes_bfloat16` says so, else "float32".
         compile_with_xla: None: on a GPU, unless a layer says that it cannot. On a CPU oneDNN's
             kernels are about three times as fast as XLA's.
@@ -69,8 +69,10 @@ class FasterCopy:
                 self._logits_of = tf.function(self._graph, autograph=False, jit_compile=True)
 
     def __call__(self, images):
-        """images: float32 [batch, height, width, channels]. Returns float32 [batch, classes]."""
-        return tf.cast(self._logits_of(images), tf.float32)
+        """images: float32 [batch, height, width, channels]. Returns float32 [batch, classes], of
+        endpoints a dict.
+        """
+        return tf.nest.map_structure(lambda x: tf.cast(x, tf.float32), self._logits_of(images))
 
     def refresh(self):
         """Takes the model's present weights."""

@@ -14,14 +14,14 @@ from tf_robust_transfer.inference.nodes import Linear, Nothing, Other, ScaleAndS
 
 
 def functional_graph(model):
-    """The functional graph of a keras.Model of one input and one output, computed in float32; None
-    for other models.
+    """The functional graph of a keras.Model of one input, computed in float32; None for other
+    models.
     """
     # A sequential model keeps its graph there, once it is built.
     graph = getattr(model, "_functional", None) if isinstance(model, keras.Sequential) else model
     if not isinstance(graph, Functional) or type(graph).call is not Functional.call:
         return None
-    if len(graph.inputs) != 1 or len(graph.outputs) != 1:
+    if len(graph.inputs) != 1:
         return None
     return (
         graph if all(layer.compute_dtype in ("float32", None) for layer in graph.layers) else None
@@ -44,7 +44,8 @@ class InferenceGraph:
         self, graph, precision, *, padding_by_hand, weighted_before=False, weighted_after=False
     ):
         forward = "bfloat16" if precision == "bfloat16" else "float32"
-        self.input, self.output = graph.inputs[0], graph.outputs[0]
+        self.input, self.outputs = graph.inputs[0], graph.outputs
+        self.structure = graph.output  # of the outputs: a tensor, or a dict of endpoints
         # Keras has no public way to walk a graph.
         by_depth = graph._nodes_by_depth
         self.nodes = [
@@ -57,11 +58,11 @@ class InferenceGraph:
         self.after_weights = self._reached(has_weights, weighted_before)
         before_weights = self._reaching(has_weights, weighted_after)
         producers = {id(output): node for node in self.nodes for output in node.outputs}
-        # How often each value is read, the graph's own output included.
+        # How often each value is read, as an output of the graph too.
         readers = collections.Counter(
             id(value) for node in self.nodes for value in node.input_tensors
         )
-        readers[id(self.output)] += 1
+        readers.update(id(output) for output in self.outputs)
         self.replacements = {}
         for node in self.nodes:
             first, last = id(node) not in self.after_weights, id(node) not in before_weights
@@ -109,7 +110,7 @@ class InferenceGraph:
 
     def _reaching(self, has_weights, from_the_end):
         """Ids of the nodes from which a path leads to a node with weights."""
-        values, found = ({id(self.output)} if from_the_end else set()), set()
+        values, found = (set(map(id, self.outputs)) if from_the_end else set()), set()
         for node, weighted in reversed(list(zip(self.nodes, has_weights, strict=True))):
             reaching = any(id(value) in values for value in node.outputs)
             if reaching:
@@ -124,7 +125,8 @@ class InferenceGraph:
             arguments, options = node.arguments.fill_in(values)
             results = self.replacements[id(node)](*arguments, **options)
             values.update(zip(map(id, node.outputs), keras.tree.flatten(results), strict=True))
-        return values[id(self.output)]
+        outputs = [values[id(output)] for output in self.outputs]
+        return keras.tree.pack_sequence_as(self.structure, outputs)
 
     def refresh(self):
         for replacement in self.replacements.values():

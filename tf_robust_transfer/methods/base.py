@@ -1,6 +1,4 @@
-"""What every training method shares: options, the step, the terms it logs, L2 weight decay, clean
-accuracy.
-"""
+"""What every training method shares: options, the step, its loss of terms, L2 weight decay."""
 
 import dataclasses
 import inspect
@@ -10,12 +8,11 @@ import tensorflow as tf
 
 from tf_robust_transfer.errors import InputError
 from tf_robust_transfer.flag_types import boolean, fraction
-from tf_robust_transfer.losses import classification
 from tf_robust_transfer.methods import batches, networks, watch
 from tf_robust_transfer.methods.averaging import WeightAverage, copied
 from tf_robust_transfer.methods.clipping import clip
-from tf_robust_transfer.methods.directions import Directions
 from tf_robust_transfer.methods.from_flags import MadeFromFlags
+from tf_robust_transfer.methods.logs import LogsItsTerms
 from tf_robust_transfer.methods.random_layers import seed_layers
 from tf_robust_transfer.methods.replicated import RunsOnReplicas
 from tf_robust_transfer.methods.saving import SavesItsStudent
@@ -29,7 +26,7 @@ from tf_robust_transfer.terms.weight_decay import half_squares, kernels
 WEIGHT_DECAY_OF = ("kernels", "all")
 
 
-class Method(RunsOnReplicas, SavesItsStudent, MadeFromFlags, keras.Model):
+class Method(RunsOnReplicas, LogsItsTerms, SavesItsStudent, MadeFromFlags, keras.Model):
     """A Keras model that trains its student. `compile(optimizer=...)` it and `fit` it on (images,
     integer labels).
 
@@ -129,7 +126,6 @@ class Method(RunsOnReplicas, SavesItsStudent, MadeFromFlags, keras.Model):
             WeightAverage(student, options.weight_averaging) if options.weight_averaging else None
         )
         self.terms = [CrossEntropy(of=Logits(student))]
-        self._trackers = {}
         self.watch = watch.Watch()
         self.asked_to_stop = self.told_to_stop = False
         self.built = True
@@ -169,9 +165,8 @@ class Method(RunsOnReplicas, SavesItsStudent, MadeFromFlags, keras.Model):
         with self.distribute_strategy.scope():
             # Keras would build the optimizer for teacher and discriminator as well.
             self.optimizer.build(self._trained)
-            if tuple(self._trackers) != names:
-                self._trackers = {name: keras.metrics.Mean(name=name) for name in names}
-        self.watch.terms = tuple(self._trackers)
+            self._follow(names)
+        self.watch.terms = names
         # Where Keras finds them for `save_weights`.
         self.layers_of_terms = [
             layer
@@ -179,26 +174,6 @@ class Method(RunsOnReplicas, SavesItsStudent, MadeFromFlags, keras.Model):
             for layer in term.state().values()
             if isinstance(layer, keras.Layer)
         ]
-
-    # Keras's own setter turns XLA off, with a warning, under deterministic operations. Every
-    # method's step compiles and runs under them.
-    @keras.Model.jit_compile.setter
-    def jit_compile(self, value):
-        """Raises an InputError where XLA is asked for and cannot be had."""
-        if value:
-            refused = sorted({x.name for x in self._flatten_layers() if not x.supports_jit})
-            if refused:
-                raise InputError(
-                    f"XLA cannot compile the layers {', '.join(refused)}: jit_compile=False "
-                    "(--jit=off)"
-                )
-            if self.distribute_strategy.num_replicas_in_sync > 1:
-                raise InputError(
-                    "XLA compiles the steps of one device, here are "
-                    f"{self.distribute_strategy.num_replicas_in_sync}: jit_compile=False "
-                    "(--jit=off), or --distribution_strategy=one_device"
-                )
-        self._jit_compile = value
 
     def fit(self, x=None, y=None, *args, **kwargs):
         """As keras.Model.fit, of images and labels that are checked as they come.
@@ -225,11 +200,6 @@ class Method(RunsOnReplicas, SavesItsStudent, MadeFromFlags, keras.Model):
         networks.check_bounds(self)
         batches.checks_of(self).check(x, y)
         return super().train_on_batch(x, y, **kwargs)
-
-    @property
-    def metrics(self):
-        trackers = list(self._trackers.values())
-        return [*trackers, Directions(trackers)]
 
     @property
     def iterations(self):
@@ -316,26 +286,6 @@ class Method(RunsOnReplicas, SavesItsStudent, MadeFromFlags, keras.Model):
         self._apply(gradients, terms)
         return self._log(loss, terms, logits, labels)
 
-    def test_step(self, data):
-        """Clean accuracy and cross-entropy of the student."""
-        images, labels = self.unpacked(data)
-        logits = self.student(images, training=False)
-        right = tf.cast(classification.is_correct(logits, labels), tf.float32)
-        sums = {
-            "right": tf.reduce_sum(right),
-            "loss": tf.reduce_sum(classification.cross_entropy(logits, labels)),
-            "seen": tf.cast(tf.size(right), tf.float32),
-        }
-        # Keras takes the replicas' means for one another's, however many examples they are of.
-        wholes = replicas.whole(sums)
-        self._see_accuracy(wholes)
-        seen = wholes["seen"]
-        self._trackers["loss"].update_state(wholes["loss"] / seen, sample_weight=seen)
-        return {
-            "loss": self._trackers["loss"].result(),
-            "accuracy": self._trackers["accuracy"].result(),
-        }
-
     def unpacked(self, data):
         """(images float32 of the student's shape, class numbers [batch]) of a batch with labels as
         `fit` takes them, or an InputError.
@@ -370,11 +320,6 @@ class Method(RunsOnReplicas, SavesItsStudent, MadeFromFlags, keras.Model):
             self.average.see(self.student, self.iterations)
         self.watch.see_weights(self._trained, self.iterations)
 
-    def _see_accuracy(self, wholes):
-        """wholes: how many examples of the global batch were `right`, and `seen`."""
-        weights = tf.stack([wholes["right"], wholes["seen"] - wholes["right"]])
-        self._trackers["accuracy"].update_state(tf.constant([1.0, 0.0]), sample_weight=weights)
-
     def _total(self, terms):
         if self.weight_decay:
             decayed = (
@@ -388,21 +333,6 @@ class Method(RunsOnReplicas, SavesItsStudent, MadeFromFlags, keras.Model):
             losses = [variable.regularizer(variable) for variable in regularized]
             terms["regularization"] = 1.0, replicas.once(tf.add_n(losses))
         return total(terms)
-
-    def _log(self, loss, terms, logits, labels):
-        shown = {"loss": loss, **{name: value for name, (_, value) in terms.items()}}
-        right = tf.cast(classification.is_correct(logits, labels), tf.float32)
-        counts = {"right": replicas.global_sum(right), "seen": tf.cast(tf.size(right), tf.float32)}
-        asked = self._asked_to_stop()
-        wholes = replicas.whole(shown | counts | asked)
-        for name in shown:
-            self._trackers[name].update_state(wholes[name])
-        self._see_accuracy(wholes)
-        self.watch.see_losses(shown, self.iterations)
-        self.watch.see_logits(logits)
-        # A term that this step does not have (IGAM's during its warm start) is not shown as 0.
-        results = {name: self._trackers[name].result() for name in (*shown, "accuracy")}
-        return results | {name: wholes[name] for name in asked}
 
 
 def _keyword_only(function):

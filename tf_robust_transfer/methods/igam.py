@@ -209,7 +209,7 @@ class IGAM(Method):
         MirroredStrategy; and the warm start should not pay for what it does not use."""
         # Not read before the first step: a callback may restore the optimizer until then.
         self._next_step = None
-        self.gradients.refresh()  # the teacher may have been given weights since
+        self._refresh_passes()
         if self.train_function is not None and not force:
             return self.train_function
         functions = {}

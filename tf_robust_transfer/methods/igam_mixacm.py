@@ -48,7 +48,14 @@ class IGAMMixACM(IGAM):
                 "igam_mixacm takes no adapter; give a teacher that was fine-tuned with it (method "
                 "finetune)"
             )
-        mixed = mixacm_terms(student, teacher, options, seed=self.seed)
+        precision = options.gradients.teacher_precision
+        mixed = mixacm_terms(
+            student,
+            teacher,
+            options,
+            seed=self.seed,
+            teacher_precision="bfloat16" if precision == "bfloat16" else "float32",
+        )
         if any(term.variables for term in mixed):
             raise InputError(
                 "igam_mixacm trains the student alone: acm_transform affine is for method mixacm"

@@ -7,6 +7,7 @@ from tf_robust_transfer.methods.base import Method
 from tf_robust_transfer.models.pairs import check_pair
 from tf_robust_transfer.options import group, keywords_of
 from tf_robust_transfer.terms import ChannelMaps, CrossEntropy, MixedExamples, SoftLabels, Term
+from tf_robust_transfer.terms.passes import FrozenTeacher
 
 
 class MixACM(Method):
@@ -44,6 +45,9 @@ class MixACM(Method):
             come (the row "w/o mixup").
         mixup_per_example: one weight for each example instead of one for the batch, as the original
             mixup code has it; the paper does not say.
+        teacher_precision: "float32", or "bfloat16", in which the teacher's pass costs less than
+            half on a processor that has it; neither paper nor reference has it. A copy as
+            `FasterCopy` makes it; a subclassed teacher is called as it is.
         student_endpoints, teacher_endpoints: for models of your own, the submodels made by
             `rt.endpoints(model, {...})`.
 
@@ -58,6 +62,7 @@ class MixACM(Method):
         maps: ChannelMaps.Options = group(ChannelMaps.Options)
         soft_labels: SoftLabels.Options = group(SoftLabels.Options)
         mixup: MixedExamples.Options = group(MixedExamples.Options)
+        teacher: FrozenTeacher.Options = group(FrozenTeacher.Options)
 
     takes_teacher = True
 
@@ -68,16 +73,23 @@ class MixACM(Method):
         check_tasks(student, teacher, self.options.soft_labels.kld_weight)
         self.teacher = teacher
         teacher.trainable = False
-        own = {"student_endpoints": student_endpoints, "teacher_endpoints": teacher_endpoints}
-        self.terms = mixacm_terms(student, teacher, self.options, seed=self.seed, **own)
+        self.terms = mixacm_terms(
+            student,
+            teacher,
+            self.options,
+            seed=self.seed,
+            student_endpoints=student_endpoints,
+            teacher_endpoints=teacher_endpoints,
+            **keywords_of(self.options.teacher),
+        )
 
 
-def mixacm_terms(student, teacher, options, *, seed, **own_endpoints) -> list:
-    """MixACM's terms. options: with the groups of `MixACM.Options`; own_endpoints: see
-    `MixedExamples`.
+def mixacm_terms(student, teacher, options, *, seed, **further) -> list:
+    """MixACM's terms. options: with the groups of `MixACM.Options`; further: endpoints and
+    precision, see `MixedExamples`.
     """
     kld_weight = options.soft_labels.kld_weight
-    of = MixedExamples(student, teacher, **own_endpoints, **keywords_of(options.mixup))
+    of = MixedExamples(student, teacher, **further, **keywords_of(options.mixup))
     terms: list[Term] = [CrossEntropy(1.0 - kld_weight, of=of, name="mixup")]
     if kld_weight:
         terms.append(SoftLabels(of=of, **keywords_of(options.soft_labels)))

@@ -16,8 +16,29 @@ class RunsOnReplicas:
     terms: list  # of the method
     distribute_strategy: tf.distribute.Strategy  # of keras.Model
 
+    # Keras's own setter turns XLA off, with a warning, under deterministic operations. Every
+    # method's step compiles and runs under them.
+    @keras.Model.jit_compile.setter
+    def jit_compile(self, value):
+        """Raises an InputError where XLA is asked for and cannot be had."""
+        if value:
+            refused = sorted({x.name for x in self._flatten_layers() if not x.supports_jit})
+            if refused:
+                raise InputError(
+                    f"XLA cannot compile the layers {', '.join(refused)}: jit_compile=False "
+                    "(--jit=off)"
+                )
+            if self.distribute_strategy.num_replicas_in_sync > 1:
+                raise InputError(
+                    "XLA compiles the steps of one device, here are "
+                    f"{self.distribute_strategy.num_replicas_in_sync}: jit_compile=False "
+                    "(--jit=off), or --distribution_strategy=one_device"
+                )
+        self._jit_compile = value
+
     def make_train_function(self, force=False):
         """As keras.Model's; under several replicas with the statistics of the whole batch."""
+        self._refresh_passes()
         if self.train_function is None or force:
             if workers.several(self.distribute_strategy):
                 self.train_function = self._step_of_several_workers()
@@ -28,6 +49,12 @@ class RunsOnReplicas:
                 layers = batch_norm_layers(self.networks())
                 self.train_function = _of_the_whole_batch(layers, self.train_function)
         return self.train_function
+
+    def _refresh_passes(self):
+        """Passes that keep a copy of the teacher take the weights that it may have got since."""
+        for of in {term.of for term in self.terms}:
+            if hasattr(of, "refresh"):
+                of.refresh()
 
     def _step_of_several_workers(self):
         """Keras's own would reduce each entry of the logs once more, over an axis of examples."""

@@ -16,22 +16,67 @@ import tensorflow as tf
 
 from tf_robust_transfer.data.mixup import mixup, mixup_weights
 from tf_robust_transfer.flag_types import boolean, fraction
+from tf_robust_transfer.inference.faster_copy import FasterCopy
 from tf_robust_transfer.models.endpoints import endpoints
 from tf_robust_transfer.ops import replicas
 from tf_robust_transfer.options import Options, at_least, from_keywords, option
 
 
-class Logits:
-    """The images as they come: labels, logits, and the teacher's logits where there is one."""
+class FrozenTeacher:
+    """What a teacher makes of images, float32 and without a gradient.
 
-    def __init__(self, student, teacher=None):
+    Args:
+        model: keras.Model, images -> logits, or a dict of endpoints.
+        teacher_precision: "float32", the model itself; or "bfloat16", a copy of it that computes in
+            it (`FasterCopy`), which a subclassed model does not have.
+    """
+
+    @dataclasses.dataclass(frozen=True)
+    class Options(Options):
+        teacher_precision: str = option(
+            "float32",
+            "of the teacher's forward pass: float32 or bfloat16",
+            choices=("float32", "bfloat16"),
+        )
+
+    def __init__(self, model, teacher_precision="float32"):
+        self.model, self._copy = model, None
+        if teacher_precision == "bfloat16":
+            # The step is compiled as a whole, where it is.
+            self._copy = FasterCopy(model, precision=teacher_precision, compile_with_xla=False)
+
+    def __call__(self, images):
+        seen = self._copy(images) if self._copy else self.model(images, training=False)
+        return tf.nest.map_structure(lambda x: tf.stop_gradient(tf.cast(x, tf.float32)), seen)
+
+    def refresh(self):
+        """Takes the teacher's present weights."""
+        if self._copy:
+            self._copy.refresh()
+
+
+class Logits:
+    """The images as they come: labels, logits, and the teacher's logits where there is one.
+
+    Args:
+        student, teacher: keras.Models, images -> logits.
+        teacher_precision: see `FrozenTeacher`.
+    """
+
+    def __init__(self, student, teacher=None, *, teacher_precision="float32"):
         self.student, self.teacher = student, teacher
+        self._frozen = FrozenTeacher(teacher, teacher_precision) if teacher else None
 
     def __call__(self, images, labels, seed):
         seen = {"labels": labels, "logits": self.student(images, training=True)}
-        if self.teacher is not None:
-            seen["teacher_logits"] = tf.stop_gradient(self.teacher(images, training=False))
+        if self._frozen is not None:
+            seen["teacher_logits"] = self._frozen(images)
         return seen
+
+    def refresh(self):
+        """Takes the teacher's present weights."""
+        if self._frozen is not None:
+            self._frozen.refresh()
 
 
 class MixedExamples:
@@ -44,6 +89,7 @@ class MixedExamples:
         student, teacher: functional keras.Models, images -> logits.
         student_endpoints, teacher_endpoints: for models of your own, the submodels made by
             `rt.endpoints(model, {...})`.
+        teacher_precision: see `FrozenTeacher`.
         mixup_alpha, mixup_per_example: see `rt.MixACM`.
 
     Attributes:
@@ -56,19 +102,27 @@ class MixedExamples:
         mixup_per_example: bool = option(False, "a mixup weight for each example", boolean)
 
     def __init__(
-        self, student, teacher, *, student_endpoints=None, teacher_endpoints=None, **keywords
+        self,
+        student,
+        teacher,
+        *,
+        student_endpoints=None,
+        teacher_endpoints=None,
+        teacher_precision="float32",
+        **keywords,
     ):
         self.options = from_keywords(self.Options, keywords)
         self.student_endpoints = student_endpoints or endpoints(student)
         self.teacher_endpoints = teacher_endpoints or endpoints(teacher)
+        self._frozen = FrozenTeacher(self.teacher_endpoints, teacher_precision)
 
     def __call__(self, images, labels, seed):
         labels = tf.one_hot(labels, self.student_endpoints.output["logits"].shape[-1])
         if self.options.mixup_alpha:
             images, labels = mixup(images, labels, lam=self._weights(tf.shape(images)[0], seed))
-        student = _float32(self.student_endpoints(images, training=True))
-        teacher = _float32(self.teacher_endpoints(images, training=False))
-        teacher = {name: tf.stop_gradient(value) for name, value in teacher.items()}
+        student = self.student_endpoints(images, training=True)
+        student = {name: tf.cast(value, tf.float32) for name, value in student.items()}
+        teacher = self._frozen(images)
         return {
             "labels": labels,
             "logits": student["logits"],
@@ -87,6 +141,6 @@ class MixedExamples:
 
         return replicas.own_rows(draw, rows) if per_example else draw(rows)
 
-
-def _float32(tensors: dict) -> dict:
-    return {name: tf.cast(tensor, tf.float32) for name, tensor in tensors.items()}
+    def refresh(self):
+        """Takes the teacher's present weights."""
+        self._frozen.refresh()

@@ -15,6 +15,7 @@ if [ "${1:-}" = --rehearse ]; then rehearse=--rehearse && shift; fi
 out="${1:?usage: scripts/gpu_check.sh [--rehearse] OUT [MODEL] [DATA_DIR] [CHECKOUT]}"
 model="${2:-}" data="${3:-}" checkout="${4:-}"
 mkdir -p "$out" && out="$(cd -- "$out" && pwd)"
+if [ -n "${PACK:-}" ]; then PACK="$(cd -- "$(dirname -- "$PACK")" && pwd)/$(basename -- "$PACK")"; fi
 cd -- "$(dirname -- "${BASH_SOURCE[0]}")/.."
 python="${PY:-.venv/bin/python}" torch="${TORCH_PY:-python3}"
 export PYTHONPATH="$PWD${PYTHONPATH:+:$PYTHONPATH}" TF_CPP_MIN_LOG_LEVEL="${TF_CPP_MIN_LOG_LEVEL:-2}" PYTHONUNBUFFERED=1

@@ -146,12 +146,13 @@ def two_checkpoints(folder):
 def test_a_damaged_checkpoint_gives_way_to_the_one_before_and_remains_are_removed(tmp_path, caplog):
     variable, checkpoint, manager = two_checkpoints(tmp_path)
     (tmp_path / "ckpt-3_temp").mkdir()
+    (tmp_path / "epoch3.pt").touch()  # the user's
     (tmp_path / "ckpt-3.data-00000-of-00001").touch()
     (tmp_path / "ckpt-2.data-00000-of-00001").write_bytes(b"")
     variable.assign(0)
     checkpoints.restore(checkpoint, manager)
     assert variable.numpy() == 1 and "ckpt-2 cannot be read" in caplog.text
-    assert not [*tmp_path.glob("ckpt-3*")]
+    assert not [*tmp_path.glob("ckpt-3*")] and (tmp_path / "epoch3.pt").exists()
     (tmp_path / "ckpt-1.index").write_bytes(b"")
     with pytest.raises(InputError, match="no checkpoint in .* can be read"):
         checkpoints.restore(checkpoint, manager)

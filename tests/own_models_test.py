@@ -144,6 +144,14 @@ class NotCloned(keras.Model):
 
 
 class TestTeachersThatKerasCannotClone:
+    def test_a_reason_without_words_is_a_line_too(self, monkeypatch):
+        def fails(*_, **__):
+            raise NotImplementedError
+
+        monkeypatch.setattr(keras.models, "clone_model", fails)
+        with pytest.raises(InputError, match="NotImplementedError"):
+            copy_of(adapted())
+
     @pytest.mark.parametrize(
         "made",
         [

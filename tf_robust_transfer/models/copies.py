@@ -26,7 +26,7 @@ def copy_of(network: keras.Model, **cloning) -> keras.Model:
     try:
         copy = keras.models.clone_model(network, **cloning)
     except (ValueError, TypeError, NotImplementedError) as error:
-        reason = str(error).strip().splitlines()[0]
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise InputError(
             f"a copy of the network is needed, and Keras cannot clone {type(network).__name__}: "
             f"give a functional or sequential model ({reason})"

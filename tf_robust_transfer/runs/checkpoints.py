@@ -68,10 +68,14 @@ def restore(
 
 
 def _remove_others(folder, prefixes):
-    """Removes what is of none of these checkpoints: older ones, and what was left unfinished."""
+    """Removes what is of none of these checkpoints: older ones, and what was left unfinished. Files
+    of other names are the user's.
+    """
     kept = {pathlib.Path(prefix).name for prefix in prefixes}
     for left in folder.iterdir():
         if left.name.partition(".")[0] in kept or left.name in ("checkpoint", SECONDS, WORKERS):
+            continue
+        if not left.name.startswith(("ckpt-", "checkpoint", f".{SECONDS}", f".{WORKERS}")):
             continue
         if left.is_dir():
             shutil.rmtree(left)

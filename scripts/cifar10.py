@@ -32,8 +32,8 @@ SPEEDS = {
 EPOCHS = {"pgd7": 13, "trades": 10, "igam": 20, "natural": 15}
 ATTACKS, COMPILING = 60, 90  # seconds of a row's evaluation, and of its XLA
 WITHOUT_TEACHER = ("natural", "pgd7", "trades")
-# Seconds in which networks that are told to stop save what they have.
-LAST_CHECKPOINT = 40
+# Seconds in which networks that are told to stop save what they have, and the pack is written.
+LAST_CHECKPOINT = 50
 
 
 def seconds(row: str, share: float) -> float:
@@ -68,15 +68,16 @@ def gpu() -> str:
     return tf.config.experimental.get_device_details(found[0])["device_name"] if found else ""
 
 
-def run(command, minutes) -> int:
-    """Runs a command, at most so long where minutes is not 0: its processes are told to stop, and
-    waited for. So they are where this one is told.
+def run(command, minutes, begun=None) -> int:
+    """Runs a command, at most until so long after `begun`, where minutes is not 0: its processes
+    are told to stop, and waited for. So they are where this one is told.
     """
-    begun = time.monotonic()
+    begun = time.monotonic() if begun is None else begun
     process = subprocess.Popen(command, start_new_session=True)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     try:
-        return process.wait(60 * minutes - LAST_CHECKPOINT if minutes else None)
+        left = begun + 60 * minutes - LAST_CHECKPOINT - time.monotonic()
+        return process.wait(max(left, 0) if minutes else None)
     except subprocess.TimeoutExpired:
         print(f"stopped after {time.monotonic() - begun:.0f} s; the same call goes on", flush=True)
         return 124
@@ -86,7 +87,7 @@ def run(command, minutes) -> int:
 
 def _stop(process):
     """Ends a command's whole session: SIGTERM, on which a training saves, then SIGKILL."""
-    for sent, wait in ((signal.SIGTERM, LAST_CHECKPOINT), (signal.SIGKILL, 5)):
+    for sent, wait in ((signal.SIGTERM, LAST_CHECKPOINT - 15), (signal.SIGKILL, 5)):
         end = time.monotonic() + wait
         try:
             os.killpg(process.pid, sent)
@@ -110,6 +111,7 @@ def pack(path, records, run_dir):
 
 
 def main(arguments=None) -> int:
+    begun = time.monotonic()  # TensorFlow's import counts
     arguments = sys.argv[1:] if arguments is None else arguments
     at = arguments.index("--") if "--" in arguments else len(arguments)
     parser = argparse.ArgumentParser(
@@ -159,7 +161,7 @@ def main(arguments=None) -> int:
         *arguments[at + 1 :],
     ]
     try:
-        return run(command, options.minutes)
+        return run(command, options.minutes, begun)
     finally:
         if options.pack:
             pack(options.pack, records, run_dir)

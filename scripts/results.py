@@ -47,8 +47,9 @@ class Runner:
         if all((record / file).exists() for file in row.evaluations) and row.group != "teachers":
             return f"{record}: there already"
         self.trained(row, seed)
+        self._keep_flags(record, self.runs / f"seed{seed}" / row.name)
         return "\n".join(
-            self._evaluate(row, record, flags, file, seed)
+            self._evaluate(row.name, record, flags, file, seed)
             for file, flags in row.evaluations.items()
         )
 
@@ -75,18 +76,19 @@ class Runner:
         )
         return f"{folder}: trained"
 
-    @staticmethod
-    def _keep_flags(record, flags, evaluations):
-        """Stores a network's flags; figures of another network in its place go."""
+    def _keep_flags(self, record, folder):
+        """Stores a network's flags with its record; all figures of another network there go."""
+        # Without the places of this machine.
+        flags = (folder / "flags.txt").read_text().replace(f"{self.runs}/", "runs/results/")
+        flags = re.sub(r"(?m)^--data_dir=.*$", "--data_dir=", flags)
         stored = record / "flags.txt"
-        if stored.exists() and stored.read_text() != flags:
+        if stored.exists() and _without_place(stored.read_text()) != _without_place(flags):
             for other in record.glob("results*.json"):
-                if other.name not in evaluations:
-                    other.unlink()
+                other.unlink()
+        record.mkdir(parents=True, exist_ok=True)
         stored.write_text(flags)
 
-    def _evaluate(self, row, record, evaluation, file, seed):
-        name, evaluations = row.name, row.evaluations
+    def _evaluate(self, name, record, evaluation, file, seed):
         folder = self.runs / f"seed{seed}" / name
         if not (record / file).exists():
             stored = dict(
@@ -111,11 +113,6 @@ class Runner:
                     f"--seed={seed}",
                     f"--output={output}",
                 )
-            record.mkdir(parents=True, exist_ok=True)
-            # Without the places of this machine.
-            flags = (folder / "flags.txt").read_text().replace(f"{self.runs}/", "runs/results/")
-            flags = re.sub(r"(?m)^--data_dir=.*$", "--data_dir=", flags)
-            self._keep_flags(record, flags, evaluations)
             trained = json.loads((folder / "results.json").read_text()).get("training")
             found = json.loads(output.read_text()) | ({"training": trained} if trained else {})
             found["model"] = f"runs/results/seed{seed}/{name}"
@@ -144,6 +141,10 @@ class Runner:
                 main([*arguments, *self.further])
             except SystemExit as error:
                 raise RuntimeError(f"{command} of {name} ended with {error.code}: {log}") from None
+
+
+def _without_place(flags):
+    return re.sub(r"(?m)^--(run|data)_dir=.*$", "", flags)
 
 
 @dataclasses.dataclass(frozen=True)

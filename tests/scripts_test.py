@@ -272,15 +272,24 @@ class TestResults:
         assert not [flag for flag in flags[len(expected) :] if "teacher" in flag]
 
     def test_figures_of_another_network_go_with_its_flags(self, tmp_path):
-        keep = results.Runner._keep_flags
-        (tmp_path / "results_pgd20.json").write_text("{}")
-        keep(tmp_path, "--epochs=10\n", {"results.json": []})
-        assert (tmp_path / "results_pgd20.json").exists(), "these flags are the first"
-        (tmp_path / "results.json").write_text("{}")
-        keep(tmp_path, "--epochs=10\n", {"results.json": []})
-        assert (tmp_path / "results_pgd20.json").exists()
-        keep(tmp_path, "--epochs=13\n", {"results.json": []})
-        assert [file.name for file in sorted(tmp_path.iterdir())] == ["flags.txt", "results.json"]
+        record, folder = tmp_path / "record", tmp_path / "runs" / "seed0" / "row"
+        folder.mkdir(parents=True)
+
+        def keep(epochs, run_dir):
+            text = f"--epochs={epochs}\n--run_dir={run_dir}\n--data_dir={tmp_path}\n"
+            (folder / "flags.txt").write_text(text)
+            results.Runner(tmp_path / "runs", tmp_path, [])._keep_flags(record, folder)
+            return sorted(file.name for file in record.iterdir())
+
+        assert keep(10, folder) == ["flags.txt"]
+        assert (record / "flags.txt").read_text() == (
+            "--epochs=10\n--run_dir=runs/results/seed0/row\n--data_dir=\n"
+        )
+        for name in ("results.json", "results_train.json"):
+            (record / name).write_text("{}")
+        both = ["flags.txt", "results.json", "results_train.json"]
+        assert keep(10, folder) == both and keep(10, "runs/elsewhere") == both
+        assert keep(13, folder) == ["flags.txt"]
 
     def test_one_that_fails_leaves_those_that_do_not_need_it(self, rows, monkeypatch, capsys):
         natural, student, teachers = rows

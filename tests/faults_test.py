@@ -158,6 +158,13 @@ def test_a_damaged_checkpoint_gives_way_to_the_one_before_and_remains_are_remove
         checkpoints.restore(checkpoint, manager)
 
 
+def test_a_model_that_no_run_made_is_not_overwritten(tmp_path):
+    (tmp_path / "model.keras").write_text("mine")
+    with pytest.raises(InputError, match="holds a model.keras and no flags of a run"):
+        RunFolder(command_line.parse(TrainConfig, [f"--run_dir={tmp_path}"]), writes=True)
+    assert [file.name for file in tmp_path.iterdir()] == ["model.keras"]
+
+
 def test_checkpoints_of_a_later_clock_are_kept_and_restored(tmp_path, monkeypatch):
     variable, checkpoint, _ = two_checkpoints(tmp_path)
     now = time.time()

@@ -100,6 +100,11 @@ class RunFolder:
             # Flags alone are of a run that bad input ended before it began: the mended ones take
             # their place.
             names = {entry.name for entry in self.path.iterdir() if entry.name[0] != "."}
+            if not self.flags.exists() and "model.keras" in names:
+                raise InputError(
+                    f"{str(self.path)!r} holds a model.keras and no flags of a run, and training "
+                    "would overwrite it; give another --run_dir"
+                )
             if not self.flags.exists() or names == {self.flags.name}:
                 write_text(self.flags, "".join(f"{to_line(*flag)}\n" for flag in texts.items()))
             elif not self.finished and not os.access(self.path, os.W_OK):
@@ -123,8 +128,8 @@ class RunFolder:
             if name not in free and stored.get(name, text) != text:
                 raise InputError(
                     f"the run folder {str(self.path)!r} was made with --{name}={stored[name]}, not "
-                    f"--{name}={text}; give "
-                    "another --run_dir, or remove that folder to train anew"
+                    f"--{name}={text}; give that one to go on, another --run_dir, or remove that "
+                    "folder to train anew"
                 )
 
     @property

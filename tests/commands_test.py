@@ -348,6 +348,11 @@ def test_report_prints_a_row_for_each_run(call, model, tmp_path):
     [
         ("evaluate", ["--model=/nowhere.keras"], "no model at '/nowhere.keras'"),
         ("evaluate", [], "no model given"),
+        ("evaluate", [f"--model=madry_mnist:{'x' * 300}"], "xxx': File name too long"),
+        ("evaluate", ["--model=madry_mnist:/"], "no checkpoint in the folder '/'"),
+        ("evaluate", ["--model={model}/below.keras"], "no model at"),
+        ("train", [f"--flagfile={'x' * 300}"], "File name too long"),
+        ("train", [f"--run_dir={'x' * 300}"], "File name too long"),
         (
             "evaluate",
             ["--model={model}", "--dataset=digits", "--attacks=autoatack"],

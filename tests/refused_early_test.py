@@ -19,7 +19,8 @@ from tf_robust_transfer.evaluate import EvaluateConfig
 from tf_robust_transfer.flag_types import boolean, fraction, whole_numbers
 from tf_robust_transfer.methods import IGAM, AdversarialTraining, Natural
 from tf_robust_transfer.options import Options, flags_of, from_texts, option
-from tf_robust_transfer.runs.method import compiled_method
+from tf_robust_transfer.runs import teachers
+from tf_robust_transfer.runs.method import compiled_method, student_network
 from tf_robust_transfer.terms import CrossEntropy, Logits, evaluate
 
 
@@ -160,6 +161,24 @@ class TestNetworks:
         assert [flag.name for flag in config.ignored] == ["model"]
         assert "model" not in command_line.to_text(config)
         assert "without effect:\n  --model=wrn_28_10" in command_line.effective(config)
+
+    def test_an_initial_network_of_other_pixels(self, network, tmp_path):
+        """It was refused at the end of the first epoch, by the watch."""
+        rt.save_model(rt.as_classifier(network, bounds=(0, 255)), tmp_path / "it.keras")
+        config = parse(TrainConfig, [f"--initial_model={tmp_path}/it.keras"])
+        images = rt.data.synthetic_data((8, 8, 1), 10, 2, 0)
+        with pytest.raises(InputError, match=r"--initial_model takes images in \(0.0, 255.0\)"):
+            student_network(config, images)
+
+    def test_a_flag_file_that_is_its_own_teacher(self, tmp_path):
+        """It ended in a RecursionError."""
+        for name, teacher in (("a", "b"), ("b", "c"), ("c", "a")):
+            lines = ["--method=mixacm", f"--teacher=flagfile:{tmp_path}/{teacher}.flags"]
+            (tmp_path / f"{name}.flags").write_text("\n".join(lines))
+        config = parse(TrainConfig, [f"--flagfile={tmp_path}/a.flags", f"--run_dir={tmp_path}/r"])
+        for call in (teachers.is_untrained, teachers.load):
+            with pytest.raises(InputError, match="this flag file is the teacher of itself"):
+                call(config)
 
     def test_all_of_an_initial_network_is_trained(self, network, tmp_path):
         """`finetune` leaves its features frozen."""

@@ -111,6 +111,15 @@ LAYOUTS = {
     **{key: under(key) for key in ("state_dict", "model_state_dict", "model", "net", "network")},
     **{key: under(key) for key in ("ema", "ema_state_dict", "model_ema", "state_dict_ema")},
     "last beside best": lambda state, _: {"last": state, "best": {"conv1.weight": torch.ones(1)}},
+    "an average that was switched off": lambda state, _: {"net": state, "ema": {}},
+    "AveragedModel": lambda state, statistics: {
+        "n_averaged": torch.tensor(3),
+        **prefixed("module.")(state, statistics),
+    },
+    "AveragedModel of a sequential": lambda state, statistics: {
+        "n_averaged": torch.tensor(3),
+        **sequential(outer="module.")(state, statistics),
+    },
     **{
         prefix: prefixed(prefix)
         for prefix in ("module.", "model.", "_orig_mod.", "module._orig_mod.", "module.model.")

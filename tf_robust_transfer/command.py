@@ -1,5 +1,6 @@
 """How every command starts and ends: flags, log lines, exit codes."""
 
+import errno
 import logging
 import os
 import signal
@@ -16,6 +17,11 @@ from tf_robust_transfer.runs import device
 from tf_robust_transfer.runs.strategy import tell_others
 
 _LONGEST = 2000  # characters of an error
+# What a path of the user's meets, wherever it is read: rights, a name that is too long, a disk.
+_OF_A_PATH = {
+    errno.EACCES, errno.EPERM, errno.ENAMETOOLONG, errno.ENOTDIR, errno.ELOOP, errno.EROFS,
+    errno.ENOSPC, errno.EDQUOT, errno.EIO,
+}  # fmt: skip
 
 
 def run_command(run, config_class, arguments=None) -> None:
@@ -50,9 +56,7 @@ def run_command(run, config_class, arguments=None) -> None:
                 "(--max_examples, --train_fraction) or smaller ones (--image_size) need less"
             ) from error
     except InputError as error:
-        sys.stderr.write(f"error: {_a_line(str(error))}\n")
-        tell_others(arguments, error)
-        sys.exit(2)
+        _end_with(error, arguments)
     except LostWorkerError as error:
         sys.stderr.write(f"error: {error}\n")
         sys.exit(1)
@@ -60,9 +64,20 @@ def run_command(run, config_class, arguments=None) -> None:
         # Whoever read the output has had enough (`| head`); nothing is to be flushed to it.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(128 + signal.SIGPIPE)
+    except OSError as error:
+        if error.errno not in _OF_A_PATH or error.filename is None:
+            raise
+        _end_with(InputError(f"{str(error.filename)!r}: {error.strerror}"), arguments)
     except KeyboardInterrupt:
         sys.stderr.write("interrupted; start the same command again to go on\n")
         sys.exit(130)
+
+
+def _end_with(error, arguments):
+    """One line, which the other workers of the training are told too."""
+    sys.stderr.write(f"error: {_a_line(str(error))}\n")
+    tell_others(arguments, error)
+    sys.exit(2)
 
 
 def _tell_unused_strategy(config):

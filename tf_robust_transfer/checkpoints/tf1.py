@@ -206,7 +206,8 @@ def _in_folder(folder):
 
 def _is_prefix(path):
     """Whether a checkpoint of format V2 or V1 has this prefix."""
-    return _index(path).is_file() or path.is_file()
+    # "." and "/" have no name, and are the prefix of none.
+    return bool(path.name) and (_index(path).is_file() or path.is_file())
 
 
 def _index(prefix):

@@ -87,7 +87,8 @@ def _torch_file(path):
             f"{str(path)!r} is no PyTorch file or a damaged one (cut off?); download it again"
         ) from error
     if isinstance(content, dict):
-        found = [key for key in _STATE_DICTS if isinstance(content.get(key), dict)]
+        # An empty one is that of what was switched off, such as an average of the weights.
+        found = [key for key in _STATE_DICTS if isinstance(content.get(key), dict) and content[key]]
         if len(found) > 1:
             raise InputError(
                 f"{str(path)!r} holds {len(found)} state_dicts ({', '.join(found)}); save the one "
@@ -147,7 +148,10 @@ def _named_arrays(path, content):
 
 
 def _bare_names(content):
-    """(name without prefixes, item) of a state_dict."""
+    """(name without prefixes, item) of a state_dict, without the counter of
+    torch.optim.swa_utils.AveragedModel.
+    """
+    content = {key: value for key, value in content.items() if key != "n_averaged"}
     names = [_PREFIXES.sub("", str(key)) for key in content]
     if all(re.match(r"0\.\w+$|1\.", name) for name in names):  # nn.Sequential(normaliser, network)
         names = [_PREFIXES.sub("", name[2:]) for name in names]

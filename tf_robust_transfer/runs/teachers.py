@@ -1,7 +1,7 @@
 """The teacher of a run: loaded, or trained by its own flag file."""
 
 import pathlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from tf_robust_transfer.checkpoints import load_model
 from tf_robust_transfer.checkpoints.robustbench import build_robustbench
@@ -9,6 +9,7 @@ from tf_robust_transfer.command_line import parse
 from tf_robust_transfer.config import TrainConfig
 from tf_robust_transfer.errors import InputError
 from tf_robust_transfer.files import path_of
+from tf_robust_transfer.flag_files import find
 from tf_robust_transfer.methods import find_method
 from tf_robust_transfer.models.copies import copy_of
 from tf_robust_transfer.runs.images import load_train
@@ -55,11 +56,26 @@ def load(config, train: Callable | None = None):
     return load_model(str(train(teacher_config, wait=True).path))
 
 
-def teacher_flags(config, path: str) -> TrainConfig:
+def teacher_flags(config, path: str, students: Sequence[pathlib.Path] = ()) -> TrainConfig:
     """The flags of a teacher that --teacher=flagfile:PATH names.
 
     It inherits seed, data directory, strategy, jit and determinism unless its flag file sets them,
-    and its run folder stands beside the student's, named as its flag file."""
+    and its run folder stands beside the student's, named as its flag file.
+
+    Args:
+        config: the student's flags.
+        path: of the teacher's flag file.
+        students: the flag files whose teacher, or teacher's teacher, this one is.
+
+    Raises:
+        InputError: a file that cannot be read, or one that is its own teacher.
+    """
+    file = find(path).resolve()
+    if file in students:
+        raise InputError(
+            f"--teacher=flagfile:{path}: this flag file is the teacher of itself; give a --teacher "
+            "that ends in a model or in a method without a teacher"
+        )
     beside = path_of(config.run_dir).parent / pathlib.Path(path).stem
     inherited = {
         "seed": config.seed,
@@ -74,7 +90,11 @@ def teacher_flags(config, path: str) -> TrainConfig:
     arguments.append(f"--flagfile={path}")
     if config.distribution_strategy == SEVERAL_WORKERS:  # they train the teacher together too
         arguments.append(f"--distribution_strategy={SEVERAL_WORKERS}")
-    return parse(TrainConfig, arguments)
+    teacher = parse(TrainConfig, arguments)
+    kind, _, above = teacher.teacher.partition(":")
+    if kind == "flagfile" and find_method(teacher.method).takes_teacher:
+        teacher_flags(teacher, above, (*students, file))
+    return teacher
 
 
 def in_scope(model):

@@ -6,9 +6,9 @@
 
 What stands before `--` names files of docs/results/rows (all where none is named); what stands
 behind it goes to every command. A row whose records are there is left alone, and one that was
-interrupted goes on where it was: run folders are in --run_dir, records in --records. Each job is
-one process of one thread. Then `python -m tf_robust_transfer.report --write=docs` fills the
-pages."""
+interrupted goes on where it was: run folders are in --run_dir, records in --records, by default
+those of the repository, in which relative paths lie. Each job is one process of one thread. Then
+`python -m tf_robust_transfer.report --write=docs` fills the pages."""
 
 import argparse
 import concurrent.futures
@@ -283,6 +283,7 @@ def main():
             f"no row is chosen: of seeds {options.seeds}, rows {options.rows or 'any'} and names "
             f"that begin with {options.only!r} there is none in {', '.join(options.files or files)}"
         )
+    os.chdir(ROOT)  # as the workers do
     records = pathlib.Path(options.records)
     missing = [
         (row, seed)

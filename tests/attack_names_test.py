@@ -4,6 +4,7 @@ import re
 
 import pytest
 
+import tf_robust_transfer as rt
 from tf_robust_transfer import attacks
 from tf_robust_transfer.attacks import FGSM, PGD
 from tf_robust_transfer.attacks.cleverhans import ATTACKS, CleverHans
@@ -219,3 +220,25 @@ def test_in_training_an_attack_goes_on_to_its_last_step(name, kind):
 def test_training_takes_one_round(name):
     with pytest.raises(InputError, match="takes an attack of one round, such as pgd7"):
         training_attack(name)
+
+
+@pytest.mark.parametrize(
+    "attack", [PGD(3, restarts=2), attacks.APGDTargeted(steps=3), attacks.AutoAttack()]
+)
+def test_training_takes_one_round_of_an_object_too(attack):
+    """It ran the first and said nothing."""
+    student = rt.build_model("small_cnn", (8, 8, 1), 10)
+    with pytest.raises(InputError, match="training takes an attack of one round, got "):
+        rt.AdversarialTraining(
+            student=student, threat_model=rt.ThreatModel("linf", 0.1), attack=attack
+        )
+
+
+def test_training_takes_an_object_of_its_norm():
+    student = rt.build_model("small_cnn", (8, 8, 1), 10)
+    with pytest.raises(InputError, match="CarliniWagnerL2 attacks in l2, got norm 'linf'"):
+        rt.AdversarialTraining(
+            student=student,
+            threat_model=rt.ThreatModel("linf", 0.1),
+            attack=attacks.CarliniWagnerL2(),
+        )

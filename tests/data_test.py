@@ -527,9 +527,11 @@ def test_synthetic_data():
 @pytest.mark.parametrize(
     "arguments, message",
     [
-        ({"train_fraction": 0.0}, r"train_fraction must be in \(0, 1\], got 0.0"),
-        ({"train_fraction": 1.5}, r"train_fraction must be in \(0, 1\], got 1.5"),
-        ({"train_fraction": float("nan")}, "train_fraction must be in"),
+        ({"train_fraction": 0.0}, r"train_fraction must be a number in \(0, 1\], got 0.0"),
+        ({"train_fraction": 1.5}, r"train_fraction must be a number in \(0, 1\], got 1.5"),
+        ({"train_fraction": float("nan")}, "train_fraction must be a number in"),
+        ({"train_fraction": "0.5"}, "train_fraction must be a number in"),
+        ({"image_size": 28}, r"image_size must be \(height, width\), both at least 1, got 28"),
         ({"max_examples": 0}, "max_examples must be at least 1, or None for all of them, got 0"),
         (
             {"image_size": (0, 8)},

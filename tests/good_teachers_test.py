@@ -147,6 +147,26 @@ class TestWeightAverage:
         )
         assert first.momentum == 0.9
 
+    def test_dropout_before_a_batch_norm_draws_the_same_each_time(self):
+        """The statistics depended on how often they had been estimated, in an interrupted run
+        less often.
+        """
+        layers = keras.layers
+        student = keras.Sequential(
+            [
+                keras.Input((8, 8, 1)),
+                layers.Flatten(),
+                layers.Dropout(0.5),
+                layers.BatchNormalization(),
+                layers.Dense(10),
+            ]
+        )
+        method = rt.Natural(student=student, weight_averaging=0.5)
+        images = self.batch()[0]
+        one, again = (method.averaged_student([images, images]).get_weights() for _ in range(2))
+        for first, second in zip(one, again, strict=True):
+            np.testing.assert_array_equal(first, second)
+
     def test_it_goes_on_from_its_checkpoint_bit_for_bit(self, tmp_path):
         whole, begun = self.method(), self.method()
         for _ in self.train(whole, 6):

@@ -310,3 +310,43 @@ def test_a_run_that_backup_and_restore_resumes_is_the_uninterrupted_one(tmp_path
     ):
         for expected, found in zip(one.get_weights(), other.get_weights(), strict=True):
             np.testing.assert_array_equal(found, expected)
+
+
+class Judge(keras.Model):
+    """Not built before it is called."""
+
+    def __init__(self):
+        super().__init__()
+        self.flatten, self.dense = keras.layers.Flatten(), keras.layers.Dense(1)
+
+    def call(self, gradients):
+        return self.dense(self.flatten(gradients))
+
+
+@pytest.mark.parametrize(
+    "lazy", [Judge, lambda: keras.Sequential([keras.layers.Flatten(), keras.layers.Dense(1)])]
+)
+def test_a_discriminator_that_is_not_built_is_trained(lazy):
+    """Its first step, perhaps after a long warm start, ended in a traceback of the optimizer's."""
+    method = IGAM(student=linear_model(1), teacher=linear_model(2), discriminator=lazy(),
+                  discriminator_every=1)  # fmt: skip
+    method.compile(keras.optimizers.SGD(0.1))
+    before = method.discriminator.get_weights()
+    method.train_on_batch(*batch())
+    assert not np.array_equal(before[0], method.discriminator.get_weights()[0])
+
+
+@pytest.mark.parametrize(
+    ("units", "activation", "says"),
+    [
+        (1, "sigmoid", "this one ends in 'last': leave it out"),
+        (2, None, r"one score an example, .* this one gives \(2,\)"),
+    ],
+)
+def test_a_discriminator_of_other_scores_is_refused(units, activation, says):
+    """Of a sigmoid's its loss took the sigmoid again; two outputs were two games."""
+    gradients = keras.Input(batch()[0].shape[1:])
+    last = keras.layers.Dense(units, activation=activation, name="last")
+    discriminator = keras.Model(gradients, last(keras.layers.Flatten()(gradients)))
+    with pytest.raises(InputError, match=says):
+        IGAM(student=linear_model(1), teacher=linear_model(2), discriminator=discriminator)

@@ -50,13 +50,22 @@ def test_a_regularizer_is_a_term_as_in_keras():
 
 def test_other_losses_of_a_student_are_refused():
     class Adds(keras.layers.Layer):
-        def call(self, x):
-            self.add_loss(tf.reduce_sum(x))
+        def __init__(self, always, **kwargs):
+            super().__init__(**kwargs)
+            self.always = always
+
+        def call(self, x, training=False):
+            if self.always or training:
+                self.add_loss(tf.reduce_sum(x))
             return x
 
-    inputs = keras.Input((4, 4, 1))
-    adding = keras.Model(inputs, network()(Adds(name="adding")(inputs)))
+    def of(layer):
+        inputs = keras.Input((4, 4, 1))
+        return keras.Model(inputs, network()(layer(inputs)))
+
+    adding = of(Adds(True, name="adding"))
     for student, name in (
+        (of(Adds(False, name="auxiliary")), "auxiliary"),
         (network(activity_regularizer=keras.regularizers.L2(0.5)), "conv"),
         (adding, "adding"),
     ):
@@ -107,6 +116,65 @@ def test_an_average_keeps_to_its_layers():
     student.get_layer("conv").trainable = True
     with pytest.raises(InputError, match="make the method anew"):
         method.compile(keras.optimizers.SGD(0.1))
+
+
+def test_a_second_compile_goes_on_counting_steps():
+    """A warm start was begun again, which undid what had been matched, and an average anew."""
+    method = rt.Natural(student=network())
+    counts = []
+    for rate in (0.1, 0.01):
+        optimizer = keras.optimizers.SGD(keras.optimizers.schedules.CosineDecay(rate, 100))
+        method.compile(optimizer)
+        assert float(optimizer.learning_rate) == pytest.approx(rate), "its schedule begins"
+        for _ in range(3):
+            counts.append(int(method.step_seed()[1]))
+            method.train_on_batch(IMAGES, LABELS)
+    assert counts == [0, 1, 2, 3, 4, 5] and method.steps_done == 6
+    method.compile(optimizer)
+    assert method.steps_done == 6, "the optimizer that had counted goes on"
+
+    kinds = []
+    igam = rt.IGAM(student=network(), teacher=network(), warm_start_steps=2, lambda_adv=0)
+    for _ in range(2):
+        igam.compile(keras.optimizers.SGD(0.1))
+        for _ in range(3):
+            logs = igam.fit(IMAGES, LABELS, batch_size=12, verbose=0).history
+            kinds.append("difference" in logs)
+    assert kinds == [False, False, True, True, True, True]
+
+
+def test_arguments_by_their_place_as_keras_takes_them():
+    method, plain = natural(network()), network()
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    plain.compile(keras.optimizers.SGD(0.1), loss, metrics=["accuracy"])
+    for model in (method, plain):
+        history = model.fit(IMAGES, LABELS, 4, 1, 0, None, 0.25)
+        assert "val_accuracy" in history.history
+        assert len(model.evaluate(IMAGES, LABELS, 5, 0)) == 2
+        assert len(model.train_on_batch(IMAGES, LABELS, None)) >= 2
+    with pytest.raises(TypeError, match="unexpected keyword argument 'batchsize'"):
+        method.fit(IMAGES, LABELS, batchsize=3)
+
+
+def test_the_logged_accuracy_is_of_the_passes_own_labels():
+    """Of the batch's: 0 for ever, as of two tensors of other lengths `==` is False."""
+
+    class Both(rt.methods.Method):
+        def __init__(self, *, student, **kwargs):
+            super().__init__(student=student, **kwargs)
+            self.terms = [rt.terms.CrossEntropy(of=self.both)]
+
+        def both(self, images, labels, seed):
+            twice = tf.concat([images, 1.0 - images], axis=0)
+            logits = self.student(twice, training=True)
+            return {"labels": tf.concat([labels, labels], axis=0), "logits": logits}
+
+    method = Both(student=network())
+    method.compile(keras.optimizers.SGD(0.0))
+    logs = method.train_on_batch(IMAGES, LABELS, return_dict=True)
+    logits = method.student(np.concatenate([IMAGES, 1.0 - IMAGES])).numpy()
+    right = logits.argmax(axis=1) == np.concatenate([LABELS, LABELS])
+    assert logs["accuracy"] == pytest.approx(right.mean()) and 0 < right.mean() < 1
 
 
 def test_gathered_gradients_are_of_batches_that_draw_their_own():
@@ -164,9 +232,15 @@ for name, strategy in {"one": tf.distribute.get_strategy(),
     found[name] = [method.evaluate(images, labels, batch_size=size, verbose=0, return_dict=True)
                    for size in (5, 11, 16)]
     found["refused by " + name] = []
-    for call in (method.fit, method.evaluate):
+    calls = [lambda: method.fit(images, labels, batch_size=12, verbose=0),
+             lambda: method.evaluate(images, labels, batch_size=12, verbose=0),
+             # 13 are 8 to train on and 5; then 10 and 3.
+             lambda: method.fit(images, labels, batch_size=12, verbose=0, validation_split=0.35),
+             lambda: method.fit(images, labels, batch_size=9, verbose=0, validation_split=0.2)]
+    for call in calls:
         try:
-            call(images, labels, batch_size=12, verbose=0)
+            call()
+            found["refused by " + name].append("")
         except rt.InputError as error:
             found["refused by " + name].append(str(error))
 print(json.dumps(found))
@@ -181,5 +255,8 @@ def test_two_replicas_evaluate_as_one_device():
     for one, two in zip(found["one"], found["two"], strict=True):
         assert 0 < one["accuracy"] < 1
         assert two == pytest.approx(one, rel=1e-5)
-    assert found["refused by one"] == [] and len(found["refused by two"]) == 2
-    assert all("1 of 13 images, which 2 replicas cannot" in x for x in found["refused by two"])
+    assert found["refused by one"] == ["", "", "", ""]
+    whole, evaluated, split, left = found["refused by two"]
+    for message in (whole, evaluated):
+        assert "1 of 13 images, which 2 replicas cannot" in message
+    assert split == "" and "1 of 10 images, which 2 replicas cannot" in left

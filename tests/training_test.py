@@ -209,6 +209,25 @@ def test_a_killed_run_goes_on_and_ends_with_the_same_weights_bit_for_bit(
         np.testing.assert_array_equal(left_alone, resumed)
 
 
+def test_a_killed_run_that_skipped_steps_in_float16_goes_on_bit_for_bit(teacher, tmp_path):
+    """It took the batches of the skipped steps again, and cut its epochs elsewhere."""
+    results = {}
+    for name in ("alone", "killed"):
+        folder = tmp_path / name
+        arguments = [*mixacm_arguments(teacher, folder), "--mixed_precision=float16", *UNMEASURED]
+        if name == "killed":
+            arguments.append("--checkpoint_minutes=0.00001")
+            process = fresh_process.run(_KILLED.format(step=13), *arguments)
+            assert process.returncode == -signal.SIGKILL, process.stderr[-2000:]
+            state = (folder / "checkpoints" / "checkpoint").read_text()
+            # Of 12 batches two overflowed; their steps are none.
+            assert state.startswith('model_checkpoint_path: "ckpt-10"'), state
+        run_training(parse(TrainConfig, arguments))
+        results[name] = weights(folder)
+    for left_alone, resumed in zip(results["alone"], results["killed"], strict=True):
+        np.testing.assert_array_equal(left_alone, resumed)
+
+
 @SLOW  # half_precision_test.py and mixacm_test.py look at such networks and their steps
 def test_what_trains_in_bfloat16_is_saved_and_measured_in_float32(mixed):
     folder, trained, measured = mixed

@@ -17,11 +17,9 @@ from tf_robust_transfer.runs import device
 from tf_robust_transfer.runs.strategy import tell_others
 
 _LONGEST = 2000  # characters of an error
-# What a path of the user's meets, wherever it is read: rights, a name that is too long, a disk.
-_OF_A_PATH = {
-    errno.EACCES, errno.EPERM, errno.ENAMETOOLONG, errno.ENOTDIR, errno.ELOOP, errno.EROFS,
-    errno.ENOSPC, errno.EDQUOT, errno.EIO,
-}  # fmt: skip
+# What a path of the user's meets, wherever it is read: rights, a name that is too long; a disk.
+_OF_A_PATH = {errno.EACCES, errno.EPERM, errno.ENAMETOOLONG, errno.ENOTDIR, errno.ELOOP}
+_OF_A_DISK = {errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.EIO}
 
 
 def run_command(run, config_class, arguments=None) -> None:
@@ -41,7 +39,7 @@ def run_command(run, config_class, arguments=None) -> None:
         require_tensorflow("the commands")
         check_settings()
         config = parse(config_class, arguments)
-        _tell_unused_strategy(config)
+        _tell_unused(config)
         device.prepare()
         try:
             run(config)
@@ -65,7 +63,10 @@ def run_command(run, config_class, arguments=None) -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(128 + signal.SIGPIPE)
     except OSError as error:
-        if error.errno not in _OF_A_PATH or error.filename is None:
+        if error.errno in _OF_A_DISK and error.filename is None:  # of what is printed
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            _end_with(InputError(f"the output cannot be written: {error.strerror}"), arguments)
+        if error.errno not in _OF_A_PATH | _OF_A_DISK or error.filename is None:
             raise
         _end_with(InputError(f"{str(error.filename)!r}: {error.strerror}"), arguments)
     except KeyboardInterrupt:
@@ -80,11 +81,16 @@ def _end_with(error, arguments):
     sys.exit(2)
 
 
-def _tell_unused_strategy(config):
+def _tell_unused(config):
+    """A line for each flag of every command that has no effect on this one."""
     strategy = getattr(config, "distribution_strategy", "auto")
-    if strategy not in getattr(config, "strategies", (strategy,)):
+    unused = {"distribution_strategy": strategy not in getattr(config, "strategies", (strategy,))}
+    unused["run_dir"] = bool(getattr(config, "run_dir", "")) and not getattr(
+        config, "writes_run_folders", True
+    )
+    for name in (name for name, told in unused.items() if told):
         logging.getLogger("tf_robust_transfer").warning(
-            "--distribution_strategy=%s has no effect on this command", strategy
+            "--%s=%s has no effect on this command", name, getattr(config, name)
         )
 
 

@@ -95,6 +95,8 @@ class SharedConfig(Options):
 
     # Values of --distribution_strategy that have an effect on the command, or are the default.
     strategies = ("auto", "one_device")
+    # Whether --run_dir has an effect.
+    writes_run_folders = False
 
     dataset: str = option(
         "digits",
@@ -108,7 +110,7 @@ class SharedConfig(Options):
     seed: int = option(
         "0", "of weights, data order, augmentation, noise and attacks", int, **at_least(0)
     )
-    run_dir: str = option("", "run folder; by default runs/ and the flag file's name")
+    run_dir: str = option("", "of train: run folder; by default runs/ and the flag file's name")
     distribution_strategy: str = option(
         "auto", "where the work runs: " + ", ".join(STRATEGIES), **one_of(*STRATEGIES)
     )
@@ -172,6 +174,7 @@ class TrainConfig(AttackConfig, SharedConfig):
     """Flags of `train`."""
 
     strategies = STRATEGIES
+    writes_run_folders = True
 
     method: str = option(
         "natural",

@@ -18,12 +18,14 @@ from tf_robust_transfer.reports.records import records
 from tf_robust_transfer.reports.table import FORMATS, files
 from tf_robust_transfer.runs.folder import RESULTS, run_folders
 
+_RUNS = "runs"
+
 
 @dataclasses.dataclass(frozen=True)
 class ReportConfig(Options):
     """Flags of `report`."""
 
-    runs: str = option("runs", "a run folder, or a folder of run folders")
+    runs: str = option(_RUNS, "a run folder, or a folder of run folders")
     robustbench: bool = option(
         "false", "print RobustBench's JSON entry of each result with AutoAttack instead", boolean
     )
@@ -48,9 +50,14 @@ def run(config: ReportConfig) -> None:
             for page in write_pages(path_of(config.write)):
                 sys.stdout.write(f"written: {page}\n")
         return
+    if config.format != "text" and (config.table or config.robustbench):
+        raise InputError(
+            f"--format={config.format} is of the table of runs: leave it out beside --table and "
+            "--robustbench, which have a form of their own"
+        )
     with of_flag("runs"):
         folders = run_folders(config.runs)
-    if config.table:
+    if config.table and (folders or config.runs == _RUNS):  # the paper's columns alone, at first
         sys.stdout.write(paper_table(config.table, folders))
         return
     if not folders:

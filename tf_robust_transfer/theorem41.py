@@ -20,7 +20,7 @@ from tf_robust_transfer.checkpoints import load_model
 from tf_robust_transfer.command import run_command
 from tf_robust_transfer.config import SPEC, SharedConfig, check_outputs, check_specs
 from tf_robust_transfer.errors import InputError
-from tf_robust_transfer.files import write_json
+from tf_robust_transfer.files import path_of, write_json
 from tf_robust_transfer.flag_types import fraction, names
 from tf_robust_transfer.options import above, at_least, one_of, option
 from tf_robust_transfer.runs.folder import read_flags
@@ -70,7 +70,14 @@ class Theorem41Config(SharedConfig):
 
     def _check_images(self, spec):
         """Raises an InputError where a student's flags.txt says that it saw other images."""
-        flags = read_flags(spec)
+        path = path_of(spec)
+        flags = read_flags(path if path.is_dir() else path.parent)
+        if fraction(flags.get("validation_fraction", "0")):
+            raise InputError(
+                f"the student {spec} was trained without --validation_fraction="
+                f"{flags['validation_fraction']} of its images, which were held out: the terms are "
+                "of all; give students of runs without it"
+            )
         share = flags.get("train_fraction", str(self.train_fraction))
         seed = flags.get("seed", str(self.seed))
         # A fraction may have been written with fewer digits.

@@ -19,7 +19,7 @@ from tf_robust_transfer.flag_types import fraction, names, paths
 from tf_robust_transfer.options import at_least, one_of, option
 from tf_robust_transfer.papers.figures import SWEEPS
 from tf_robust_transfer.plots.channel_maps import plot_channel_maps
-from tf_robust_transfer.plots.input_gradients import plot_input_gradients
+from tf_robust_transfer.plots.input_gradients import check_figure_name, plot_input_gradients
 from tf_robust_transfer.plots.loss_landscape import plot_loss_landscapes
 from tf_robust_transfer.reports import radii, sweep
 from tf_robust_transfer.runs.images import load_split, pixels
@@ -115,6 +115,7 @@ class VisualizeConfig(SharedConfig):
         if not self.output or not given:
             raise InputError(f"give --output=FILE.png{needed}")
         check_outputs(self, "output")
+        check_figure_name(self.output)
         if self.kind in ("sweep", "radii"):
             return
         super().verify()

@@ -110,6 +110,15 @@ def training_attack(name: str) -> Attack:
     return attack
 
 
+def check_training_attack(attack: Attack) -> None:
+    """Raises an InputError for an attack that a training step would run otherwise than it says."""
+    if isinstance(attack, AutoAttack) or attack.rounds(3) > 1:
+        raise InputError(
+            f"training takes an attack of one round, got {full_name(attack)}: leave restarts and "
+            "several targets out"
+        )
+
+
 def full_name(attack: Attack) -> str:
     """The name with every option of an attack: what `parse_attack` makes the same of, for records.
 

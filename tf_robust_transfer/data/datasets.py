@@ -7,6 +7,7 @@ be trained on so, `streaming` reads."""
 
 import dataclasses
 import fnmatch
+import numbers
 import os
 import pathlib
 
@@ -165,9 +166,11 @@ def synthetic_data(
 
 def check_arguments(image_size: tuple[int, int] | None, train_fraction: float, seed: int) -> None:
     """Raises InputError unless `load_data` can take these."""
-    if not 0.0 < train_fraction <= 1.0:
-        raise InputError(f"train_fraction must be in (0, 1], got {train_fraction!r}")
-    if image_size is not None and (len(image_size) != 2 or min(image_size) < 1):
+    if not isinstance(train_fraction, numbers.Real) or not 0.0 < train_fraction <= 1.0:
+        raise InputError(f"train_fraction must be a number in (0, 1], got {train_fraction!r}")
+    sides = image_size if isinstance(image_size, (tuple, list)) else ()
+    whole = len(sides) == 2 and all(isinstance(side, numbers.Integral) for side in sides)
+    if image_size is not None and not (whole and min(sides) >= 1):
         raise InputError(f"image_size must be (height, width), both at least 1, got {image_size!r}")
     check_seed(seed)
 

@@ -9,6 +9,7 @@ import types
 
 import numpy as np
 import tensorflow as tf
+from google.protobuf.json_format import ParseError
 
 from tf_robust_transfer.data import original_order as order
 from tf_robust_transfer.data.images import ImageData, centre_crop, resize_tensor
@@ -34,7 +35,8 @@ def fitting(name: str):
     """The function (image, size) -> image that brings the data set's images of different sizes to
     one.
     """
-    return centre_crop if base_name(name).startswith("imagenet") else resize_tensor
+    cut = base_name(name).startswith("imagenet") and base_name(name) != "imagenet_resized"
+    return centre_crop if cut else resize_tensor
 
 
 def read(
@@ -89,7 +91,10 @@ def read(
             end = read + len(batch_labels)
             images[read:end], labels[read:end] = batch_images.numpy(), batch_labels.numpy()
             read = end
-    except (tf.errors.OpError, OSError, ValueError, AssertionError) as error:
+    # A NotImplementedError: of array_record, whose files TensorFlow does not read.
+    except (
+        tf.errors.OpError, OSError, ValueError, AssertionError, NotImplementedError
+    ) as error:  # fmt: skip
         raise InputError(
             f"could not read split {split!r} of {name!r} in {builder.data_path}: "
             f"{_one_line(error)}; "
@@ -117,6 +122,8 @@ def splits(name: str, data_dir: str | None, *, papers) -> tuple[str, ...] | None
     kwargs = {} if data_dir is None else {"data_dir": data_dir}
     try:
         info = tfds.core.read_only_builder.builder_from_files(name, **kwargs).info
+    except ParseError as error:
+        raise _damaged(name, data_dir, error) from error
     except (tfds.core.registered.DatasetNotFoundError, OSError, ValueError):
         if base_name(name) not in {base_name(known) for known in papers}:
             if base_name(name) not in tfds.list_builders(with_community_datasets=False):
@@ -138,10 +145,8 @@ def prepared_builder(tfds: types.ModuleType, name: str, data_dir: str | None, do
         return tfds.core.read_only_builder.builder_from_files(name, **kwargs)
     except not_found:
         pass
-    except (OSError, ValueError) as error:  # metadata that cannot be read
-        raise InputError(
-            f"could not read {name!r} in {data_dir}: {_one_line(error)}; prepare the data anew"
-        ) from error
+    except (OSError, ValueError, ParseError) as error:  # metadata that cannot be read
+        raise _damaged(name, data_dir, error) from error
     if name.partition(":")[0] == "tiny_imagenet":
         from tf_robust_transfer.data import tiny_imagenet  # noqa: F401  (registers the builder)
     try:
@@ -203,6 +208,13 @@ def _not_prepared(name: str, data_dir: str | None, builder, reason: str) -> Inpu
     return InputError(
         f"{name!r} is not prepared in {data_dir or '~/tensorflow_datasets'} (looked for "
         f"{builder.data_path}) and {reason}; {advice}"
+    )
+
+
+def _damaged(name: str, data_dir: str | None, error: Exception) -> InputError:
+    return InputError(
+        f"could not read {name!r} in {data_dir or '~/tensorflow_datasets'}: {_one_line(error)}; "
+        "prepare the data anew"
     )
 
 

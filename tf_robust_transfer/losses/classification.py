@@ -82,4 +82,5 @@ def is_correct(logits, labels):
     [batch].
     """
     predicted = tf.argmax(logits, axis=1, output_type=labels.dtype)
-    return tf.logical_and(predicted == labels, tf.reduce_all(tf.math.is_finite(logits), axis=1))
+    right = tf.equal(predicted, labels)  # not `==`, which is False for two of other lengths
+    return tf.logical_and(right, tf.reduce_all(tf.math.is_finite(logits), axis=1))

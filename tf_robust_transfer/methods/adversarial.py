@@ -5,7 +5,7 @@ import dataclasses
 import tensorflow as tf
 
 from tf_robust_transfer.attacks import Attack, ThreatModel
-from tf_robust_transfer.attacks.names import training_attack
+from tf_robust_transfer.attacks.names import check_training_attack, training_attack
 from tf_robust_transfer.methods.base import Method
 from tf_robust_transfer.methods.n_fgsm import NFGSM
 from tf_robust_transfer.methods.shared_options import InnerAttack
@@ -52,6 +52,9 @@ class AdversarialTraining(Method):
         self.threat_model = threat_model
         if isinstance(attack, str):
             attack = NFGSM() if attack == "n-fgsm" else training_attack(attack)
+        elif isinstance(attack, Attack):
+            check_training_attack(attack)
+            attack.check_norm(threat_model.norm)
         self.attack = attack
         self.warm_up_steps = warm_up_steps
         self.terms = [CrossEntropy(of=self.adversarial)]

@@ -6,6 +6,7 @@ import keras
 import tensorflow as tf
 
 from tf_robust_transfer.errors import InputError
+from tf_robust_transfer.methods.random_layers import seed_layers
 from tf_robust_transfer.models.copies import give_weights
 from tf_robust_transfer.models.precision import same_precision
 from tf_robust_transfer.ops import replicas
@@ -80,6 +81,7 @@ class WeightAverage(keras.layers.Layer):
         give_weights(copy, network.get_weights())
         for variable, average in zip(self._of(copy), self.averages, strict=True):
             variable.assign(average)
+        seed_layers(copy, tf.constant([0, 0]))  # the same masks, however often it was asked for
         estimate_batch_statistics(copy, batches)
 
 

@@ -12,6 +12,7 @@ from tf_robust_transfer.methods import batches, networks, watch
 from tf_robust_transfer.methods.averaging import WeightAverage, copied
 from tf_robust_transfer.methods.clipping import clip
 from tf_robust_transfer.methods.from_flags import MadeFromFlags
+from tf_robust_transfer.methods.keras_calls import TakesCheckedBatches
 from tf_robust_transfer.methods.logs import LogsItsTerms
 from tf_robust_transfer.methods.random_layers import seed_layers
 from tf_robust_transfer.methods.replicated import RunsOnReplicas
@@ -26,7 +27,9 @@ from tf_robust_transfer.terms.weight_decay import half_squares, kernels
 WEIGHT_DECAY_OF = ("kernels", "all")
 
 
-class Method(RunsOnReplicas, LogsItsTerms, SavesItsStudent, MadeFromFlags, keras.Model):
+class Method(
+    TakesCheckedBatches, RunsOnReplicas, LogsItsTerms, SavesItsStudent, MadeFromFlags, keras.Model
+):
     """A Keras model that trains its student. `compile(optimizer=...)` it and `fit` it on (images,
     integer labels).
 
@@ -130,6 +133,7 @@ class Method(RunsOnReplicas, LogsItsTerms, SavesItsStudent, MadeFromFlags, keras
         self.terms = [CrossEntropy(of=Logits(student))]
         self.watch = watch.Watch()
         self.asked_to_stop = self.told_to_stop = False
+        self._steps_before = 0  # done with the optimizers of an earlier `compile`
         self.built = True
 
     def term_names(self) -> tuple[str, ...]:
@@ -157,6 +161,7 @@ class Method(RunsOnReplicas, LogsItsTerms, SavesItsStudent, MadeFromFlags, keras
         check_names(self.term_names())
         if self.average is not None:
             self.average.check(self.student)
+        done = self.steps_done if getattr(self, "optimizer", None) is not None else 0
         super().compile(optimizer=optimizer, **kwargs)
         further = (
             ("weight_decay", self.weight_decay),
@@ -168,6 +173,8 @@ class Method(RunsOnReplicas, LogsItsTerms, SavesItsStudent, MadeFromFlags, keras
             # Keras would build the optimizer for teacher and discriminator as well.
             self.optimizer.build(self._trained)
             self._follow(names)
+        self._steps_before = 0
+        self._steps_before = done - self.steps_done
         self.watch.terms = names
         # Where Keras finds them for `save_weights`.
         self.layers_of_terms = [
@@ -177,45 +184,24 @@ class Method(RunsOnReplicas, LogsItsTerms, SavesItsStudent, MadeFromFlags, keras
             if isinstance(layer, keras.Layer)
         ]
 
-    def fit(self, x=None, y=None, *args, **kwargs):
-        """As keras.Model.fit, of images and labels that are checked as they come.
-
-        Labels are integers [n] or [n, 1], or one-hot rows.
-
-        Raises:
-            InputError: images outside their bounds or not finite, labels that are no classes, a
-                student or teacher of probabilities, before the first step; at the end of an epoch,
-                a gradient or weight that is not finite."""
-        return batches.fit(self, super().fit, x, y, *args, **kwargs)
-
-    def evaluate(self, x=None, y=None, **kwargs):
-        """As keras.Model.evaluate, of the student's clean accuracy and cross-entropy; images and
-        labels are checked as by `fit`.
-        """
-        if kwargs.get("_use_cached_eval_dataset"):  # of `fit`, which has checked them
-            return super().evaluate(x, y, **kwargs)
-        return batches.evaluate(self, super().evaluate, x, y, **kwargs)
-
-    def train_on_batch(self, x, y=None, **kwargs):
-        """As keras.Model.train_on_batch, checked as `fit`."""
-        networks.check_networks(self)
-        networks.check_bounds(self)
-        batches.checks_of(self).check(x, y)
-        return super().train_on_batch(x, y, **kwargs)
-
     @property
     def iterations(self):
-        """Number of training steps so far, a variable.
+        """Number of training steps so far, an integer scalar.
 
         A step is of a batch, also where the optimizer gathers the gradients of several, whose own
-        `iterations` count its updates."""
+        `iterations` count its updates. A second `compile` goes on counting, as the weights go on:
+        a warm start is not begun again; its optimizer, and a schedule in it, begin at 0."""
+        return self._iterations + self._steps_before
+
+    @property
+    def _iterations(self):
         return getattr(self.optimizer, "inner_optimizer", self.optimizer)._iterations
 
     @property
     def steps_done(self) -> int:
         """Number of training steps so far."""
         # int() fails on a mirrored variable.
-        return int(keras.ops.convert_to_numpy(self.iterations))
+        return int(keras.ops.convert_to_numpy(self._iterations)) + self._steps_before
 
     def state(self) -> dict:
         """Everything that a resumed run needs, for `tf.train.Checkpoint(**method.state())`."""
@@ -260,11 +246,15 @@ class Method(RunsOnReplicas, LogsItsTerms, SavesItsStudent, MadeFromFlags, keras
         """The terms of one step.
 
         Returns:
-            (logits float [batch, classes] with the labels that they belong to, for the accuracy
-            that is shown, {term name: (weight, this replica's share of the term)}).
+            (logits float [batch, classes] for the accuracy that is shown, or a pair of them and
+            the labels int [batch] that they belong to, where those are not the batch's; {term name:
+            (weight, this replica's share of the term)}).
         """
         shares, seen = evaluate(self.step_terms(), images, labels, self.step_seed())
-        return seen[self.accuracy_of()]["logits"], shares
+        shown = seen[self.accuracy_of()]
+        own = shown.get("labels", labels)
+        # Mixed labels are no classes.
+        return (shown["logits"], own if own.dtype.is_integer else labels), shares
 
     def other_losses(self, terms) -> list:
         """What a step trains beside the student, by the terms that `loss_terms` returned: (loss,
@@ -276,7 +266,7 @@ class Method(RunsOnReplicas, LogsItsTerms, SavesItsStudent, MadeFromFlags, keras
         images, labels = self.unpacked(data)
         seed_layers(self, self.step_seed())
         with tf.GradientTape(persistent=self.several_losses) as tape:
-            logits, terms = self.loss_terms(images, labels)
+            shown, terms = self.loss_terms(images, labels)
             loss = self._total(terms)
             scaled = self.optimizer.scale_loss(loss)
             others = self.other_losses(terms)
@@ -285,8 +275,9 @@ class Method(RunsOnReplicas, LogsItsTerms, SavesItsStudent, MadeFromFlags, keras
         for other, variables, optimizer in others:
             optimizer.apply(tape.gradient(other, variables), variables)
         del tape
+        networks.check_losses(self.student)  # those that a layer adds in training alone
         self._apply(gradients, terms)
-        return self._log(loss, terms, logits, labels)
+        return self._log(loss, terms, *(shown if isinstance(shown, tuple) else (shown, labels)))
 
     def unpacked(self, data):
         """(images float32 of the student's shape, class numbers [batch]) of a batch with labels as

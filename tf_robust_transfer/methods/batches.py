@@ -1,6 +1,5 @@
 """The batches of a method's `fit`, checked on their way into it."""
 
-import contextlib
 import inspect
 import re
 
@@ -10,10 +9,7 @@ import tensorflow as tf
 
 from tf_robust_transfer.data.labels import NOT_ONE_HOT, class_labels, other_columns, out_of_range
 from tf_robust_transfer.errors import InputError
-from tf_robust_transfer.methods.networks import bounds_of, check_bounds, check_networks
-from tf_robust_transfer.methods.watch import AtEpochsEnd
 from tf_robust_transfer.models.classifier import as_floats, divided_already
-from tf_robust_transfer.ops import workers
 
 # Images that are this far outside their bounds are of another range: augmentation may overshoot.
 TOLERANCE = 0.01
@@ -90,7 +86,7 @@ class Batches:
             return _CheckedPyDataset(x, self), y
         if inspect.isgenerator(x):
             return self._generator(x), y
-        if _are_arrays(x, y):
+        if are_arrays(x, y):
             self.check(x, y)
             wrong = divided_already(self.bounds, float(np.max(x))) if len(x) else ""
             if wrong:
@@ -222,91 +218,11 @@ def _are_tensors(spec):
     return all(isinstance(part, tf.TensorSpec) for part in spec)
 
 
-def _refusal(error: tf.errors.OpError) -> InputError | None:
+def refusal(error: tf.errors.OpError) -> InputError | None:
     """The InputError that a check inside a dataset meant, or None."""
     found = re.search(_MARK + r"([^\]\n]*)", error.message)
     return InputError(found[1].rstrip("'\" ")) if found else None
 
 
-def _are_arrays(x, y):
+def are_arrays(x, y):
     return hasattr(x, "shape") and hasattr(x, "__getitem__") and hasattr(y, "shape")
-
-
-def _check_shares(method, x, y, batch_size):
-    """Raises an InputError where a replica would have no image of the last batch of arrays, which
-    TensorFlow ends by an error of its own.
-    """
-    batch_size = batch_size or 32  # Keras's own
-    num_images = len(x) if _are_arrays(x, y) else 0
-    count, last = method.distribute_strategy.num_replicas_in_sync, num_images % batch_size
-    if 0 < last < count:
-        raise InputError(
-            f"the last of the batches of {batch_size} has {last} of {num_images} images, which "
-            f"{count} replicas cannot share; leave it out (x[:{num_images - last}]), or take "
-            "another batch_size"
-        )
-
-
-def checks_of(method) -> Batches:
-    """`Batches` for a method."""
-    return Batches(bounds_of(method), method.student.output_shape[-1], method.steps_done)
-
-
-def fit(
-    method,
-    keras_fit,
-    x=None,
-    y=None,
-    batch_size=None,
-    epochs=1,
-    verbose="auto",
-    callbacks=None,
-    **kwargs,
-):
-    """keras_fit, the method's own from Keras, on what is checked before and while it runs."""
-    check_networks(method)
-    check_bounds(method)
-    checks = checks_of(method)
-    x, y = checks.checked(x, y)
-    _check_shares(method, x, y, batch_size)
-    validation = kwargs.get("validation_data")
-    if isinstance(validation, (tuple, list)) and len(validation) == 2:
-        checks.checked(*validation)
-        _check_shares(method, *validation, kwargs.get("validation_batch_size") or batch_size)
-    elif isinstance(validation, tf.data.Dataset):
-        kwargs["validation_data"] = checks.checked(validation, None)[0]
-    if isinstance(x, tf.data.Dataset):
-        x = workers.rows(method.distribute_strategy, x)
-        kwargs.setdefault("shuffle", False)  # Keras's own default, and its warning that it is void
-    elif workers.several(method.distribute_strategy):
-        workers.check_even(x)
-    if isinstance(callbacks, keras.callbacks.CallbackList):
-        watching = AtEpochsEnd()
-        watching.set_model(method)
-        callbacks.callbacks.insert(0, watching)
-    else:
-        callbacks = callbacks if isinstance(callbacks, (list, tuple)) else [callbacks]
-        callbacks = [AtEpochsEnd(), *(c for c in callbacks if c is not None)]
-    with _told(checks):
-        return keras_fit(x, y, batch_size, epochs, verbose, callbacks, **kwargs)
-
-
-def evaluate(method, keras_evaluate, x, y, **kwargs):
-    """keras_evaluate, the method's own from Keras, on what is checked."""
-    checks = checks_of(method)
-    x, y = checks.checked(x, y)
-    _check_shares(method, x, y, kwargs.get("batch_size"))
-    with _told(checks):
-        return keras_evaluate(x, y, **kwargs)
-
-
-@contextlib.contextmanager
-def _told(checks):
-    """What a check inside TensorFlow's data pipeline refused, as the InputError that it meant."""
-    try:
-        yield
-    except tf.errors.OpError as error:
-        meant = checks.refused or _refusal(error)
-        if meant is None:
-            raise
-        raise meant from error

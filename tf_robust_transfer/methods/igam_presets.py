@@ -29,7 +29,8 @@ lambda_adv and lambda_diff. The rows of `flags/igam` have this preset.
   `FineTune(teacher_batch_norm="batch")`, without noise, and without the weight decay, which does
   not reach them (see `FineTune`).
 - What is left: a two-way softmax where ours has one logit, whose dense layer moves half as far
-  under SGD (see `build_discriminator`); the teacher's moving averages, which follow the batches
+  under SGD (see `build_discriminator`); Keras's momentum, which lags behind TensorFlow 1's where
+  the rate changes (docs/facts.md); the teacher's moving averages, which follow the batches
   there and are not used; and its attacks, in which the attacked network, student or fine-tuned
   teacher, runs on batch statistics (`evaluate --batch_norm=batch`).
 """

@@ -54,7 +54,7 @@ def check_networks(method) -> None:
                 "layer in it is called with training=True"
             )
         if role == "student":
-            _check_losses(model)
+            check_losses(model)
         sums = np.abs(logits.sum(axis=1) - 1)
         if last is not None or (logits.min() >= -1e-5 and sums.max() <= 1e-5):
             raise InputError(
@@ -65,7 +65,7 @@ def check_networks(method) -> None:
             )
 
 
-def _check_losses(student):
+def check_losses(student) -> None:
     """Raises an InputError for losses of a network's own that a step would leave out. Called after
     a pass, which makes those of `add_loss`.
     """

@@ -9,8 +9,8 @@ from tf_robust_transfer.ops.random import fold_seed
 _STREAM = 5
 
 
-def seed_layers(method: keras.Model, seed) -> None:
-    """Sets every `keras.random.SeedGenerator` of a method's layers for one step.
+def seed_layers(model: keras.Model, seed) -> None:
+    """Sets every `keras.random.SeedGenerator` of a method's or a network's layers for one step.
 
     Keras counts its draws in variables that are no weights, so that neither `save_weights` nor a
     checkpoint of the student has them. As a function of the step's seed a resumed run draws what an
@@ -19,7 +19,7 @@ def seed_layers(method: keras.Model, seed) -> None:
     Args:
         seed: int32 [2], of the step.
     """
-    states = [variable for variable in method.variables if variable.name == "seed_generator_state"]
+    states = [variable for variable in model.variables if variable.name == "seed_generator_state"]
     for place, state in enumerate(states):
         # Keras adds 1 to the second number with each draw.
         state.assign(tf.cast(fold_seed(seed, _STREAM, place), state.dtype))

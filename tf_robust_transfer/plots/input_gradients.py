@@ -171,14 +171,19 @@ def _show(axis, picture, **colors):
         spine.set(linewidth=0.5, color="0.6")
 
 
-def write_figure(figure, path):
-    path = path_of(path)
-    formats = figure.canvas.get_supported_filetypes()
-    suffix = path.suffix[1:].lower()
-    if suffix not in formats:
+def check_figure_name(path) -> None:
+    """Raises an InputError for a name with an ending that matplotlib does not write."""
+    from matplotlib.backend_bases import FigureCanvasBase
+
+    if path_of(path).suffix[1:].lower() not in FigureCanvasBase.get_supported_filetypes():
         raise InputError(
             f"a figure cannot be written as {str(path)!r}; end the name in .png, .pdf or .svg"
         )
+
+
+def write_figure(figure, path):
+    check_figure_name(path)
+    path = path_of(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     with replacing(path) as temporary:
-        figure.savefig(temporary, format=suffix)
+        figure.savefig(temporary, format=path.suffix[1:].lower())

@@ -9,6 +9,7 @@ import threading
 import time
 
 import keras
+import tensorflow as tf
 
 from tf_robust_transfer.files import write_text
 from tf_robust_transfer.ops import workers
@@ -55,6 +56,27 @@ class Progress(keras.callbacks.Callback):
 
     def close(self):
         self._bar.close()
+
+
+class BatchCount(keras.callbacks.Callback):
+    """Counts the batches of a training. Under float16 that is not the number of steps: the scaling
+    skips one whose gradient overflows. Has to come before what saves.
+
+    Args:
+        method: `methods.Method`, compiled, whose state is restored.
+        kept: the count of the checkpoint that was restored, an int64 variable, kept up to date;
+            None where no step is ever skipped.
+    """
+
+    def __init__(self, method, kept: tf.Variable | None):
+        super().__init__()
+        self._kept = kept
+        self.done = method.steps_done if kept is None else int(kept)
+
+    def on_train_batch_end(self, batch, logs=None):
+        self.done += 1
+        if self._kept is not None:
+            self._kept.assign(self.done)
 
 
 _EPOCH = {

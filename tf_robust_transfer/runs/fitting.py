@@ -6,6 +6,7 @@ import functools
 import logging
 import math
 
+import keras
 import tensorflow as tf
 
 from tf_robust_transfer import data
@@ -37,7 +38,7 @@ class Run:
         train, test: the images.
         validation: training images that are held out to choose an epoch; None without --keep.
         batch_size: of all replicas together.
-        steps_per_epoch, total_steps: of optimizer steps.
+        steps_per_epoch, total_steps: of batches: of optimizer steps and those that float16 skips.
     """
 
     config: TrainConfig
@@ -81,17 +82,21 @@ def fit(run: Run) -> None:
         SystemExit: after SIGTERM, with code 143; the step in work is done and saved.
     """
     config, method, strategy = run.config, run.method, run.strategy
-    checkpoint = tf.train.Checkpoint(**method.state())
+    scaled = isinstance(method.optimizer, keras.optimizers.LossScaleOptimizer)
+    kept = tf.Variable(0, dtype=tf.int64, trainable=False) if scaled else None
+    state = method.state() | ({} if kept is None else {"batches": kept})
+    checkpoint = tf.train.Checkpoint(**state)
     manager = tf.train.CheckpointManager(checkpoint, str(run.folder.checkpoints), max_to_keep=2)
     checkpoints.restore(checkpoint, manager, clean=run.chief)
-    step = method.steps_done
+    count = callbacks.BatchCount(method, kept)
+    step = count.done
     workers.check_same(strategy, f"files in {run.folder.path}", {"step": str(step)})
     _check_workers(strategy, run.folder, run.train, step)
     if step:
         _LOG.info("going on at step %d of %d", step, run.total_steps)
     save = callbacks.Checkpoint(manager, config.checkpoint_minutes)
     stop = callbacks.StopWhenTerminated(strategy, save if run.chief else None)
-    used = [watching.StopOnNonFinite()]
+    used = [count, watching.StopOnNonFinite()]
     with contextlib.ExitStack() as stack:
         if run.chief:
             events = stack.enter_context(Events(run.folder.tensorboard, step))
@@ -110,6 +115,7 @@ def fit(run: Run) -> None:
         with stop:
             # The first and the last epoch may be cut: by a resumed run, by a number of steps.
             while step < run.total_steps:
+                steps_before = method.steps_done
                 epoch, done = divmod(step, run.steps_per_epoch)
                 whole = (run.total_steps - step) // run.steps_per_epoch if done == 0 else 0
                 steps = min(run.steps_per_epoch - done, run.total_steps - step)
@@ -128,12 +134,12 @@ def fit(run: Run) -> None:
                         shuffle=False,
                         verbose=0,
                     )
-                if method.steps_done == step:
+                if method.steps_done == steps_before:
                     raise InputError(
                         f"no step of epoch {epoch + 1} had a gradient that is finite in float16: "
                         "--mixed_precision=bfloat16, or a smaller learning rate"
                     )
-                step = method.steps_done
+                step = count.done
 
 
 def _check_workers(strategy, folder, train, step):

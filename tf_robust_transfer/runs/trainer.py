@@ -179,6 +179,7 @@ def check_training(config: TrainConfig) -> None:
     """
     config = device.resolved(config)
     train = load_train(config)
+    _check_alike(config, train, load_split(config, "test"))
     if config.validation_fraction:
         train, _ = data.hold_out(train, config.validation_fraction, config.seed)
     if not config.smoke:

@@ -10,6 +10,7 @@ from tf_robust_transfer.flag_types import fraction, whole_numbers
 from tf_robust_transfer.losses import input_gradient as losses
 from tf_robust_transfer.models import build_discriminator
 from tf_robust_transfer.models.discriminator import DISCRIMINATOR_CHANNELS, INITIALIZERS
+from tf_robust_transfer.models.probabilities import probability_layer
 from tf_robust_transfer.ops import norms, replicas
 from tf_robust_transfer.options import Options, above, at_least, from_keywords, option
 from tf_robust_transfer.plugins import load
@@ -38,7 +39,7 @@ class GradientGame(Term):
         keywords: lambda_adv, adversarial_form, discriminator_input and its like; see `rt.IGAM`.
 
     Raises:
-        InputError: a discriminator of another shape.
+        InputError: a discriminator of another shape, of other scores than one logit an example.
     """
 
     @dataclasses.dataclass(frozen=True)
@@ -97,12 +98,25 @@ class GradientGame(Term):
             batch_norm_epsilon=options.discriminator_batch_norm_epsilon,
             initializer=options.discriminator_initializer,
         )
-        # A subclassed model has no input_shape.
-        taken = getattr(self.discriminator, "input_shape", (None, *of.seen_shape))[1:]
-        if taken != of.seen_shape:
+        self._check_discriminator()
+
+    def _check_discriminator(self):
+        seen = self.of.seen_shape
+        taken = getattr(self.discriminator, "input_shape", (None, *seen))[1:]
+        if taken != seen:  # of a subclassed model, or one that is not built, the call says it
             raise InputError(
-                f"the discriminator takes gradients of shape {taken}, but the teacher sees "
-                f"{of.seen_shape} of the images"
+                f"the discriminator takes gradients of shape {taken}, but the teacher sees {seen} "
+                "of the images"
+            )
+        # The call builds one that is not built yet, before its optimizer is.
+        scores = self.discriminator(tf.zeros([2, *(side or 32 for side in seen)]), training=False)
+        shape = tuple(getattr(scores, "shape", ()))
+        squashed = probability_layer(self.discriminator)
+        if shape not in ((2,), (2, 1)) or squashed:
+            raise InputError(
+                "a discriminator gives one score an example, a logit above 0 for the teacher's "
+                "gradients; this one "
+                + (f"ends in {squashed!r}: leave it out" if squashed else f"gives {shape[1:]}")
             )
 
     def state(self):

@@ -105,6 +105,28 @@ def test_bad_input_of_a_process_is_one_line_and_exit_code_2(tmp_path):
     assert not (tmp_path / "run").exists()
 
 
+def test_a_flag_without_effect_is_told(call, model, tmp_path, caplog):
+    run = ["--dataset=digits", "--max_examples=9", "--attacks=fgsm", f"--run_dir={tmp_path}/r"]
+    assert call("evaluate", f"--model={model}", *run)[0] == 0
+    assert f"--run_dir={tmp_path}/r has no effect on this command" in caplog.text
+    assert not (tmp_path / "r").exists()
+
+
+def test_output_on_a_full_disk_is_a_line():
+    code = f"""
+import os, sys
+from tf_robust_transfer import report
+os.dup2(os.open("/dev/full", os.O_WRONLY), 1)
+sys.stdout = open(1, "w", closefd=False)
+report.main(["--runs={ROOT}/docs/results/records/quickstart", "--format=csv"])
+"""
+    process = fresh_process.run(code)
+    assert process.returncode == 2 and "Traceback" not in process.stderr, process.stderr
+    assert process.stderr.splitlines()[-1] == (
+        "error: the output cannot be written: No space left on device"
+    )
+
+
 def test_a_reader_that_has_had_enough_ends_the_command_without_a_word(tmp_path):
     code = f"""
 import os, sys
@@ -384,6 +406,12 @@ def test_report_prints_a_row_for_each_run(call, model, tmp_path):
         ),
         ("visualize", [], "and --models=A,B"),
         ("report", ["--runs={tmp}"], "no results*.json in"),
+        ("report", ["--table=igam_table1", "--format=csv"], "--format=csv is of the table of runs"),
+        (
+            "visualize",
+            ["--kind=loss_landscape", "--models={model}", "--output={tmp}/landscape"],
+            "end the name in .png, .pdf or .svg",
+        ),
         ("train", ["--epoch=3"], "unknown flag --epoch; nearest valid names: epochs"),
         ("quickstart", ["--sed=3"], "unknown flag --sed; nearest valid names: seed"),
     ],

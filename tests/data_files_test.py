@@ -2,6 +2,7 @@
 tiny_imagenet_test.py.
 """
 
+import json
 import pathlib
 import sys
 import types
@@ -281,6 +282,28 @@ def test_tfds_data_that_cannot_be_used(tmp_path, no_network):
         data.load_data("texts", "train", data_dir=data_dir)
 
 
+@pytest.mark.parametrize("content", ["", '{"name": "made_he'])
+def test_tfds_data_whose_description_is_cut_off(content, tmp_path, no_network):
+    example = {"image": constant(1, (4, 4, 1)), "label": 1}
+    features = {"image": IMAGE, "label": LABEL}
+    data_dir = prepare(tmp_path, "made_here", features, {"train": [[example]]})
+    (tmp_path / "made_here" / "1.0.0" / "dataset_info.json").write_text(content)
+    for call in (data.load_data, data.check_split):
+        with pytest.raises(InputError, match="could not read 'made_here' in .*: ParseError"):
+            call("made_here", "train", data_dir=data_dir)
+
+
+def test_tfds_data_of_array_record(tmp_path, no_network):
+    example = {"image": constant(1, (4, 4, 1)), "label": 1}
+    features = {"image": IMAGE, "label": LABEL}
+    data_dir = prepare(tmp_path, "made_here", features, {"train": [[example]]})
+    description = tmp_path / "made_here" / "1.0.0" / "dataset_info.json"
+    described = json.loads(description.read_text()) | {"fileFormat": "array_record"}
+    description.write_text(json.dumps(described))
+    with pytest.raises(InputError, match="could not read split 'train' of 'made_here'"):
+        data.load_data("made_here", "train", data_dir=data_dir)
+
+
 def test_tfds_data_that_is_not_prepared(tmp_path, monkeypatch, no_network):
     message = (
         r"'cifar100' is not prepared in {} \(looked for .*cifar100/[0-9.]+\) and {}; on a "
@@ -343,6 +366,18 @@ def test_what_is_held_out_is_not_what_a_fraction_keeps():
     seen = {image.tobytes() for image in part.images}
     both = sum(image.tobytes() in seen for image in held.images)
     assert len(held) == len(part) and both < 30  # 13 by chance
+
+
+def test_test_images_are_looked_at_before_a_teacher_is_trained(folder):
+    """And by --check, which said that all was well."""
+    (folder / "test" / "dog").rename(folder / "dog")
+    for split in ("train", "test"):
+        png(folder / split / "cat" / "b.png", constant(5))
+    (folder / "teacher.flags").write_text("--method=natural\n")
+    flags = ["--method=rkd", f"--teacher=flagfile:{folder}/teacher.flags", "--batch_size=2"]
+    config = parse(TrainConfig, [*flags, f"--dataset=folder:{folder}", f"--run_dir={folder}/run"])
+    with pytest.raises(InputError, match="the classes of .* differ"):
+        trainer.check_training(config)
 
 
 @pytest.mark.parametrize("kind", ["size", "split"])

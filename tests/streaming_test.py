@@ -21,7 +21,7 @@ from tests.data_files_test import prepare
 from tf_robust_transfer import data, methods
 from tf_robust_transfer.command_line import parse
 from tf_robust_transfer.config import TrainConfig
-from tf_robust_transfer.data import augmentation, images, streaming, training
+from tf_robust_transfer.data import augmentation, images, streaming, tfds_sets, training
 from tf_robust_transfer.errors import InputError
 from tf_robust_transfer.runs import callbacks, run_training
 from tf_robust_transfer.runs.images import load_train
@@ -367,6 +367,15 @@ def test_centre_crop_is_that_of_pillow(size, resized):
     expected = whole[row : row + 224, column : column + 224].astype(int)
     got = images.centre_crop(pixels, (224, 224)).numpy()
     assert got.shape == (224, 224, 3) and np.abs(got.astype(int) - expected).max() <= 1
+
+
+@pytest.mark.parametrize("name", ["imagenet_resized/32x32", "imagenet_resized/64x64:0.1.0"])
+def test_imagenet_resized_is_streamed_as_it_is_in_memory(name):
+    """It was enlarged by 8/7 and cut, and its test images were not."""
+    pixels = np.random.default_rng(0).integers(0, 256, (32, 32, 3)).astype(np.uint8)
+    got = streaming.decode(encoded(pixels, "PNG"), (32, 32, 3), tfds_sets.fitting(name), None)
+    np.testing.assert_array_equal(got, pixels)
+    assert tfds_sets.fitting("imagenet2012") is images.centre_crop
 
 
 @pytest.mark.parametrize("kind", ["PNG", "JPEG"])

@@ -147,7 +147,7 @@ def cells(out, label):
 
 def test_nothing_has_run(print_table, tmp_path):
     for name in TABLES:
-        code, out, _ = print_table(name, tmp_path / "nowhere")
+        code, out, _ = print_table(name, tmp_path)
         assert code == 0 and out.startswith(f"{TABLES[name].title}: ")
     code, out, _ = print_table("igam_table1")
     assert cells(out, "IGAM-MNIST") == [
@@ -164,6 +164,11 @@ def test_nothing_has_run(print_table, tmp_path):
         "-",
         "flags/igam/table1_igam_mnist.flags",
     ]
+
+
+def test_a_folder_that_is_not_there(print_table, tmp_path):
+    code, out, error = print_table("igam_table1", tmp_path / "nowhere")
+    assert (code, out) == (2, "") and "--runs: no results*.json in" in error
 
 
 def test_our_columns_name_attack_eps_and_images(print_table, tmp_path):

@@ -243,12 +243,22 @@ class TestErrors:
         with pytest.raises(InputError, match=text):
             command.run(parse(Theorem41Config, arguments))
 
+    @pytest.mark.parametrize("file", ["", "/model.keras"])
+    def test_students_of_which_images_were_held_out(self, tmp_path, file):
+        (tmp_path / "run").mkdir()
+        build_model("small_cnn", (8, 8, 1), 10).save(tmp_path / "run" / "model.keras")
+        (tmp_path / "run" / "flags.txt").write_text("--validation_fraction=0.2\n")
+        spec = f"{tmp_path}/run{file}"
+        with pytest.raises(InputError, match="without --validation_fraction=0.2 of its images"):
+            parse(Theorem41Config, [f"--models={spec}", f"--teacher={spec}"]).verify()
+
+    @pytest.mark.parametrize("file", ["", "/model.keras"])
     @pytest.mark.parametrize("given", [(), ("--train_fraction=0.5",), ("--seed=2",)])
-    def test_students_of_other_training_images(self, tmp_path, given):
+    def test_students_of_other_training_images(self, tmp_path, given, file):
         (tmp_path / "run").mkdir()
         build_model("small_cnn", (8, 8, 1), 3).save(tmp_path / "run" / "model.keras")
         (tmp_path / "run" / "flags.txt").write_text("--train_fraction=0.333\n--seed=2\n")
-        specs = [f"--models={tmp_path / 'run'}", f"--teacher={tmp_path / 'run'}"]
+        specs = [f"--models={tmp_path}/run{file}", f"--teacher={tmp_path / 'run'}"]
         with pytest.raises(InputError, match=r"trained on --train_fraction=0.333 of --seed=2"):
             command.run(parse(Theorem41Config, [*specs, *given]))
         theirs = ["--train_fraction=0.333", "--seed=2"]

@@ -57,7 +57,7 @@ def run(config: ReportConfig) -> None:
         )
     with of_flag("runs"):
         folders = run_folders(config.runs)
-    if config.table and (folders or config.runs == _RUNS):  # the paper's columns alone, at first
+    if config.table and (config.runs == _RUNS or path_of(config.runs).is_dir()):
         sys.stdout.write(paper_table(config.table, folders))
         return
     if not folders:

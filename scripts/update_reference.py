@@ -179,13 +179,23 @@ def _entry(name, part, level=2):
         return text + (f"`{part!r}`\n" if not isinstance(part, dict) else _keys(part))
     text += f"```python\n{_signature(name, part)}\n```\n\n{_docstring(inspect.getdoc(part))}\n"
     if inspect.isclass(part):
-        for inner, function in vars(part).items():
-            documented = inspect.isfunction(function) and function.__doc__
-            if documented and not inner.startswith("_"):
+        for inner, function in _own_functions(part).items():
+            if function.__doc__ and not inner.startswith("_"):
                 text += f"\n**{inner}**\n\n"
                 text += f"```python\n{_signature(inner, function)}\n```\n\n"
                 text += _docstring(inspect.getdoc(function)) + "\n"
     return text
+
+
+def _own_functions(made):
+    """Name -> function of a class and of the parts of the package that it alone is made of."""
+    parts = [
+        base
+        for base in made.__bases__
+        if base.__module__.startswith("tf_robust_transfer") and base.__subclasses__() == [made]
+    ]
+    found = {name: f for part in parts for name, f in vars(part).items()} | vars(made)
+    return {name: f for name, f in found.items() if inspect.isfunction(f)}
 
 
 def _keys(registry):

@@ -9,7 +9,6 @@ import types
 
 import numpy as np
 import tensorflow as tf
-from google.protobuf.json_format import ParseError
 
 from tf_robust_transfer.data import original_order as order
 from tf_robust_transfer.data.images import ImageData, centre_crop, resize_tensor
@@ -122,13 +121,13 @@ def splits(name: str, data_dir: str | None, *, papers) -> tuple[str, ...] | None
     kwargs = {} if data_dir is None else {"data_dir": data_dir}
     try:
         info = tfds.core.read_only_builder.builder_from_files(name, **kwargs).info
-    except ParseError as error:
-        raise _damaged(name, data_dir, error) from error
     except (tfds.core.registered.DatasetNotFoundError, OSError, ValueError):
         if base_name(name) not in {base_name(known) for known in papers}:
             if base_name(name) not in tfds.list_builders(with_community_datasets=False):
                 raise _unknown_name(tfds, name) from None
         return None
+    except Exception as error:  # a description that was cut off is protobuf's ParseError
+        raise _damaged(name, data_dir, error) from error
     # On which the ImageNets are tested.
     return (*info.splits, *(["test"] if base_name(name) in _IMAGENETS else []))
 
@@ -145,7 +144,7 @@ def prepared_builder(tfds: types.ModuleType, name: str, data_dir: str | None, do
         return tfds.core.read_only_builder.builder_from_files(name, **kwargs)
     except not_found:
         pass
-    except (OSError, ValueError, ParseError) as error:  # metadata that cannot be read
+    except Exception as error:  # metadata that cannot be read: OSError, ParseError of protobuf, ...
         raise _damaged(name, data_dir, error) from error
     if name.partition(":")[0] == "tiny_imagenet":
         from tf_robust_transfer.data import tiny_imagenet  # noqa: F401  (registers the builder)

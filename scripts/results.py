@@ -102,7 +102,12 @@ class Runner:
                 for flag in ("dataset", "image_size", "eps")
                 if stored[flag]
             )
+            made_by, wanted = output.with_suffix(".flags"), "\n".join(evaluation) + "\n"
+            # One of before there were such files is taken as it is.
+            if made_by.exists() and made_by.read_text() != wanted:
+                output.unlink(missing_ok=True)
             if not output.exists():
+                made_by.write_text(wanted)
                 self._run(
                     name,
                     "evaluate",

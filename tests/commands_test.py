@@ -292,6 +292,31 @@ def test_robustbench_entries(call, model, tmp_path):
     assert len(names) == 3 and names[0] == "seed0_its.json"
 
 
+def test_robustbench_entries_of_each_radius(call, model, tmp_path):
+    """The last one stood for all."""
+    (tmp_path / "mine").mkdir()
+    call(
+        "evaluate",
+        f"--model={model}",
+        "--dataset=digits",
+        "--eps=4/255,8/255",
+        "--max_examples=40",
+        "--attacks=fgsm",
+        f"--output={tmp_path}/mine/results.json",
+    )
+    path = tmp_path / "mine" / "results.json"
+    result = json.loads(path.read_text())
+    for figures in (result, *result["radii"]):
+        figures["accuracy"]["autoattack"] = 0.5
+    path.write_text(json.dumps(result))
+    code, out, _ = call("report", f"--runs={tmp_path}", "--robustbench")
+    assert code == 0
+    assert {name: entry["eps"] for name, entry in json.loads(out).items()} == {
+        "digits/Linf/mine_eps0.01569.json": "4/255",
+        "digits/Linf/mine_eps0.03137.json": "8/255",
+    }
+
+
 def test_saved_adversarial_examples_are_read_back_and_fool_as_much(call, model, tmp_path):
     saved = tmp_path / "adversarial.npy"
     shared = (

@@ -205,7 +205,9 @@ class TestWeightAverage:
         found, labels = {}, self.batch()[1]
         events = types.SimpleNamespace(scalar=lambda tag, value, step: found.update({tag: value}))
         measured = Measured(method, lambda: tf.data.Dataset.from_tensors((images, labels)))
-        callback = GradientDiagnostics(events, measured, images, labels)
+        callback = GradientDiagnostics(
+            events, measured, images, labels, callbacks.BatchCount(method, None)
+        )
         callback.set_model(method)
         callback.on_epoch_end(0, {})
         average = method.averaged_student([images])

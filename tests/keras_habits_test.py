@@ -143,6 +143,40 @@ def test_a_second_compile_goes_on_counting_steps():
     assert kinds == [False, False, True, True, True, True]
 
 
+def test_the_steps_before_a_second_compile_are_saved(tmp_path):
+    def made(times):
+        method = rt.Natural(student=network())
+        for _ in range(times):
+            method.compile(keras.optimizers.SGD(0.1))
+        return method
+
+    method = made(1)
+    for _ in range(3):
+        method.train_on_batch(IMAGES, LABELS)
+    method.save_weights(tmp_path / "first.weights.h5")
+    method.compile(keras.optimizers.SGD(0.01))
+    method.train_on_batch(IMAGES, LABELS)
+    method.save_weights(tmp_path / "second.weights.h5")
+    saved = tf.train.Checkpoint(**method.state()).save(tmp_path / "checkpoint")
+
+    for times in (1, 2):
+        again = made(times)
+        again.load_weights(tmp_path / "second.weights.h5")
+        assert again.steps_done == 4
+    again = made(2)
+    tf.train.Checkpoint(**again.state()).restore(saved).assert_consumed()
+    assert again.steps_done == 4 and int(again.step_seed()[1]) == 4
+    method.load_weights(tmp_path / "first.weights.h5")
+    assert method.steps_done == 3
+
+
+def test_before_compile_it_is_told():
+    method = rt.Natural(student=network())
+    for call in (method.fit, method.evaluate, method.train_on_batch):
+        with pytest.raises(InputError, match="compile the Natural first"):
+            call(IMAGES, LABELS)
+
+
 def test_arguments_by_their_place_as_keras_takes_them():
     method, plain = natural(network()), network()
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
@@ -156,20 +190,25 @@ def test_arguments_by_their_place_as_keras_takes_them():
         method.fit(IMAGES, LABELS, batchsize=3)
 
 
-def test_the_logged_accuracy_is_of_the_passes_own_labels():
+@pytest.mark.parametrize("soft", [False, True])
+def test_the_logged_accuracy_is_of_the_passes_own_labels(soft):
     """Of the batch's: 0 for ever, as of two tensors of other lengths `==` is False."""
 
     class Both(rt.methods.Method):
-        def __init__(self, *, student, **kwargs):
+        def __init__(self, *, student, soft, **kwargs):
             super().__init__(student=student, **kwargs)
+            self.soft = soft
             self.terms = [rt.terms.CrossEntropy(of=self.both)]
 
         def both(self, images, labels, seed):
             twice = tf.concat([images, 1.0 - images], axis=0)
             logits = self.student(twice, training=True)
-            return {"labels": tf.concat([labels, labels], axis=0), "logits": logits}
+            labels = tf.concat([labels, labels], axis=0)
+            if self.soft:
+                labels = 0.8 * tf.one_hot(labels, 3) + 0.1
+            return {"labels": labels, "logits": logits}
 
-    method = Both(student=network())
+    method = Both(student=network(), soft=soft)
     method.compile(keras.optimizers.SGD(0.0))
     logs = method.train_on_batch(IMAGES, LABELS, return_dict=True)
     logits = method.student(np.concatenate([IMAGES, 1.0 - IMAGES])).numpy()

@@ -2,6 +2,7 @@
 evaluations of one radius each.
 """
 
+import dataclasses
 import json
 
 import keras
@@ -14,6 +15,7 @@ from tf_robust_transfer.command_line import parse
 from tf_robust_transfer.errors import InputError
 from tf_robust_transfer.evaluate import EvaluateConfig
 from tf_robust_transfer.evaluation import evaluate_robustness
+from tf_robust_transfer.evaluation.result import at_each_radius
 from tf_robust_transfer.evaluation.state import State
 from tf_robust_transfer.reports.lines import accuracy_lines
 
@@ -186,3 +188,23 @@ def test_the_flag():
 def test_bad_radii(model, images, labels, options, says):
     with pytest.raises(InputError, match=says):
         evaluated(model, images, labels, **options)
+
+
+def test_warnings_of_other_bounds_are_of_their_radius(model, images, labels):
+    """They are told in the units of the bounds, and stored in shares of the range."""
+    result = evaluate_robustness(
+        model,
+        images,
+        labels,
+        threat_model=ThreatModel("linf", 0.3, bounds=(-1.0, 3.0)),
+        eps=(0.08, 0.2),
+        attacks=("pgd2",),
+        check_model=False,
+    )
+    lines = ["eps 0.08: one", "eps 0.2: other", "of the model"]
+    stored = dataclasses.replace(result, warnings=tuple(lines)).to_json_dict(
+        model="m", dataset="d", split="test"
+    )
+    assert stored["warnings"] == ["eps 0.02: one", "eps 0.05: other", "of the model"]
+    found = [at["warnings"] for at in at_each_radius(stored)]
+    assert found == [["one", "of the model"], ["other", "of the model"]]

@@ -2,7 +2,9 @@
 network, no pip.
 """
 
+import json
 import os
+import pathlib
 import shutil
 import subprocess
 from pathlib import Path
@@ -290,6 +292,26 @@ class TestResults:
         both = ["flags.txt", "results.json", "results_train.json"]
         assert keep(10, folder) == both and keep(10, "runs/elsewhere") == both
         assert keep(13, folder) == ["flags.txt"]
+
+    def test_a_row_is_attacked_anew_where_its_attacks_are_others(self, tmp_path, monkeypatch):
+        """An old evaluation stood in the run folder, and became the record of the new ones."""
+        folder, record = tmp_path / "runs" / "seed0" / "row", tmp_path / "record"
+        folder.mkdir(parents=True)
+        (folder / "flags.txt").write_text("--dataset=digits\n--image_size=\n--eps=0.1\n")
+        (folder / "results.json").write_text("{}")
+
+        def attack(self, name, command, *arguments):
+            output = next(a for a in arguments if a.startswith("--output=")).partition("=")[2]
+            accuracy = {next(a for a in arguments if a.startswith("--attacks=")): 0.5}
+            pathlib.Path(output).write_text(json.dumps({"accuracy": accuracy}))
+
+        monkeypatch.setattr(results.Runner, "_run", attack)
+        record.mkdir()
+        for attacks in ("--attacks=fgsm", "--attacks=pgd20"):
+            runner = results.Runner(tmp_path / "runs", tmp_path, [])
+            said = runner._evaluate("row", record, [attacks], "results.json", 0)
+            assert said == f"{record}: {attacks} 50.0"
+            (record / "results.json").unlink()
 
     def test_one_that_fails_leaves_those_that_do_not_need_it(self, rows, monkeypatch, capsys):
         natural, student, teachers = rows

@@ -236,6 +236,18 @@ def test_a_smoke_run_is_left_out(print_table, tmp_path):
     assert set(cells(print_table("igam_table1")[1], "PGD7-trained")[6:-1]) == {"-"}
 
 
+def test_figures_on_batch_statistics_have_columns_of_their_own(print_table, tmp_path):
+    run_folder(tmp_path, "table1_pgd7", {"clean": 0.9})
+    moving = print_table("igam_table1")[1]
+    file = tmp_path / "table1_pgd7" / "results.json"
+    other = json.loads(file.read_text()) | {"accuracy": {"clean": 0.5}, "batch_norm": "batch"}
+    (tmp_path / "table1_pgd7" / "results_a_batch.json").write_text(json.dumps(other))
+    out = print_table("igam_table1")[1]
+    assert "on batch statistics" in out and "on batch statistics" not in moving
+    row = cells(out, "PGD7-trained")
+    assert row[6] == "90.00" and "50.00" in row[7:]
+
+
 def test_a_repeated_row_takes_its_own_run_or_else_that_of_the_first(print_table, tmp_path):
     run_folder(tmp_path, "table1_ours", {"clean": 0.9, "pgd100": 0.5})
     assert cells(print_table("mixacm_table8")[1], "All Features")[3:-1] == ["90.00", "50.00"]

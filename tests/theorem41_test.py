@@ -252,6 +252,13 @@ class TestErrors:
         with pytest.raises(InputError, match="without --validation_fraction=0.2 of its images"):
             parse(Theorem41Config, [f"--models={spec}", f"--teacher={spec}"]).verify()
 
+    def test_the_working_folder_is_not_the_students(self, tmp_path, monkeypatch):
+        """Of a SPEC that is no path."""
+        (tmp_path / "flags.txt").write_text("--validation_fraction=0.2\n")
+        monkeypatch.chdir(tmp_path)
+        spec = "zoo:cifar10_preact_resnet_18"
+        parse(Theorem41Config, [f"--models={spec}", f"--teacher={spec}"]).verify()
+
     @pytest.mark.parametrize("file", ["", "/model.keras"])
     @pytest.mark.parametrize("given", [(), ("--train_fraction=0.5",), ("--seed=2",)])
     def test_students_of_other_training_images(self, tmp_path, given, file):

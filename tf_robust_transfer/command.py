@@ -17,9 +17,11 @@ from tf_robust_transfer.runs import device
 from tf_robust_transfer.runs.strategy import tell_others
 
 _LONGEST = 2000  # characters of an error
-# What a path of the user's meets, wherever it is read: rights, a name that is too long; a disk.
-_OF_A_PATH = {errno.EACCES, errno.EPERM, errno.ENAMETOOLONG, errno.ENOTDIR, errno.ELOOP}
-_OF_A_DISK = {errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.EIO}
+_FULL = {errno.ENOSPC, errno.EDQUOT}  # a disk
+# What a path of the user's meets, wherever it is read: rights, a name that is too long.
+_OF_A_PATH = _FULL | {
+    errno.EACCES, errno.EPERM, errno.ENAMETOOLONG, errno.ENOTDIR, errno.ELOOP, errno.EROFS,
+}  # fmt: skip
 
 
 def run_command(run, config_class, arguments=None) -> None:
@@ -63,10 +65,10 @@ def run_command(run, config_class, arguments=None) -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(128 + signal.SIGPIPE)
     except OSError as error:
-        if error.errno in _OF_A_DISK and error.filename is None:  # of what is printed
+        if error.errno in _FULL and error.filename is None:  # of what is printed
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             _end_with(InputError(f"the output cannot be written: {error.strerror}"), arguments)
-        if error.errno not in _OF_A_PATH | _OF_A_DISK or error.filename is None:
+        if error.errno not in _OF_A_PATH or error.filename is None:
             raise
         _end_with(InputError(f"{str(error.filename)!r}: {error.strerror}"), arguments)
     except KeyboardInterrupt:

@@ -71,7 +71,7 @@ class Theorem41Config(SharedConfig):
     def _check_images(self, spec):
         """Raises an InputError where a student's flags.txt says that it saw other images."""
         path = path_of(spec)
-        flags = read_flags(path if path.is_dir() else path.parent)
+        flags = read_flags(path.parent if path.is_file() else path)
         if fraction(flags.get("validation_fraction", "0")):
             raise InputError(
                 f"the student {spec} was trained without --validation_fraction="

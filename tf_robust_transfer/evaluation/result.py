@@ -97,7 +97,7 @@ class RobustnessResult:
             "seed": self.seed,
             "threat_model": self._threat_model(),
             **self._figures(),
-            "warnings": list(self.warnings),
+            "warnings": self._warnings(),
             "versions": {
                 "tensorflow": tf.__version__,
                 "keras": keras.__version__,
@@ -133,6 +133,21 @@ class RobustnessResult:
         if given.bounds != (0.0, 1.0):
             found |= {"eps": given.in_unit().eps, "bounds": list(given.bounds)}
         return found
+
+    def _warnings(self):
+        """As they are, of several radii with the radius that is stored."""
+        stored = {f"eps {eps:.4g}: ": at._threat_model()["eps"] for eps, at in self.radii.items()}
+        return [
+            next(
+                (
+                    f"eps {eps:.4g}: {line.removeprefix(own)}"
+                    for own, eps in stored.items()
+                    if line.startswith(own)
+                ),
+                line,
+            )
+            for line in self.warnings
+        ]
 
     def _figures(self):
         """What stands in results.json for a radius."""

@@ -133,7 +133,7 @@ class Method(
         self.terms = [CrossEntropy(of=Logits(student))]
         self.watch = watch.Watch()
         self.asked_to_stop = self.told_to_stop = False
-        self._steps_before = 0  # done with the optimizers of an earlier `compile`
+        self._steps_before = None  # an integer variable from the second `compile` on
         self.built = True
 
     def term_names(self) -> tuple[str, ...]:
@@ -161,7 +161,7 @@ class Method(
         check_names(self.term_names())
         if self.average is not None:
             self.average.check(self.student)
-        done = self.steps_done if getattr(self, "optimizer", None) is not None else 0
+        done = self.steps_done if self.compiled else None
         super().compile(optimizer=optimizer, **kwargs)
         further = (
             ("weight_decay", self.weight_decay),
@@ -173,8 +173,8 @@ class Method(
             # Keras would build the optimizer for teacher and discriminator as well.
             self.optimizer.build(self._trained)
             self._follow(names)
-        self._steps_before = 0
-        self._steps_before = done - self.steps_done
+            if done is not None:
+                self._count_on_from(done)
         self.watch.terms = names
         # Where Keras finds them for `save_weights`.
         self.layers_of_terms = [
@@ -191,23 +191,37 @@ class Method(
         A step is of a batch, also where the optimizer gathers the gradients of several, whose own
         `iterations` count its updates. A second `compile` goes on counting, as the weights go on:
         a warm start is not begun again; its optimizer, and a schedule in it, begin at 0."""
-        return self._iterations + self._steps_before
+        own = self._iterations
+        return own if self._steps_before is None else own + self._steps_before
 
     @property
     def _iterations(self):
         return getattr(self.optimizer, "inner_optimizer", self.optimizer)._iterations
 
+    def _count_on_from(self, done):
+        """The steps before the present optimizer's become part of the state."""
+        if self._steps_before is None:
+            self._steps_before = self.add_weight(
+                shape=(), dtype="int64", initializer="zeros", trainable=False, name="steps_before"
+            )
+        own = int(keras.ops.convert_to_numpy(self._iterations))  # of one that goes on, not 0
+        self._steps_before.assign(done - own)
+
     @property
     def steps_done(self) -> int:
         """Number of training steps so far."""
         # int() fails on a mirrored variable.
-        return int(keras.ops.convert_to_numpy(self._iterations)) + self._steps_before
+        before = self._steps_before
+        counts = (self._iterations, *(() if before is None else (before,)))
+        return sum(int(keras.ops.convert_to_numpy(count)) for count in counts)
 
     def state(self) -> dict:
         """Everything that a resumed run needs, for `tf.train.Checkpoint(**method.state())`."""
         state = {"student": self.student, "optimizer": self.optimizer}
         if self.average is not None:
             state["average"] = self.average
+        if self._steps_before is not None:
+            state["steps_before"] = self._steps_before.value
         for term in self.terms:
             state |= term.state()
         return state
@@ -252,9 +266,9 @@ class Method(
         """
         shares, seen = evaluate(self.step_terms(), images, labels, self.step_seed())
         shown = seen[self.accuracy_of()]
-        own = shown.get("labels", labels)
-        # Mixed labels are no classes.
-        return (shown["logits"], own if own.dtype.is_integer else labels), shares
+        own = shown.get("classes", shown.get("labels", labels))
+        own = own if own.dtype.is_integer else tf.argmax(own, axis=1)
+        return (shown["logits"], own), shares
 
     def other_losses(self, terms) -> list:
         """What a step trains beside the student, by the terms that `loss_terms` returned: (loss,

@@ -82,6 +82,8 @@ def _named(function, args, kwargs) -> dict:
 
 
 def _checks_of(method) -> Batches:
+    if not method.compiled:
+        raise InputError(f"compile the {type(method).__name__} first: compile(optimizer=...)")
     return Batches(bounds_of(method), method.student.output_shape[-1], method.steps_done)
 
 

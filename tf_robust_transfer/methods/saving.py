@@ -26,6 +26,16 @@ class SavesItsStudent:
         self.watch.check_saved(self)
         super().save_weights(filepath, overwrite=overwrite, **kwargs)
 
+    def load_own_variables(self, store):
+        """The method's own are the steps before a second `compile`, none where there was none."""
+        if store.keys() and self._steps_before is None:
+            self._count_on_from(self.steps_done)
+            self.train_function = None  # which counted without
+        if store.keys():
+            super().load_own_variables(store)
+        elif self._steps_before is not None:
+            self._steps_before.assign(0)
+
     def export(self, filepath, **kwargs):
         """As keras.Model.export, of the student."""
         self.watch.check_saved(self)

@@ -69,10 +69,12 @@ def _measured(row: Row, results):
         for folder, result in results:
             if folder.rstrip("/").rpartition("/")[2] == name:
                 run = runs.setdefault(folder, {})
+                of_batch = " on batch statistics" if result.get("batch_norm") == "batch" else ""
                 for attack, accuracy in result["accuracy"].items():
                     eps = "" if attack == "clean" else _eps(result["threat_model"])
                     # Of several results the first holds.
-                    run.setdefault((attack, eps, result["num_examples"]), 100 * accuracy)
+                    key = (attack + of_batch, eps, result["num_examples"])
+                    run.setdefault(key, 100 * accuracy)
         if runs:
             return list(runs.values())
     return []

@@ -120,7 +120,7 @@ def _condition(outcome, attack, swept):
     """What else tells results apart that are no points of one line. A paper's lines are named so
     and need none.
     """
-    names = ("dataset",) if attack == "clean" else ("dataset", "norm", "eps")
+    names = ("dataset", "statistics", *(() if attack == "clean" else ("norm", "eps")))
     used = [name for name in names if name in outcome.values and name not in swept]
     return () if outcome.paper else tuple((name, short(outcome.values[name])) for name in used)
 

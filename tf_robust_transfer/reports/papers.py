@@ -28,10 +28,15 @@ def robustbench_entries(folders):
             "no results with autoattack; run evaluate --attacks=autoattack "
             "--output=RUN/results_auto.json"
         )
-    return {
-        f"{robustbench_entry.folder(result)}/{name}.json": robustbench_entry.entry(result)
-        for (_, result), name in zip(found, _told_apart([path for path, _ in found]), strict=True)
-    }
+    paths = list(dict.fromkeys(path for path, _ in found))
+    name_of = dict(zip(paths, _told_apart(paths), strict=True))
+    entries = {}
+    for path, result in found:
+        several = sum(path == other for other, _ in found) > 1
+        radius = f"_eps{result['threat_model']['eps']:.4g}" if several else ""
+        name = f"{robustbench_entry.folder(result)}/{name_of[path]}{radius}.json"
+        entries[name] = robustbench_entry.entry(result)
+    return entries
 
 
 def _told_apart(paths):

@@ -151,6 +151,8 @@ def _outcomes(folder, place=None, baseline="", units=None):
             continue
         threat = result["threat_model"]
         evaluated = {"dataset": result["dataset"], "norm": threat["norm"], "eps": threat["eps"]}
+        if "batch_norm" in result:  # other than the moving averages
+            evaluated["statistics"] = result["batch_norm"]
         outcome = Outcome(
             values | evaluated,
             result["accuracy"],

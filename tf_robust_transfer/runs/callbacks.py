@@ -108,13 +108,15 @@ class Checkpoint(keras.callbacks.Callback):
     Args:
         manager: tf.train.CheckpointManager.
         minutes: 0 saves at the end of epochs only.
+        count: `BatchCount`, called before this.
 
     Beside the checkpoints `seconds.txt` has the wall time of all starts of the run, compiling and
     watching included.
     """
 
-    def __init__(self, manager, minutes):
+    def __init__(self, manager, minutes, count):
         super().__init__()
+        self._count = count
         self._manager, self._seconds, self._last = manager, 60 * minutes, time.monotonic()
         self._clock = pathlib.Path(manager.directory) / checkpoints.SECONDS
         self._start = time.monotonic() - (training_seconds(manager.directory) or 0.0)
@@ -122,14 +124,14 @@ class Checkpoint(keras.callbacks.Callback):
     def save(self):
         # A ReLU may hide from the losses what is wrong with the weights.
         self.model.watch.check(self.model)
-        checkpoints.save(self._manager, self.model.steps_done)
+        checkpoints.save(self._manager, self._count.done)
         self._last = time.monotonic()
         # What was trained after the last checkpoint before a kill is in no start's time.
         write_text(self._clock, f"{time.monotonic() - self._start:.3f}\n")
 
     def save_where_unsaved(self):
         last = self._manager.latest_checkpoint or ""
-        if not last.endswith(f"-{self.model.steps_done}"):
+        if not last.endswith(f"-{self._count.done}"):
             self.save()
 
     def on_epoch_begin(self, epoch, logs=None):
@@ -160,11 +162,13 @@ class StopWhenTerminated(keras.callbacks.Callback):
 
     Args:
         strategy: of the training.
+        count: `BatchCount`, called before this.
         checkpoint: `Checkpoint`; None on workers that do not write.
     """
 
-    def __init__(self, strategy, checkpoint):
+    def __init__(self, strategy, count, checkpoint):
         super().__init__()
+        self._count = count
         self._strategy, self._checkpoint = strategy, checkpoint
         self._asked, self._before = False, None
 
@@ -202,7 +206,6 @@ class StopWhenTerminated(keras.callbacks.Callback):
             self._checkpoint.save_where_unsaved()
         workers.exchange(self._strategy, "")  # nobody leaves before it is saved
         sys.stderr.write(
-            f"terminated after step {self.model.steps_done}; start the same command again to go "
-            "on\n"
+            f"terminated after step {self._count.done}; start the same command again to go on\n"
         )
         sys.exit(TERMINATED)

@@ -25,12 +25,14 @@ class GradientDiagnostics(keras.callbacks.Callback):
         measured: `measured.Measured`, what is measured of the method.
         images, labels: float32 [n, height, width, channels] in [0, 1] and int [n]; of many classes
             only the first of them are looked at. n = 0: nothing is written.
+        count: `callbacks.BatchCount`, called before this.
         teacher: keras.Model or None; one of other images or classes than the student's is not
             compared with.
     """
 
-    def __init__(self, events, measured, images, labels, teacher=None):
+    def __init__(self, events, measured, images, labels, count, teacher=None):
         super().__init__()
+        self._count = count
         self._events, self._measured, self._teacher = events, measured, teacher
         self._images, self._labels = images, labels
         self._alignment, self._teachers = None, {}
@@ -49,7 +51,7 @@ class GradientDiagnostics(keras.callbacks.Callback):
         for name, values in scalars.items():
             if np.isfinite(values).any():
                 mean = np.mean(values[np.isfinite(values)])
-                self._events.scalar(f"diagnostics/{name}", mean, self.model.steps_done)
+                self._events.scalar(f"diagnostics/{name}", mean, self._count.done)
 
     def _begin(self, student):
         """Once for all epochs, so that it is compiled once."""

@@ -94,8 +94,8 @@ def fit(run: Run) -> None:
     _check_workers(strategy, run.folder, run.train, step)
     if step:
         _LOG.info("going on at step %d of %d", step, run.total_steps)
-    save = callbacks.Checkpoint(manager, config.checkpoint_minutes)
-    stop = callbacks.StopWhenTerminated(strategy, save if run.chief else None)
+    save = callbacks.Checkpoint(manager, config.checkpoint_minutes, count)
+    stop = callbacks.StopWhenTerminated(strategy, count, save if run.chief else None)
     used = [count, watching.StopOnNonFinite()]
     with contextlib.ExitStack() as stack:
         if run.chief:
@@ -110,7 +110,7 @@ def fit(run: Run) -> None:
                 name=run.folder.path.name,
             )
             stack.callback(progress.close)
-            used += [*_watching(run, events, progress, save), save]
+            used += [*_watching(run, events, progress, save, count), save]
         used.append(stop)
         with stop:
             # The first and the last epoch may be cut: by a resumed run, by a number of steps.
@@ -134,7 +134,8 @@ def fit(run: Run) -> None:
                         shuffle=False,
                         verbose=0,
                     )
-                if method.steps_done == steps_before:
+                # Less than an epoch may be a batch that is skipped.
+                if method.steps_done == steps_before and steps == run.steps_per_epoch:
                     raise InputError(
                         f"no step of epoch {epoch + 1} had a gradient that is finite in float16: "
                         "--mixed_precision=bfloat16, or a smaller learning rate"
@@ -158,7 +159,7 @@ def _check_workers(strategy, folder, train, step):
         write_text(folder.workers, f"{now}\n")
 
 
-def _watching(run, events, progress, save):
+def _watching(run, events, progress, save, count):
     """What looks at the training, in its order: what adds to the logs before what reads them."""
     config, test, teacher = run.config, run.test, getattr(run.method, "teacher", None)
     # A smoke run watches nothing: on a large network that takes longer than its two steps.
@@ -170,7 +171,9 @@ def _watching(run, events, progress, save):
         "seed": config.seed,
     }
     accuracy = watching.WatchAccuracy(images, labels, measured=run.measured, **attacked)
-    diagnostics = GradientDiagnostics(events, run.measured, images[:500], labels[:500], teacher)
+    diagnostics = GradientDiagnostics(
+        events, run.measured, images[:500], labels[:500], count, teacher
+    )
     allowance = Allowance()
     for callback in (save, accuracy, diagnostics):
         allowance.limit(callback)
@@ -182,6 +185,7 @@ def _watching(run, events, progress, save):
     pictures = tensorboard.TensorBoard(
         events,
         run.measured,
+        count=count,
         every=config.log_every,
         epochs=math.ceil(run.total_steps / run.steps_per_epoch),
         images=images[:8],

@@ -26,6 +26,7 @@ class TensorBoard(keras.callbacks.Callback):
     Args:
         events: `Events` of the run.
         measured: `measured.Measured`, what is shown of the method.
+        count: `callbacks.BatchCount`, called before this.
         every: steps between scalars.
         epochs: of the whole run.
         images, labels: the test examples of the pictures; none, or of other than
@@ -33,9 +34,9 @@ class TensorBoard(keras.callbacks.Callback):
         teacher: keras.Model or None; one of other images or classes stays out.
     """
 
-    def __init__(self, events, measured, *, every, epochs, images, labels, teacher):
+    def __init__(self, events, measured, *, count, every, epochs, images, labels, teacher):
         super().__init__()
-        self._events, self._measured = events, measured
+        self._events, self._measured, self._count = events, measured, count
         self._every, self._epochs = every, epochs
         self._images, self._labels, self._teacher = images, labels, teacher
         if images.shape[-1] not in CHANNELS:
@@ -43,7 +44,7 @@ class TensorBoard(keras.callbacks.Callback):
         self._begun, self._gradients, self._maps, self._teachers_maps = False, {}, None, {}
 
     def on_train_begin(self, logs=None):
-        self._step = self.model.steps_done
+        self._step = self._count.done
         if self._begun or not len(self._images):
             return
         self._begun, student = True, self._measured.network

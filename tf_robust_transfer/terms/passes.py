@@ -2,7 +2,8 @@
 
 A pass is a callable (images, labels, seed) -> what it has seen, a dict, of which terms are taken:
 
-- "labels": int [batch], or float [batch, classes] where they are mixed;
+- "labels": int [batch], or float [batch, classes] where they are mixed; then also
+- "classes": int [batch], those that the logged accuracy is of (else the largest of each row);
 - "logits", "teacher_logits": float [batch, classes];
 - "endpoints", "teacher_endpoints": {name: float [batch, height, width, channels]};
 - "student_gradient", "teacher_gradient": input gradients, float [batch, height, width, channels].
@@ -117,6 +118,7 @@ class MixedExamples:
         self._frozen = FrozenTeacher(self.teacher_endpoints, teacher_precision)
 
     def __call__(self, images, labels, seed):
+        classes = labels
         labels = tf.one_hot(labels, self.student_endpoints.output["logits"].shape[-1])
         if self.options.mixup_alpha:
             images, labels = mixup(images, labels, lam=self._weights(tf.shape(images)[0], seed))
@@ -125,6 +127,7 @@ class MixedExamples:
         teacher = self._frozen(images)
         return {
             "labels": labels,
+            "classes": classes,
             "logits": student["logits"],
             "teacher_logits": teacher["logits"],
             "endpoints": student,

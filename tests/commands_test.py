@@ -112,6 +112,17 @@ def test_a_flag_without_effect_is_told(call, model, tmp_path, caplog):
     assert not (tmp_path / "r").exists()
 
 
+def test_pictures_of_a_model_of_other_pixels_are_refused(call, model, tmp_path):
+    """They were of nearly black images."""
+    rt.save_model(
+        rt.as_classifier(rt.load_model(str(model)), bounds=(0, 255)), tmp_path / "m.keras"
+    )
+    for kind in ("input_gradients", "channel_maps", "loss_landscape"):
+        flags = [f"--kind={kind}", f"--models={tmp_path}/m.keras", f"--output={tmp_path}/x.png"]
+        code, _, error = call("visualize", *flags, "--dataset=digits")
+        assert code == 2 and "the model m takes images in (0.0, 255.0)" in error
+
+
 def test_output_on_a_full_disk_is_a_line():
     code = f"""
 import os, sys

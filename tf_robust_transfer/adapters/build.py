@@ -10,6 +10,7 @@ import tensorflow as tf
 from tf_robust_transfer.adapters import layers
 from tf_robust_transfer.checkpoints import as_model
 from tf_robust_transfer.errors import InputError
+from tf_robust_transfer.models.classifier import pixel_bounds
 from tf_robust_transfer.models.copies import copy_of
 from tf_robust_transfer.ops.gradients import input_gradient
 from tf_robust_transfer.plugins import find, is_plugin
@@ -26,6 +27,7 @@ ADAPTERS = {
     "resize_tf1": functools.partial(layers.Resize, half_pixel_centers=False),
     "transposed_conv": layers.TransposedConvolution,
 }
+_FILL = ("pad:", "random_pad", "transposed_conv")  # around an image
 _WITHOUT_SIZE = ("channel_mean",)
 
 
@@ -84,6 +86,12 @@ def adapt(
             with weights where trainable is False; a model that `as_model` does not take.
     """
     teacher = as_model(teacher)
+    darkest = pixel_bounds(teacher)[0]
+    if darkest and any(name in adapter for name in _FILL):
+        raise InputError(
+            f"the adapter {adapter!r} fills with 0, and black is {darkest:g} for the teacher: put "
+            "a Rescaling before it, so that it takes images in [0, 1]"
+        )
     images = keras.Input(tuple(input_shape), name="images")
     adapted = _chain(
         adapter,

@@ -87,7 +87,7 @@ class GradientAlignment:
 
 
 def gradient_alignment(
-    model, images, labels=None, *, teacher=None, batch_size: int = 128
+    model, images, labels=None, *, teacher=None, batch_size: int = 128, bounds=None
 ) -> GradientAlignment:
     """Alignment and linearised robustness of a model, and how near its input gradients are to a
     teacher's.
@@ -95,13 +95,15 @@ def gradient_alignment(
     It takes a backward pass for each class but one, of each image.
 
     Args:
-        model: keras.Model, images in [0, 1] -> logits; called with training=False.
-        images: float [num_examples, height, width, channels] in [0, 1], or a finite
+        model: keras.Model, images in `bounds` -> logits; called with training=False.
+        images: float [num_examples, height, width, channels] in `bounds`, or a finite
             `tf.data.Dataset` of batches (images, labels) in place of both.
         labels: int [num_examples], the true classes, of the cross-entropy that is compared with the
             teacher's; None with a dataset.
         teacher: None, or a keras.Model of the same images and classes.
         batch_size: images that are worked on at once; the result does not depend on it.
+        bounds: (lowest, highest) pixel value; by default those that the model was told
+            (`as_classifier`), else (0, 1). What is found is of pixels in [0, 1] all the same.
 
     Raises:
         InputError: no examples, examples that do not fit the model, or a teacher of other images or
@@ -109,7 +111,7 @@ def gradient_alignment(
     """
     shape = image_shape(images)
     model, teacher = as_model(model, shape), None if teacher is None else as_model(teacher, shape)
-    return Alignment(model, teacher, batch_size)(images, labels)
+    return Alignment(model, teacher, batch_size, bounds)(images, labels)
 
 
 class Alignment:
@@ -119,7 +121,7 @@ class Alignment:
     Args: see `gradient_alignment`. Called with images and labels it returns a `GradientAlignment`.
     """
 
-    def __init__(self, model, teacher=None, batch_size: int = 128):
+    def __init__(self, model, teacher=None, batch_size: int = 128, bounds=None):
         if batch_size < 1:
             raise InputError(f"batch_size must be positive, got {batch_size}")
         if model.output_shape[-1] < 2:
@@ -129,15 +131,12 @@ class Alignment:
         if teacher is not None:
             check_pair(model, teacher)
         self.model, self.teacher, self.batch_size = model, teacher, batch_size
+        self.bounds = tuple(bounds or pixel_bounds(model))
         self._measured = tf.function(self._measure)
 
     def __call__(self, images, labels=None) -> GradientAlignment:
         images, labels = collect(
-            self.model,
-            images,
-            labels,
-            ThreatModel(bounds=pixel_bounds(self.model)),
-            self.batch_size,
+            self.model, images, labels, ThreatModel(bounds=self.bounds), self.batch_size
         )
         count, size = len(labels), min(self.batch_size, len(labels))
         parts = []
@@ -169,20 +168,23 @@ class Alignment:
         )
 
     def _measure(self, images, labels):
-        """One batch; float64, for squares of tiny gradients underflow in float32."""
+        """One batch; float64, for squares of tiny gradients underflow in float32. By pixels in
+        [0, 1], whatever the bounds.
+        """
+        low, span = self.bounds[0], self.bounds[1] - self.bounds[0]
         with tf.GradientTape(persistent=True, watch_accessed_variables=False) as tape:
             tape.watch(images)
             logits = tf.cast(self.model(images, training=False), tf.float32)
         classes = logits.shape[1]
         largest, order = tf.math.top_k(logits, classes)
-        largest, pixels = tf.cast(largest, tf.float64), _flat(images)
+        largest, pixels = tf.cast(largest, tf.float64), (_flat(images) - low) / span
 
         def rival(rank):
             """Length of the gradient of i*'s logit less that of the class of this rank, and its
             product with x.
             """
             difference = tf.one_hot(order[:, 0], classes) - tf.one_hot(order[:, rank], classes)
-            gradient = _flat(
+            gradient = span * _flat(
                 tape.gradient(
                     logits,
                     images,
@@ -204,7 +206,7 @@ class Alignment:
         }
         if self.teacher is not None:
             own, theirs = (
-                _cross_entropy_gradient(network, images, labels)
+                span * _cross_entropy_gradient(network, images, labels)
                 for network in (self.model, self.teacher)
             )
             # 0 / 0 is NaN.

@@ -6,9 +6,12 @@ import numpy as np
 
 from tf_robust_transfer.analysis.alignment import gradient_alignment
 from tf_robust_transfer.attacks.threat_model import ThreatModel
+from tf_robust_transfer.checkpoints import as_model
 from tf_robust_transfer.errors import InputError
+from tf_robust_transfer.evaluation.examples import image_shape
 from tf_robust_transfer.evaluation.result import RobustnessResult, clopper_pearson
 from tf_robust_transfer.evaluation.robust_accuracy import evaluate_robustness
+from tf_robust_transfer.models.classifier import pixel_bounds
 from tf_robust_transfer.models.endpoints import endpoints
 
 # What a network may have been trained on in place of [0, 1].
@@ -52,28 +55,35 @@ def teacher_fitness(
     """Tries a teacher: accuracy, PGD-20, input gradients, endpoints, normalisation.
 
     Args:
-        model: keras.Model, images in [0, 1] -> logits.
-        images: float32 [num_examples, height, width, channels] in [0, 1]; a few hundred will do.
+        model: keras.Model or what `as_model` makes one of, images in [0, 1], or in the bounds of
+            `as_classifier` or of the threat model, -> logits.
+        images: float32 [num_examples, height, width, channels] of these; a few hundred will do.
         labels: int [num_examples].
-        threat_model: of PGD-20; linf 8/255 by default.
+        threat_model: of PGD-20; by default linf, 8/255 of the range of pixels.
         seed: of the attack.
         batch_size: images that are worked on at once.
 
     Raises:
         InputError: images or labels that do not fit the model.
     """
+    model = as_model(model, image_shape(images))
     classes = model.output_shape[-1]
+    if threat_model is None:
+        low, high = pixel_bounds(model)
+        threat_model = ThreatModel(eps=(high - low) * ThreatModel().eps, bounds=(low, high))
     result = evaluate_robustness(
         model,
         images,
         labels,
-        threat_model=threat_model or ThreatModel(),
+        threat_model=threat_model,
         attacks=("clean", "pgd20"),
         seed=seed,
         batch_size=batch_size,
     )
     few = max(16, _BACKWARD_PASSES // classes)
-    found = gradient_alignment(model, images[:few], labels[:few], batch_size=batch_size)
+    found = gradient_alignment(
+        model, images[:few], labels[:few], batch_size=batch_size, bounds=threat_model.bounds
+    )
     logits = _logits(model, images, batch_size)
     notes = [line for line in result.warnings if any(part in line for part in _NO_REASON)]
     problems = [line for line in result.warnings if line not in notes]

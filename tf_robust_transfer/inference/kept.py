@@ -3,6 +3,8 @@
 import keras
 import tensorflow as tf
 
+from tf_robust_transfer.models.graphs import plain_values
+
 # Attribute of the model. Keras is passed by: what it finds among a model's attributes it tracks.
 _ATTRIBUTE = "_kept_by_tf_robust_transfer"
 # The oldest beyond so many are given up, as where a step size changes from call to call.
@@ -56,7 +58,6 @@ def _form(model):
         config = repr(model.get_config())
     except Exception:  # of a class of the user's own, which need not have a configuration
         config = ""
-    plain = (bool, int, float, str)
     adapted = tuple(
         keras.ops.convert_to_numpy(part).tobytes()
         for layer in model._flatten_layers()
@@ -64,10 +65,4 @@ def _form(model):
         for part in (layer.mean, layer.variance)
         if part is not None
     )
-    values = tuple(
-        (name, value)
-        for layer in model._flatten_layers()
-        for name, value in vars(layer).items()
-        if isinstance(value, plain) and not name.startswith("_")
-    )
-    return hash((config, values, adapted))
+    return hash((config, plain_values(model), adapted))

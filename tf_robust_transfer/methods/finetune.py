@@ -116,12 +116,7 @@ def replace_logits(teacher, num_classes, adapter=None, input_shape=None, trained
     input_shape: see `FineTune`. Returns a keras.Model."""
     look_up("trained_layers", trained_layers, dict.fromkeys(TRAINED_LAYERS))
     copy = copy_of(teacher)
-    last = copy.layers[-1]
-    if not isinstance(last, keras.layers.Dense):
-        raise InputError(
-            "the teacher must end in a Dense logit layer to be fine-tuned, got "
-            f"{type(last).__name__}"
-        )
+    _below_logits(copy)
     copy.trainable = False
     if trained_layers == "all":
         # After False, not instead of it: a copy of a frozen teacher calls itself trainable while
@@ -134,6 +129,21 @@ def replace_logits(teacher, num_classes, adapter=None, input_shape=None, trained
                 "images"
             )
         copy = adapt(copy, adapter, input_shape, trainable=True)
-        last = copy.layers[-1]
-    logits = keras.layers.Dense(num_classes, name="logits")(last.input)
+    logits = keras.layers.Dense(num_classes, name="logits")(_below_logits(copy))
     return keras.Model(copy.inputs[0], logits, name=f"{teacher.name}_finetuned")
+
+
+def _below_logits(network):
+    """The symbolic tensor that the last Dense layer of a functional model takes."""
+    operation, index, _ = network.outputs[0]._keras_history
+    # A cast of half-precision logits to float32.
+    while getattr(operation, "activation", None) is keras.activations.linear and isinstance(
+        operation, keras.layers.Activation
+    ):
+        operation, index, _ = operation._inbound_nodes[index].input_tensors[0]._keras_history
+    if not isinstance(operation, keras.layers.Dense):
+        raise InputError(
+            "the teacher must end in a Dense logit layer to be fine-tuned, got "
+            f"{type(operation).__name__}"
+        )
+    return operation._inbound_nodes[index].input_tensors[0]

@@ -10,7 +10,7 @@ import keras
 import numpy as np
 
 from tf_robust_transfer.errors import InputError, nearest
-from tf_robust_transfer.models.graphs import graph_of
+from tf_robust_transfer.models.graphs import graph_of, plain_values
 from tf_robust_transfer.models.probabilities import built_outputs, without_probabilities
 from tf_robust_transfer.models.settings import check_settings
 
@@ -116,7 +116,7 @@ def as_model(model, input_shape=None, spec=None) -> keras.Model:
 
     Args:
         model: a functional or sequential keras.Model of one input and one output [batch, logits],
-            which is returned itself; one of logits in half precision, a subclassed model, a
+            which is returned itself; one of logits in another precision, a subclassed model, a
             Sequential of open input shape, a layer, or a model of a dict with the one entry
             "logits", around which a functional model of the same layers is put, once; a method,
             which stands for its student.
@@ -141,11 +141,11 @@ def as_model(model, input_shape=None, spec=None) -> keras.Model:
     _check_floating(model)
     if outputs is not None and hasattr(outputs, "shape") and len(outputs.shape) == 2:
         # The losses are of float32 logits; another's are cast by the classifier around it.
-        if keras.backend.standardize_dtype(outputs.dtype) not in ("float16", "bfloat16"):
+        if keras.backend.standardize_dtype(outputs.dtype) == "float32":
             return model
     shape = found or (tuple(input_shape) if input_shape is not None else None)
     # What is added to an open Sequential later makes another model of it.
-    key = shape, tuple(map(id, getattr(model, "layers", ())))
+    key = shape, tuple(map(id, getattr(model, "layers", ()))), plain_values(model)
     made = vars(model).setdefault(_MADE, {})
     if key not in made:
         made[key] = classifier(model, input_shape=shape, spec=spec)
@@ -253,6 +253,13 @@ def _inlined(model, images):
     if kinds[0] != kinds[1] or len(names[0]) != len(names[1]):
         return None
     if {id(v) for v in graph.weights} != {id(v) for v in model.weights}:
+        return None
+    # Of a base that is called with training=False whatever is asked for, a graph forgets that.
+    said = [
+        {node.arguments.kwargs.get("training") for nodes in levels.values() for node in nodes}
+        for levels in (g._nodes_by_depth for _, g in graphs)
+    ]
+    if not said[0] <= {None} or False in said[1]:
         return None
     probe = np.random.default_rng(0).uniform(size=(2, *(s or 32 for s in images.shape[1:])))
     same = [

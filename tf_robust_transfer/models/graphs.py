@@ -1,4 +1,4 @@
-"""What calling a model runs, where that is its graph of layers and nothing else."""
+"""What calling a model runs: its graph of layers, where it is nothing else, and plain values."""
 
 import keras
 from keras.src.models.functional import Functional
@@ -13,3 +13,21 @@ def graph_of(model):
         # A sequential model keeps its graph there, once it is built.
         graph, runs = getattr(model, "_functional", None), keras.Sequential.call
     return graph if isinstance(graph, Functional) and type(model).call is runs else None
+
+
+# What training a model sets.
+_OF_TRAINING = {"compiled", "stop_training"}
+
+
+def plain_values(model) -> tuple:
+    """(attribute, value) of the numbers, switches and texts that a model and its layers hold, such
+    as `layer.scale`, which need not stand in a configuration.
+    """
+    return tuple(
+        (name, value)
+        for layer in model._flatten_layers()
+        for name, value in vars(layer).items()
+        if isinstance(value, (bool, int, float, str))
+        and not name.startswith("_")
+        and name not in _OF_TRAINING
+    )

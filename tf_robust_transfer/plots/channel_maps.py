@@ -52,7 +52,8 @@ def channel_maps_of(model, mapping: str = "maximum") -> Callable:
 
     def mean_maps(images):
         images = np.asarray(images, np.float32)
-        if images.ndim != 4 or not len(images) or images.shape[1:] != model.input_shape[1:]:
+        taken = (None, *model.input_shape[1:])
+        if not len(images) or not tf.TensorShape(taken).is_compatible_with(images.shape):
             raise InputError(
                 f"model {model.name!r} takes images {model.input_shape}, got {list(images.shape)}"
             )

@@ -175,7 +175,7 @@ def test_commands_name_a_strategy_that_has_no_effect(caplog):
         for strategy in ("one_device", "mirrored", "multi_worker_mirrored"):
             if issubclass(config_class, SharedConfig):
                 caplog.clear()
-                command._tell_unused_strategy(config_class(distribution_strategy=strategy))
+                command._tell_unused(config_class(distribution_strategy=strategy))
                 told = f"--distribution_strategy={strategy} has no effect" in caplog.text
                 assert told == (strategy not in ("one_device", *used.get(name, ()))), name
 

@@ -17,6 +17,7 @@ from tf_robust_transfer.methods.logs import LogsItsTerms
 from tf_robust_transfer.methods.random_layers import seed_layers
 from tf_robust_transfer.methods.replicated import RunsOnReplicas
 from tf_robust_transfer.methods.saving import SavesItsStudent
+from tf_robust_transfer.methods.steps import CountsItsSteps
 from tf_robust_transfer.models.settings import check_settings, require_tensorflow
 from tf_robust_transfer.ops import replicas
 from tf_robust_transfer.options import Options, at_least, from_keywords, option, parameters_of
@@ -28,7 +29,13 @@ WEIGHT_DECAY_OF = ("kernels", "all")
 
 
 class Method(
-    TakesCheckedBatches, RunsOnReplicas, LogsItsTerms, SavesItsStudent, MadeFromFlags, keras.Model
+    TakesCheckedBatches,
+    CountsItsSteps,
+    RunsOnReplicas,
+    LogsItsTerms,
+    SavesItsStudent,
+    MadeFromFlags,
+    keras.Model,
 ):
     """A Keras model that trains its student. `compile(optimizer=...)` it and `fit` it on (images,
     integer labels).
@@ -133,7 +140,6 @@ class Method(
         self.terms = [CrossEntropy(of=Logits(student))]
         self.watch = watch.Watch()
         self.asked_to_stop = self.told_to_stop = False
-        self._steps_before = None  # an integer variable from the second `compile` on
         self.built = True
 
     def term_names(self) -> tuple[str, ...]:
@@ -184,37 +190,6 @@ class Method(
             if isinstance(layer, keras.Layer)
         ]
 
-    @property
-    def iterations(self):
-        """Number of training steps so far, an integer scalar.
-
-        A step is of a batch, also where the optimizer gathers the gradients of several, whose own
-        `iterations` count its updates. A second `compile` goes on counting, as the weights go on:
-        a warm start is not begun again; its optimizer, and a schedule in it, begin at 0."""
-        own = self._iterations
-        return own if self._steps_before is None else own + self._steps_before
-
-    @property
-    def _iterations(self):
-        return getattr(self.optimizer, "inner_optimizer", self.optimizer)._iterations
-
-    def _count_on_from(self, done):
-        """The steps before the present optimizer's become part of the state."""
-        if self._steps_before is None:
-            self._steps_before = self.add_weight(
-                shape=(), dtype="int64", initializer="zeros", trainable=False, name="steps_before"
-            )
-        own = int(keras.ops.convert_to_numpy(self._iterations))  # of one that goes on, not 0
-        self._steps_before.assign(done - own)
-
-    @property
-    def steps_done(self) -> int:
-        """Number of training steps so far."""
-        # int() fails on a mirrored variable.
-        before = self._steps_before
-        counts = (self._iterations, *(() if before is None else (before,)))
-        return sum(int(keras.ops.convert_to_numpy(count)) for count in counts)
-
     def state(self) -> dict:
         """Everything that a resumed run needs, for `tf.train.Checkpoint(**method.state())`."""
         state = {"student": self.student, "optimizer": self.optimizer}
@@ -243,10 +218,6 @@ class Method(
         copy = copied(self.student)
         self.average.give(copy, self.student, batches)
         return copy
-
-    def step_seed(self):
-        """int32 [2], a function of the seed and of the number of the step."""
-        return tf.stack([tf.constant(self.seed, tf.int32), tf.cast(self.iterations, tf.int32)])
 
     def step_terms(self) -> list:
         """The terms of the next step: those of `terms`, unless a method starts with others."""

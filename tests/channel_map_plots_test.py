@@ -93,6 +93,8 @@ def test_only_blocks_that_all_models_have(images, tmp_path):
         plot_channel_maps({}, images, tmp_path / "x.png")
     with pytest.raises(InputError, match=r"takes images \(None, 8, 8, 1\), got \[130, 8, 8\]"):
         plot_channel_maps({"a": network(1)}, images[..., 0], tmp_path / "x.png")
+    with pytest.raises(InputError, match=r"takes images \(None, 8, 8, 1\), got \[\]"):
+        plot_channel_maps({"a": network(1)}, 0.5, tmp_path / "x.png")
     with pytest.raises(InputError, match=r"end the name in .png"):
         plot_channel_maps({"a": network(1)}, images, tmp_path / "x.xyz")
     assert not list(tmp_path.iterdir())

@@ -53,7 +53,7 @@ def channel_maps_of(model, mapping: str = "maximum") -> Callable:
     def mean_maps(images):
         images = np.asarray(images, np.float32)
         taken = (None, *model.input_shape[1:])
-        if not len(images) or not tf.TensorShape(taken).is_compatible_with(images.shape):
+        if not tf.TensorShape(taken).is_compatible_with(images.shape) or not len(images):
             raise InputError(
                 f"model {model.name!r} takes images {model.input_shape}, got {list(images.shape)}"
             )

@@ -296,9 +296,10 @@ def main():
         if not all((row.folder(records, seed) / file).exists() for file in row.evaluations)
     ]
     if options.list:
+        width = max(len(row.group) for row, _ in chosen)
         for row, seed in chosen:
             known = "-" if (row, seed) in missing else "done"
-            print(f"{known:5s}{row.group:10s}seed {seed}  {row.name}")
+            print(f"{known:5s}{row.group:{width}s}  seed {seed}  {row.name}")
         return 0
     os.environ["TF_CPP_MIN_LOG_LEVEL"] = "2"
     if options.threads:

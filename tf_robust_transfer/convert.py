@@ -15,6 +15,7 @@ from tf_robust_transfer.attacks import ThreatModel
 from tf_robust_transfer.checkpoints import list_teachers, load_model
 from tf_robust_transfer.checkpoints.specs import check_sha256, file_sha256, source_files
 from tf_robust_transfer.checkpoints.teachers import COLUMNS, find_teachers, table
+from tf_robust_transfer.checkpoints.zoo import zoo_files
 from tf_robust_transfer.command import run_command
 from tf_robust_transfer.config import SPEC, SharedConfig, check_specs
 from tf_robust_transfer.errors import InputError, of_flag
@@ -70,6 +71,8 @@ def run(config: ConvertConfig) -> None:
     config.verify()
     if config.list:
         sys.stdout.write(_listing(list_teachers(dataset=config.dataset or None)))
+        for name, file in zoo_files().items():
+            sys.stdout.write(f"zoo:{name} comes with the package; its card is {card_path(file)}\n")
         return
     output = _output(config.output)
     sources = source_files(config.model)

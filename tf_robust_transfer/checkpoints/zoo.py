@@ -13,14 +13,18 @@ from tf_robust_transfer.errors import look_up
 FOLDER = pathlib.Path(__file__).resolve().parent.parent / "zoo"
 
 
+def zoo_files() -> dict[str, pathlib.Path]:
+    """The file of each network, by its name."""
+    return {file.stem: file for file in sorted(FOLDER.glob("*.keras"))}
+
+
 def zoo_file(name: str) -> pathlib.Path:
     """The file of a network.
 
     Raises:
         InputError: no such name; the nearest are named.
     """
-    files = {file.stem: file for file in sorted(FOLDER.glob("*.keras"))}
-    return look_up("network of the zoo", name, files)
+    return look_up("network of the zoo", name, zoo_files())
 
 
 def load_zoo(name: str) -> keras.Model:

@@ -74,8 +74,8 @@ def print_profile(name: str, function, shown: int = 8) -> None:
     )
     print(
         f"{name}: {1000 * clock:.1f} ms: convolutions and matrix products {heavy / clock:.1%}, "
-        "other operations "
-        f"{(inside - heavy) / clock:.1%}, outside of operations {1 - inside / clock:.1%}"
+        f"other operations {(inside - heavy) / clock:.1%}, outside of operations "
+        f"{1 - inside / clock:.1%}"
     )
     for kind, value in sorted(seconds.items(), key=lambda item: -item[1])[:shown]:
         print(f"    {kind:<40} {1000 * value:9.1f} ms {value / clock:6.1%} {count[kind]:8d} times")

@@ -216,8 +216,7 @@ def table(network, options):
         print(
             f"{name:<34} {1000 * seconds[name]:10.1f} {seconds[name] / seconds[base]:8.3f} "
             f"{ratios.min():.3f} - {ratios.max():.3f} {count[name] / 1e9:8.3f} "
-            f"{count[name] / count[base]:8.3f} "
-            f"{count[name] / seconds[name] / 1e9:8.1f}",
+            f"{count[name] / count[base]:8.3f} {count[name] / seconds[name] / 1e9:8.1f}",
             flush=True,
         )
 

@@ -121,15 +121,15 @@ def run(config: ConvertConfig) -> None:
     )
     sys.stdout.write(
         f"{config.output}: {described['num_parameters']:,} parameters, images "
-        f"{described['input_shape']}, "
-        f"{described['num_classes']} classes; described in {sidecar.name}\n"
+        f"{described['input_shape']}, {described['num_classes']} classes; described in "
+        f"{sidecar.name}\n"
     )
     if "accuracy" in described:
         low, high = described["confidence_interval_95"]["clean"]
         sys.stdout.write(
             f"clean {100 * described['accuracy']['clean']:.2f}%  [{100 * low:.2f}, "
-            f"{100 * high:.2f}] on "
-            f"{described['num_examples']} images of {config.dataset} {config.split}\n"
+            f"{100 * high:.2f}] on {described['num_examples']} images of {config.dataset} "
+            f"{config.split}\n"
         )
 
 
@@ -181,8 +181,7 @@ def _clean_accuracy(config, model):
     if model.output_shape[-1] != test.num_classes:
         raise InputError(
             f"the model has {model.output_shape[-1]} classes, {config.dataset} has "
-            f"{test.num_classes}; give another "
-            "--dataset, or none"
+            f"{test.num_classes}; give another --dataset, or none"
         )
     images = test.images.astype(np.float32) / np.float32(255)
     result = evaluate_robustness(

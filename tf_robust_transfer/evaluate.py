@@ -162,8 +162,8 @@ def run(config: EvaluateConfig) -> None:
     if model.output_shape[-1] != test.num_classes:
         raise InputError(
             f"the model has {model.output_shape[-1]} classes, {config.dataset} has "
-            f"{test.num_classes}; give another "
-            "--dataset, or fine-tune the model on it (train --method=finetune)"
+            f"{test.num_classes}; give another --dataset, or fine-tune the model on it (train "
+            "--method=finetune)"
         )
     if config.adversarial_examples:
         examples = challenge_files.read(

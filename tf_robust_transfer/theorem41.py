@@ -99,8 +99,7 @@ def run(config: Theorem41Config) -> None:
         if model.output_shape[-1] != test.num_classes:
             raise InputError(
                 f"the model {spec} has {model.output_shape[-1]} classes, {config.dataset} has "
-                f"{test.num_classes}; give "
-                "another --dataset"
+                f"{test.num_classes}; give another --dataset"
             )
     # n is the size of all that the students were trained on.
     fixed = theorem41.other_terms(len(whole.labels), config.delta)
@@ -145,8 +144,7 @@ def _head(config, fixed):
     return (
         f"Right side: 2 L + {8 / config.gamma:.3g} L_dis + 4 R + {fixed['examples']:.3g} + "
         f"{fixed['confidence_printed']:.3g} (with the logarithm that is missing there "
-        f"{fixed['confidence']:.3g}); R, of the "
-        "teacher alone, is not estimated.\n"
+        f"{fixed['confidence']:.3g}); R, of the teacher alone, is not estimated.\n"
         "Robust error and L are too low, if anything; L_dis may err either way.\n"
         f"{'robust error':26s}{'L':26s}{'L_dis':26s}{'weighted sum':14s}student\n"
     )

@@ -119,9 +119,8 @@ def _text(name, measured):
     lines = [
         f"\n{name}",
         f"  training errors {found['training_errors']}, k {found['closeness']:.3g}, c_x "
-        f"{found['c_x']:.3g}, "
-        f"R {found['cosine']:.3g}, E[1 - lambda] {found['expected_weight']:.3g}, |mean| "
-        f"{found['mean_norm']:.1g}",
+        f"{found['c_x']:.3g}, R {found['cosine']:.3g}, E[1 - lambda] "
+        f"{found['expected_weight']:.3g}, |mean| {found['mean_norm']:.1g}",
         f"  allowed eps: {found['eps_proof']:.3g} by the proof, {found['eps_paper']:.3g} as printed"
         + ("" if found["eps_proof"] else " (an assumption fails)")
         + (

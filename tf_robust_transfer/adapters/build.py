@@ -101,14 +101,12 @@ def adapt(
     if adapted.shape[1:] != teacher.input_shape[1:]:
         raise InputError(
             f"the adapter {adapter!r} makes {_shape(adapted.shape[1:])} of {_shape(input_shape)} "
-            "images, but the teacher "
-            f"takes {_shape(teacher.input_shape[1:])}"
+            f"images, but the teacher takes {_shape(teacher.input_shape[1:])}"
         )
     if not trainable and keras.Model(images, adapted).weights:
         raise InputError(
             f"the adapter {adapter!r} has weights to be trained: fine-tune the teacher with it "
-            "(method finetune) and give "
-            "the result as the teacher, without an adapter"
+            "(method finetune) and give the result as the teacher, without an adapter"
         )
     # `call` puts the teacher's own layers behind the adapter, one by one, in a second graph of
     # theirs, which layer.output does not see. The copy's layers have that graph alone.

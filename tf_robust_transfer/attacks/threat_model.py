@@ -58,8 +58,8 @@ class ThreatModel:
         if self.norm == "linf" and self.eps > high - low:
             raise InputError(
                 f"eps is in the units of the pixel range [{low:g}, {high:g}] and cannot exceed it, "
-                f"got {self.eps:g}; "
-                f"write {self.eps:g}/255 if you meant {self.eps:g} of 255 grey levels"
+                f"got {self.eps:g}; write {self.eps:g}/255 if you meant {self.eps:g} of 255 grey "
+                "levels"
             )
 
     @property

@@ -110,7 +110,6 @@ def _check_statistics(checkpoint, scope):
     if batch_norms and not any("/moving_" in name for name in batch_norms):
         raise InputError(
             f"{checkpoint.prefix!r} holds no moving statistics of batch norm: fine-tuning in "
-            "IGAM's code saves trainable "
-            "variables alone; take the teacher from the checkpoint of a whole run, "
-            "igam:teacher:PATH, or fine-tune anew"
+            "IGAM's code saves trainable variables alone; take the teacher from the checkpoint of "
+            "a whole run, igam:teacher:PATH, or fine-tune anew"
         )

@@ -80,8 +80,7 @@ def _torch_file(path):
         if unknown:
             raise InputError(
                 f"{str(path)!r} holds the Python object {unknown[1]}; only tensors are read, since "
-                "other objects could "
-                "run code: save its state_dict alone"
+                "other objects could run code: save its state_dict alone"
             ) from error
         raise InputError(
             f"{str(path)!r} is no PyTorch file or a damaged one (cut off?); download it again"
@@ -109,8 +108,8 @@ def _safetensors(path):
         from safetensors.torch import load_file
     except ImportError:
         raise InputError(
-            ".safetensors files need PyTorch and safetensors: "
-            "pip install 'tf_robust_transfer[torch]'"
+            ".safetensors files need PyTorch and safetensors: pip install "
+            "'tf_robust_transfer[torch]'"
         ) from None
     try:
         return load_file(path)

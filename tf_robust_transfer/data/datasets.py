@@ -193,8 +193,7 @@ def checked_dir(data_dir: str | None) -> str | None:
     if not path.startswith("gs://") and not pathlib.Path(path).is_dir():
         raise InputError(
             f"data_dir {data_dir!r} is not a directory; expected a TFDS directory (one folder for "
-            "each "
-            "data set): make it, or correct --data_dir"
+            "each data set): make it, or correct --data_dir"
         )
     return path
 

@@ -131,8 +131,7 @@ def splits(name: str, path: str) -> tuple[str, ...]:
     if not path or not root.is_dir():
         raise InputError(
             f"{name!r}: {path!r} is not a folder; expected folder:PATH with "
-            "PATH/train/<class>/*.png and "
-            "PATH/test/<class>/*.png, or PATH/<class>/*.png (or .jpg)"
+            "PATH/train/<class>/*.png and PATH/test/<class>/*.png, or PATH/<class>/*.png (or .jpg)"
         )
     return tuple(s.name for s in _folders_in(root)) if _in_splits(root) else ("test", "train")
 
@@ -175,8 +174,7 @@ def _part(files: list[pathlib.Path], class_name: str, split: str, name: str) -> 
     if len(files) < 2:
         raise InputError(
             f"{name!r}: the class {class_name!r} has 1 image, too few for a train and a test part; "
-            "add "
-            "images, or make folders train and test"
+            "add images, or make folders train and test"
         )
     order = np.random.default_rng(_ORDER_SEED).permutation(len(files))
     tested = set(order[: max(1, round(0.2 * len(files)))].tolist())
@@ -205,8 +203,7 @@ def _is_grey(file: pathlib.Path) -> bool:
 def _unreadable(file: pathlib.Path, reason) -> InputError:
     return InputError(
         f"cannot read the image {str(file)!r}: {' '.join(str(reason).split())[:200]}; replace or "
-        "remove "
-        "the file"
+        "remove the file"
     )
 
 
@@ -239,9 +236,9 @@ def _read(
                 pool.shutdown(cancel_futures=True)
                 raise InputError(
                     f"images differ in size: {str(files[0])!r} is "
-                    f"{first.shape[0]}x{first.shape[1]}, {str(files[i])!r} "
-                    f"is {image.shape[0]}x{image.shape[1]}; give image_size, the height and width "
-                    "to bring them to"
+                    f"{first.shape[0]}x{first.shape[1]}, {str(files[i])!r} is "
+                    f"{image.shape[0]}x{image.shape[1]}; give image_size, the height and width to "
+                    "bring them to"
                 )
             images[i] = image
     return images

@@ -31,8 +31,7 @@ def steps_per_epoch(data: ImageData | StreamedData | StreamedFolder, batch_size:
     if batch_size > len(data):
         raise InputError(
             f"batch_size {batch_size} is larger than split {data.split!r} of {data.name!r}, which "
-            "holds "
-            f"{len(data)} images; give a batch_size of at most {len(data)}"
+            f"holds {len(data)} images; give a batch_size of at most {len(data)}"
         )
     return len(data) // batch_size
 

@@ -116,8 +116,7 @@ def stream_data(
     if info.file_format.value != "tfrecord":
         raise InputError(
             f"{name!r} is prepared as {info.file_format.value}; only tfrecord files can be "
-            "streamed: prepare "
-            "it with TFDS's default file format"
+            "streamed: prepare it with TFDS's default file format"
         )
     present = set(tf.io.gfile.listdir(builder.data_path))
     missing = [path for path in train.filenames if path not in present]
@@ -129,8 +128,7 @@ def stream_data(
     if not 0 <= shard_index < num_shards <= len(files):
         raise InputError(
             f"expected 0 <= shard_index < num_shards <= {len(files)}, the train files of {name!r}; "
-            "got "
-            f"shard_index={shard_index}, num_shards={num_shards}"
+            f"got shard_index={shard_index}, num_shards={num_shards}"
         )
     names = tuple(classes.names or map(str, range(classes.num_classes)))
     decoders = {image_key: tfds.decode.SkipDecoding()}
@@ -290,8 +288,7 @@ def told_when_unreadable(name: str, first_bad: Callable[[], str] | None = None):
             ) from error
         raise InputError(
             f"the train files of {name!r} cannot be read ({what}); copy them, or prepare the data "
-            "anew, and "
-            "start the same command again to go on"
+            "anew, and start the same command again to go on"
         ) from error
 
 

@@ -96,8 +96,7 @@ def read(
     ) as error:  # fmt: skip
         raise InputError(
             f"could not read split {split!r} of {name!r} in {builder.data_path}: "
-            f"{_one_line(error)}; "
-            "check the split, or prepare the data anew"
+            f"{_one_line(error)}; check the split, or prepare the data anew"
         ) from error
     places = order.original_order(info, split, labels, ids) if restore else None
     if places is not None:
@@ -248,14 +247,12 @@ def feature_keys(
     if not is_image or not isinstance(label, tfds.features.ClassLabel):
         raise InputError(
             f"{name!r} has the features {sorted(features)}; expected an 8-bit image and a class "
-            "label: "
-            "choose an image classification set"
+            "label: choose an image classification set"
         )
     if None in image.shape and image_size is None:
         raise InputError(
             f"the images of {name!r} differ in size: its features say {image.shape}; give "
-            "image_size, the "
-            "height and width to bring them to"
+            "image_size, the height and width to bring them to"
         )
     return keys
 

@@ -196,8 +196,7 @@ def _damaged(archive: _Zip | _Folder, problem: str) -> InputError:
     problem = " ".join(problem.split())  # what a library says may have several lines
     return InputError(
         f"the Tiny-ImageNet archive {str(archive.path)!r} is damaged or not complete: {problem}; "
-        "replace "
-        f"it: {TinyImagenet.MANUAL_DOWNLOAD_INSTRUCTIONS}"
+        f"replace it: {TinyImagenet.MANUAL_DOWNLOAD_INSTRUCTIONS}"
     )
 
 
@@ -255,8 +254,7 @@ def _test_files(archive: _Zip | _Folder, classes: list[str], count: int) -> dict
             raise _damaged(
                 archive,
                 f"{_ANNOTATIONS} gives {name[:80]!r} the class {class_name[:80]!r}, which is not "
-                "in "
-                f"{_WNIDS}",
+                f"in {_WNIDS}",
             )
         file = f"val/images/{name}"
         if file not in archive.files:

@@ -87,8 +87,7 @@ def evaluate(
         worst_case = WorstCase(together, float(together.mean()), clopper_pearson(together))
     line = (
         f"batch norm ran on the statistics of each batch of {min(batch_size, len(labels))}: no "
-        "fixed network has these "
-        "accuracies"
+        "fixed network has these accuracies"
     )
     warnings.warn(line, RobustnessWarning, stacklevel=3)
     return RobustnessResult(

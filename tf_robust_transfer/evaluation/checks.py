@@ -85,8 +85,7 @@ def _batch_statistics(model, images, logits, lowest):
     if _difference(_logits(model, among)[:1], logits[:1]) > SAME:
         return (
             "an image's logits depend on the other images of its batch (batch norm in training "
-            "mode?); robust accuracy "
-            "then depends on the batches"
+            "mode?); robust accuracy then depends on the batches"
         )
     return None
 
@@ -99,8 +98,7 @@ def _probabilities(logits):
     ):
         return (
             "the model returns probabilities, not logits: losses of logits then have small or no "
-            "gradients; give it "
-            "without its softmax"
+            "gradients; give it without its softmax"
         )
     return None
 
@@ -149,8 +147,7 @@ def check_square(accuracies: dict[str, float]) -> str | None:
         if gained > SQUARE_GAIN:
             return (
                 f"square took {gained:.1f} points off what the gradient attacks had left: "
-                "gradients may be masked; give "
-                "it more queries and look for an adaptive attack"
+                "gradients may be masked; give it more queries and look for an adaptive attack"
             )
     return None
 

@@ -45,8 +45,7 @@ def collect(model, images, labels, threat_model, batch_size):
         if images.ndim != 4 or labels.shape[:1] != images.shape[:1]:
             raise InputError(
                 "images must have shape [num_examples, height, width, channels] and labels "
-                "[num_examples], "
-                f"got {list(images.shape)} and {list(labels.shape)}"
+                f"[num_examples], got {list(images.shape)} and {list(labels.shape)}"
             )
         starts = range(0, len(labels), batch_size)
         batches = ((images[i : i + batch_size], labels[i : i + batch_size]) for i in starts)

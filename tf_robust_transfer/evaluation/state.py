@@ -65,8 +65,7 @@ class State:
         if different:
             raise InputError(
                 f"the state {str(self.path)!r} belongs to an evaluation with another "
-                f"{', '.join(different)}; "
-                "remove it or name another file"
+                f"{', '.join(different)}; remove it or name another file"
             )
 
     def _gives(self, logits) -> bool:

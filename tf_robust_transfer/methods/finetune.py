@@ -80,8 +80,7 @@ class FineTune(Method):
         if not flags.adapter and taken != context.input_shape:
             raise InputError(
                 f"the teacher takes images of shape {taken}, the data has {context.input_shape}; "
-                "map them (--adapter), "
-                "resize them (--image_size), or give a teacher of that shape"
+                "map them (--adapter), resize them (--image_size), or give a teacher of that shape"
             )
         of_data = {"num_classes": context.num_classes, "input_shape": context.input_shape}
         return cls(

@@ -71,8 +71,7 @@ def build_model(name: str, input_shape, num_classes: int, **options) -> keras.Mo
     if len(input_shape) != 3 or num_classes < 2:
         raise InputError(
             "a model takes input_shape (height, width, channels) and at least 2 classes, got "
-            "input_shape "
-            f"{tuple(input_shape)} and num_classes {num_classes}"
+            f"input_shape {tuple(input_shape)} and num_classes {num_classes}"
         )
     check_settings()
     build, options = find_model(name, options)

@@ -90,7 +90,6 @@ def _cloned(model, of_other_layers):
     if left:
         raise InputError(
             f"batch statistics cannot reach the layers {', '.join(left)}, which are inside layers "
-            "that are no functional "
-            "models; use moving averages"
+            "that are no functional models; use moving averages"
         )
     return copy

@@ -120,8 +120,7 @@ def _read(model, paths):
         if len(calls[path[0]]) != 1:
             raise InputError(
                 f"model {model.name!r} calls {path[0]!r} {len(calls[path[0]])} times, so that it "
-                "has no one output "
-                f"{'/'.join(path)!r}; take a layer that is called once"
+                f"has no one output {'/'.join(path)!r}; take a layer that is called once"
             )
     if all(len(path) == 1 for path in paths):
         return graph.inputs, graph.outputs[0], [calls[path[0]][0].outputs[0] for path in paths]

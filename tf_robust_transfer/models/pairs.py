@@ -17,13 +17,12 @@ def check_pair(student, teacher):
     if teacher.input_shape[1:] != student.input_shape[1:]:
         raise InputError(
             f"the teacher takes images of shape {teacher.input_shape[1:]}, the student "
-            f"{student.input_shape[1:]}; "
-            "put an input transform before the teacher or train a teacher of that shape"
+            f"{student.input_shape[1:]}; put an input transform before the teacher or train a "
+            "teacher of that shape"
         )
     if teacher.output_shape[-1] != student.output_shape[-1]:
         raise InputError(
             f"the teacher has {teacher.output_shape[-1]} classes, the student "
-            f"{student.output_shape[-1]}; "
-            "give a teacher of the student's task, or fine-tune a new logit layer on this one "
-            "first (method finetune)"
+            f"{student.output_shape[-1]}; give a teacher of the student's task, or fine-tune a new "
+            "logit layer on this one first (method finetune)"
         )

@@ -70,8 +70,7 @@ TABLE_3 = Table(
 TABLE_4 = Table(
     "IGAM, Table 4",
     "IGAM-CIFAR10 accuracy (%) on CIFAR-100 with varying lambda_diff, lambda_adv 2, which is "
-    "--lambda_adv=1 "
-    "(the paper's columns are rows here)",
+    "--lambda_adv=1 (the paper's columns are rows here)",
     ("lambda_diff",),
     (*_pgd(20), _CLEAN),
     (
@@ -85,8 +84,7 @@ TABLE_4 = Table(
 TABLE_5 = Table(
     "IGAM, Table 5",
     "IGAM-CIFAR10 accuracy (%) on CIFAR-100 with varying lambda_adv, twice the flag, lambda_diff "
-    "10 "
-    "(the paper's columns are rows here)",
+    "10 (the paper's columns are rows here)",
     ("lambda_adv",),
     (*_pgd(20), _CLEAN),
     (

@@ -49,8 +49,7 @@ def _repeated(rows, old, new):
 TABLE_6 = Table(
     "MixACM, Table 6",
     "CIFAR-10, WRN-34-10, accuracy (%): (a) impact of the components (the paper's columns are rows "
-    "here), (b) of the "
-    "matched features",
+    "here), (b) of the matched features",
     ("Setting",),
     _ACCURACY_AND_ROBUSTNESS,
     (*_COMPONENTS, *_FEATURES),
@@ -76,8 +75,7 @@ TABLE_8 = Table(
 TABLE_9 = Table(
     "MixACM, Table 9",
     "a direct loss on the features beside the activated channel maps, accuracy (%); the paper's "
-    "robustness is that of its "
-    "Table 1 (PGD-100) for WRN-34-10 on CIFAR-10, else PGD-20",
+    "robustness is that of its Table 1 (PGD-100) for WRN-34-10 on CIFAR-10, else PGD-20",
     ("Data", "Method", "Teacher", "Student"),
     (Column("Accuracy", "clean"), Column("Robustness", "pgd20,pgd100")),
     (
@@ -168,8 +166,7 @@ _IN_TABLE_4 = {
 TABLE_11 = Table(
     "MixACM, Table 11",
     "distillation from WRN-28-10 with different size ratios, CIFAR-10, accuracy (%), Rob. under "
-    "PGD-20 at linf 8/255; each "
-    "row of the paper is two here",
+    "PGD-20 at linf 8/255; each row of the paper is two here",
     ("Student", "Size Ratio", "Method"),
     (CLEAN, ROBUST),
     pairs(
@@ -204,9 +201,8 @@ _TWO_POINTS = f"{PLOTTED} {PLOTTED}"
 FIGURE_7 = Table(
     "MixACM, Figure 7",
     "hyper-parameters, CIFAR-10, WRN-34-10, accuracy (%): (a) alpha_acm with the ACM loss alone, "
-    "(b) alpha_kld and gamma "
-    "(the paper plots them; its text names alpha_acm 100 and 100000, alpha_kld 0 and 0.95, gamma "
-    "10, the others are ours)",
+    "(b) alpha_kld and gamma (the paper plots them; its text names alpha_acm 100 and 100000, "
+    "alpha_kld 0 and 0.95, gamma 10, the others are ours)",
     ("Setting",),
     (CLEAN, _PGD_100),
     (

@@ -130,8 +130,7 @@ def plot_input_gradients(models: dict, images, labels, path) -> None:
     if not models or images.ndim != 4 or not len(images) or images.shape[-1] not in CHANNELS:
         raise InputError(
             "a figure of input gradients needs at least one model and images [n, height, width, 1 "
-            "or 3], "
-            f"got {len(models)} models and images of shape {list(images.shape)}"
+            f"or 3], got {len(models)} models and images of shape {list(images.shape)}"
         )
     gradients = {title: scaled_gradients(model, images, labels) for title, model in models.items()}
 

@@ -47,8 +47,7 @@ def plot_loss_landscapes(
     if not models or images.ndim != 4 or not len(images):
         raise InputError(
             "a loss landscape needs at least one model and images [n, height, width, channels], "
-            f"got {len(models)} models "
-            f"and images of shape {list(images.shape)}"
+            f"got {len(models)} models and images of shape {list(images.shape)}"
         )
     eps, norm = threat_model.eps, threat_model.norm
     shown = {"extent": extent or EXTENT * eps, "norm": norm, "seed": seed}
@@ -114,8 +113,8 @@ def plot_loss_landscapes(
     )
     figure.supxlabel(
         "Predicted class and cross-entropy (nats, one scale for all panels) on the plane of each "
-        "model's own\nadversarial "
-        f"direction and a random one. Dashed: the {norm} ball of eps {eps:.3g}.",
+        "model's own\n"
+        f"adversarial direction and a random one. Dashed: the {norm} ball of eps {eps:.3g}.",
         fontsize=6,
     )
     write_figure(figure, path)

@@ -76,8 +76,8 @@ class Record:
         threat = first["threat_model"]
         size = image_size(first, self.flags)
         return (
-            f"{first['dataset']} {first['split']}, images of {size}, "
-            f"{threat['norm']} eps {threat['eps']:.4g}"
+            f"{first['dataset']} {first['split']}, images of {size}, {threat['norm']} eps "
+            f"{threat['eps']:.4g}"
         )
 
     @property

@@ -49,8 +49,7 @@ def compiled_method(
     if config.mixed_precision != "none" and method_class.makes_its_student:
         raise InputError(
             f"--mixed_precision={config.mixed_precision} is for students; {config.method} trains "
-            "the teacher's logits in "
-            "float32: leave it out"
+            "the teacher's logits in float32: leave it out"
         )
     if config.mixed_precision == "float16" and method_class.several_losses:
         raise InputError(

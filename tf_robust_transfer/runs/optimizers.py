@@ -40,8 +40,7 @@ def learning_rate(config, total_steps: int, warm_up_steps: int = 0):
     if warm_up_steps and (config.schedule != "cosine" or warm_up_steps >= total_steps):
         raise InputError(
             "--warm_up_epochs needs --schedule=cosine and a longer training, got schedule "
-            f"{config.schedule} and "
-            f"{warm_up_steps} of {total_steps} steps"
+            f"{config.schedule} and {warm_up_steps} of {total_steps} steps"
         )
     if warm_up_steps:
         return schedules.CosineDecay(

@@ -59,10 +59,8 @@ class WatchFirstSteps(keras.callbacks.Callback):
         if growth > self.MOST:
             _LOG.warning(
                 "the first steps throw the weights out: by step %d the first kernel is %.0f times "
-                "as large as at the start; "
-                "let the learning rate warm up (--warm_up_epochs), clip the gradient "
-                "(--gradient_clip_norm) or lower the "
-                "weight of the largest term",
+                "as large as at the start; let the learning rate warm up (--warm_up_epochs), clip "
+                "the gradient (--gradient_clip_norm) or lower the weight of the largest term",
                 self._done,
                 growth,
             )

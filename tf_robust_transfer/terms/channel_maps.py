@@ -142,15 +142,13 @@ class ChannelMaps(Term):
         if any(len(shape) != 4 for shape in shapes):
             raise InputError(
                 "only endpoints of shape [batch, height, width, channels] can be matched; "
-                f"{theirs!r} is {shapes[0]}, "
-                f"{ours!r} {shapes[1]}"
+                f"{theirs!r} is {shapes[0]}, {ours!r} {shapes[1]}"
             )
         if self.options.acm_mapping == "none" and shapes[0][1:3] != shapes[1][1:3]:
             raise InputError(
                 f"acm_mapping none matches features place by place, but {theirs!r} of the teacher "
-                f"is {shapes[0][1:3]} and "
-                f"{ours!r} of the student {shapes[1][1:3]} high and wide; match other blocks or "
-                "use another mapping"
+                f"is {shapes[0][1:3]} and {ours!r} of the student {shapes[1][1:3]} high and wide; "
+                "match other blocks or use another mapping"
             )
         return shapes
 

@@ -21,7 +21,7 @@ from tests.data_files_test import prepare
 from tf_robust_transfer import data, methods
 from tf_robust_transfer.command_line import parse
 from tf_robust_transfer.config import TrainConfig
-from tf_robust_transfer.data import augmentation, images, streaming, tfds_sets, training
+from tf_robust_transfer.data import augmentation, decoding, images, streaming, tfds_sets, training
 from tf_robust_transfer.errors import InputError
 from tf_robust_transfer.runs import callbacks, run_training
 from tf_robust_transfer.runs.images import load_train
@@ -289,7 +289,7 @@ def test_a_random_crop_is_the_drawn_part_resized(kind):
         expected = images.resize(
             stored[np.newaxis, row : row + height, column : column + width], (20, 16)
         )[0]
-        got = streaming.decode(contents, (20, 16, 3), images.resize_tensor, seed).numpy()
+        got = decoding.decode(contents, (20, 16, 3), images.resize_tensor, seed).numpy()
         np.testing.assert_array_equal(got, expected)
 
 
@@ -373,7 +373,7 @@ def test_centre_crop_is_that_of_pillow(size, resized):
 def test_imagenet_resized_is_streamed_as_it_is_in_memory(name):
     """It was enlarged by 8/7 and cut, and its test images were not."""
     pixels = np.random.default_rng(0).integers(0, 256, (32, 32, 3)).astype(np.uint8)
-    got = streaming.decode(encoded(pixels, "PNG"), (32, 32, 3), tfds_sets.fitting(name), None)
+    got = decoding.decode(encoded(pixels, "PNG"), (32, 32, 3), tfds_sets.fitting(name), None)
     np.testing.assert_array_equal(got, pixels)
     assert tfds_sets.fitting("imagenet2012") is images.centre_crop
 
@@ -382,7 +382,7 @@ def test_imagenet_resized_is_streamed_as_it_is_in_memory(name):
 @pytest.mark.parametrize("seed", [None, (1, 2)])
 def test_grey_images_get_three_channels(kind, seed):
     contents = encoded(np.full((30, 40), 77, np.uint8), kind)
-    got = streaming.decode(contents, (8, 8, 3), images.centre_crop, seed).numpy()
+    got = decoding.decode(contents, (8, 8, 3), images.centre_crop, seed).numpy()
     np.testing.assert_array_equal(got, np.full((8, 8, 3), 77))
 
 

@@ -12,8 +12,8 @@ import numpy as np
 import tensorflow as tf
 
 from tf_robust_transfer.data import folders
+from tf_robust_transfer.data.decoding import decode
 from tf_robust_transfer.data.images import resize_tensor, stratified_indices
-from tf_robust_transfer.data.streaming import decode
 from tf_robust_transfer.errors import InputError
 from tf_robust_transfer.ops import random
 

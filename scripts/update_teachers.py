@@ -36,6 +36,8 @@ the network and its names are the same. `ID` alone reads the network of that id 
 
 - clean, AutoAttack: accuracies in percent from RobustBench's records (`model_info/` at 78fcc9e);
   other attack: a lower accuracy that the record has from another attack. eps as in the record.
+  ImageNet's figures are of 5,000 images of RobustBench's list (`helper_files`), Wong2020Fast's of a
+  crop of 288 pixels from the picture as it is, which `--image_size` does not give.
 - M parameters: millions of trainable parameters.
 - GiB, s: memory, and seconds of one core's time, of one input gradient of 128 images, by
   `scripts/teacher_costs.py` on this project's two-core machine: measured on 4 and 12 images (on

@@ -121,6 +121,29 @@ def test_worst_case_and_warnings_of_an_evaluation():
     assert result.worst_case.accuracy == 0.4
 
 
+@pytest.mark.parametrize("shape, highest", [((2, 2, 3), 255.0), ((2, 2, 1), 1.0)])
+def test_attack_files_may_leave_ball_and_pixels_by_as_much_as_the_challenges_forgive(
+    tmp_path, shape, highest
+):
+    """run_attack.py of both: 1e-4 in the file's own units."""
+    images, file = np.full((2, *shape), 0.5, np.float32), tmp_path / "x.npy"
+    flat = (2, -1) if shape[-1] == 1 else images.shape
+
+    def read(moved):
+        np.save(file, (images.astype(np.float64) * highest + moved).reshape(flat))
+        return challenge_files.read(file, images, ThreatModel(eps=8 / 255))
+
+    radius = 8 / 255 * highest
+    read(radius + 5e-5)
+    with pytest.raises(rt.InputError, match="is too far|are too far"):
+        read(radius + 3e-4)
+    images[:] = 0.0
+    images[0, 0, 0] = 1.0  # so that the file does not look as if it were in [0, 1]
+    assert read(-5e-5).min() == 0.0
+    with pytest.raises(rt.InputError, match="pixels must lie"):
+        read(-2e-4)
+
+
 def test_attack_files_in_the_l2_ball(tmp_path):
     images = np.full((2, 3, 3, 1), 0.5, np.float32)
     np.save(tmp_path / "x.npy", (images + 0.1).reshape(2, -1))  # 0.3 away in l2

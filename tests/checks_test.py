@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tf_robust_transfer.attacks import PGD, ThreatModel
+from tf_robust_transfer.attacks import APGD, PGD, ThreatModel
 from tf_robust_transfer.errors import InputError
 from tf_robust_transfer.evaluation import RobustnessWarning, checks, evaluate_robustness
 
@@ -90,6 +90,17 @@ def test_no_masked_model_is_robust_in_silence(fault):
     assert result.to_json_dict(model="m", dataset="d", split="s")["warnings"] == list(
         result.warnings
     )
+
+
+def test_who_attacks_as_a_random_model_asks_is_not_told_to():
+    model = network(Noisy())
+    images, labels = examples(model, count=8)
+    some = {"own": APGD(steps=2, eot_iterations=2)}
+    result = evaluate_robustness(model, images, labels, threat_model=THREAT, attacks=some)
+    assert not any("is random" in line for line in result.warnings)
+    with pytest.warns(RobustnessWarning, match="is random"):
+        both = some | {"pgd": PGD(2)}
+        evaluate_robustness(model, images, labels, threat_model=THREAT, attacks=both)
 
 
 def test_square_beyond_the_gradient_attacks():

@@ -212,6 +212,15 @@ class TestEveryModel:
 
 
 class TestParameterCounts:
+    def test_madry_mnist_starts_as_the_challenge_does(self):
+        for layer in build_model("madry_mnist", (28, 28, 1), 10).layers:
+            for weight in layer.weights:
+                if weight.name == "bias":
+                    np.testing.assert_allclose(weight, 0.1, rtol=1e-6)
+                else:  # a normal distribution of 0.1, cut at two deviations
+                    assert abs(float(np.std(weight)) - 0.088) < 0.01
+                    assert float(np.abs(weight).max()) <= 0.2 + 1e-6
+
     def test_madry_mnist(self):
         count = build_model("madry_mnist", (28, 28, 1), 10).count_params()
         assert (

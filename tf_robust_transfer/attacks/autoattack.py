@@ -33,8 +33,10 @@ class AutoAttack(Attack):
         version: "standard" (apgd-ce, apgd-t, fab-t, square); "plus" (all six, the untargeted with 5
             restarts); "rand", for models with randomness inside (apgd-ce and apgd-dlr, each
             gradient the mean of 20; what each found is judged by one pass, as in the official
-            code).
-        attacks: names of `COMPONENTS` in place of a version's own list.
+            code, which judges the image itself where nothing was found, and here the point of the
+            highest loss is).
+        attacks: names of `COMPONENTS` in place of a version's own list. The untargeted have 1
+            restart, in the official version "custom" 5.
 
     Raises:
         InputError: unknown version or component, or no component at all.

@@ -37,7 +37,7 @@ def load_robustbench(model_id: str, path: str) -> keras.Model:
         keras.Model: images float32 [batch, height, width, 3] in [0, 1] -> logits float32 [batch,
         classes]. Height and width are 32, on ImageNet 224 (288 for Wong2020Fast). The normalisation
         lies inside the model; RobustBench's resizing and cropping of ImageNet's pictures (to 256,
-        then 224) does not.
+        then 224; for Wong2020Fast a crop alone, to 288) does not.
 
     Raises:
         InputError: unknown id, PyTorch not installed, no such file, a web page, a damaged file or

@@ -173,7 +173,7 @@ def centre_crop(image: tf.Tensor, size: tuple[int, int]) -> tf.Tensor:
 
     For 224x224, the shorter side becomes 256 and the longer one floor(256 * longer / shorter), as
     torchvision's Resize(256) and CenterCrop(224) have it, which the ImageNet teachers were tested
-    with.
+    with, but for RobustBench's Wong2020Fast: there 288 pixels are cut from the picture as it is.
 
     Args:
         image: uint8 [height, width, channels].

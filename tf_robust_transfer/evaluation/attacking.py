@@ -130,8 +130,11 @@ class Evaluation:
         }
         self.state.write()
 
-    def doubts(self) -> list[str]:
-        """Lines about the model. It is looked at once for the same weights and images."""
+    def doubts(self, attacks) -> list[str]:
+        """Lines about the model. It is looked at once for the same weights and images.
+
+        attacks: those of the evaluation; where all of them are for random models, nobody is told to
+            take them."""
         some = self.images[:CHECKED], self.labels[:CHECKED]
         about = _digest([*self.model.get_weights(), *some]), self.threat_model
         last = kept(self.model, "doubts", dict)
@@ -141,7 +144,9 @@ class Evaluation:
             )
             last.clear()
             last[about] = lines
-        return list(last[about])
+        parts = [part for attack in attacks for part in self._components(attack).values()]
+        for_random = parts and all(part.judged_at_the_end for part in parts)
+        return [line for line in last[about] if not (for_random and line == checks.RANDOM)]
 
     def _label(self, name, threat_model):
         """What an attack is called in the state."""

@@ -10,6 +10,8 @@ import numpy as np
 from tf_robust_transfer.errors import InputError
 from tf_robust_transfer.files import check_unpacked, path_of, replacing
 
+_SLACK = 1e-4  # of the challenges' run_attack.py, at both ends of the pixels and of the ball
+
 
 def write(path, images) -> None:
     """Writes images, float [n, height, width, channels] in [0, 1]. path: ends in .npy."""
@@ -52,8 +54,9 @@ def read(path, images, threat_model, order: str = "as stored") -> np.ndarray:
         raise InputError(f"{where} holds NaN or infinite pixels")
     low, high = float(examples.min()), float(examples.max())
     other = 255.0 if grey else 1.0
-    if low < -1e-6 or high > highest + 1e-4 or (not grey and high <= 1.0 < 255 * images.max()):
-        looks = f"; it looks like [0, {other:g}]" if low >= -1e-6 and high <= other else ""
+    outside = low < -_SLACK or high > highest + _SLACK
+    if outside or (not grey and high <= 1.0 < 255 * images.max()):
+        looks = f"; it looks like [0, {other:g}]" if low >= -_SLACK and high <= other else ""
         raise InputError(
             f"{where}: pixels must lie in [0, {highest:g}], as in the challenge, got {low:g} to "
             f"{high:g}{looks}"
@@ -63,8 +66,10 @@ def read(path, images, threat_model, order: str = "as stored") -> np.ndarray:
     radius = (
         np.abs(moved).max(axis=1) if threat_model.norm == "linf" else np.linalg.norm(moved, axis=1)
     )
-    if radius.max() > threat_model.eps + 1e-4:
-        rows = int((radius > threat_model.eps + 1e-4).sum())
+    # In the file's own units, as there; the rounding of an l2 norm grows with the image.
+    allowed = threat_model.eps + _SLACK / (highest if threat_model.norm == "linf" else 1.0)
+    if radius.max() > allowed:
+        rows = int((radius > allowed).sum())
         hint = (
             f"; the data's order is {order}, not known to be the original's, so that the rows may "
             "belong to other images"

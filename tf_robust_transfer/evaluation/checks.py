@@ -16,6 +16,10 @@ from tf_robust_transfer.ops.gradients import input_gradient
 SAME = 1e-4
 # Percentage points of accuracy that a late attack, restart or step may still gain.
 SQUARE_GAIN, LATE_GAIN = 0.2, 0.5
+RANDOM = (
+    "the model is random: passes on the same images give other logits; attack it with "
+    "autoattack-rand"
+)
 # Fewer examples than this say little about how an attack went on.
 ENOUGH = 100
 
@@ -70,10 +74,7 @@ def _difference(one, other):
 def _randomised(model, images, logits):
     passes = [_logits(model, images) for _ in range(4)]
     if max(_difference(logits, z) for z in passes) > SAME:
-        return (
-            "the model is random: passes on the same images give other logits; attack it with "
-            "autoattack-rand"
-        )
+        return RANDOM
     return None
 
 

@@ -143,7 +143,7 @@ def evaluate_robustness(
     if parts:
         evaluation.merge(parts, parsed, lambda part: identity | _of_part(part), logits)
     evaluation.clean()
-    doubts = evaluation.doubts() if check_model and not part else []
+    doubts = evaluation.doubts(parsed.values()) if check_model and not part else []
     for name in names[1:]:
         for threat_model in threat_models:
             evaluation.attack(name, parsed[name], threat_model)

@@ -27,8 +27,9 @@ class TRADES(AdversarialTraining):
 
     Departures from the authors' code: the examples start at a uniform point of the ball, there at
     the image plus normal noise of 0.001; a step is 2.5 eps / steps, there 0.007 of 0.031 in 10
-    steps for CIFAR-10. As there the examples are made on frozen batch statistics, and images and
-    examples pass the student one after the other, so that its batch statistics move with both.
+    steps for CIFAR-10; the student's batch statistics move with the images and then with the
+    examples, there with the images once more, which pass again for the divergence. As there the
+    examples are made on frozen batch statistics.
 
     The training accuracy in the logs is that on the images.
 

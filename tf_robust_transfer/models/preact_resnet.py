@@ -27,9 +27,9 @@ def preact_resnet_18(
     pooling.
 
     11.2 million trainable parameters on 10 classes. Rice et al. (2020) use it as it is by default;
-    the network of Wong et al. (2020) as RobustBench has it lacks the last batch norm and takes the
-    1x1 shortcut before the activation; DeepMind's (Rebuffi et al. 2021) has Swish, padding "same"
-    and 3x3 shortcuts before the activation.
+    the code of Wong et al. (2020) and of N-FGSM takes the 1x1 shortcut before the activation, and
+    RobustBench's network of Wong et al. lacks the last batch norm as well; DeepMind's
+    (Rebuffi et al. 2021) has Swish, padding "same" and 3x3 shortcuts before the activation.
 
     Args:
         base_channels: channels of the first convolution and the first group; each further group

@@ -49,7 +49,8 @@ def convolution(x, filters, kernel, stride, name, *, padding="symmetric", use_bi
         strides=stride,
         padding="valid" if symmetric else "same",
         use_bias=use_bias,
-        # He et al. (2015), over the outputs: Zagoruyko's WideResNet and torchvision's ResNet.
+        # He et al. (2015), over the outputs: Zagoruyko's WideResNet and torchvision's ResNet. Other
+        # networks' codes leave PyTorch's default (docs/facts.md).
         kernel_initializer=keras.initializers.VarianceScaling(2.0, "fan_out", "untruncated_normal"),
         name=name,
     )(x)

@@ -10,7 +10,9 @@ from tf_robust_transfer.flag_types import fraction
 @keras.saving.register_keras_serializable("tf_robust_transfer")
 class OneCycle(keras.optimizers.schedules.LearningRateSchedule):
     """A rate that grows linearly from 0 to its peak, then falls linearly to 0 (Smith & Topin 2017,
-    as adversarial training of few epochs has it: Wong et al. 2020, de Jorge et al. 2022).
+    as adversarial training of few epochs has it: Wong et al. 2020, de Jorge et al. 2022). Their
+    code, PyTorch's CyclicLR, lowers the momentum too, from 0.9 to 0.8 at the peak; here it stays,
+    so that the longest steps are twice theirs at the same rate.
 
     Args:
         rate: at the peak.

@@ -302,7 +302,7 @@ def test_bounds_mean_and_std():
     found = rt.as_classifier(model, bounds=(0, 255), mean=(120.0,), std=60.0)
     own = np.asarray(model((images - 120.0) / 60.0))
     np.testing.assert_allclose(np.asarray(found(images)), own, rtol=1e-5, atol=1e-5)
-    assert rt.models.classifier.pixel_bounds(found) == (0.0, 255.0)
+    assert rt.models.bounds.pixel_bounds(found) == (0.0, 255.0)
 
 
 def test_classes():

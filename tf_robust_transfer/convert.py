@@ -4,6 +4,7 @@
 
 import dataclasses
 import os
+import shlex
 import sys
 
 import keras
@@ -20,9 +21,10 @@ from tf_robust_transfer.command import run_command
 from tf_robust_transfer.config import SPEC, SharedConfig, check_specs
 from tf_robust_transfer.errors import InputError, of_flag
 from tf_robust_transfer.evaluation import evaluate_robustness
-from tf_robust_transfer.evaluation.model_card import card_path, write_card
+from tf_robust_transfer.evaluation.model_card import card_path, read_card, write_card
 from tf_robust_transfer.files import as_json, path_of, replacing
 from tf_robust_transfer.flag_types import boolean
+from tf_robust_transfer.models.bounds import check_unit_pixels, pixel_bounds
 from tf_robust_transfer.options import at_least, option
 from tf_robust_transfer.runs.images import load_split
 
@@ -72,6 +74,8 @@ def run(config: ConvertConfig) -> None:
     if config.list:
         sys.stdout.write(_listing(list_teachers(dataset=config.dataset or None)))
         for name, file in zoo_files().items():
+            if config.dataset and config.dataset not in read_card(file)[0].get("datasets", ()):
+                continue
             sys.stdout.write(f"zoo:{name} comes with the package; its card is {card_path(file)}\n")
         return
     output = _output(config.output)
@@ -90,6 +94,7 @@ def run(config: ConvertConfig) -> None:
         "source": config.model,
         "source_sha256": {str(path): file_sha256(path) for path in sources},
         "input_shape": list(model.input_shape[1:]),
+        "pixel_bounds": list(pixel_bounds(model)),
         "num_classes": model.output_shape[-1],
         "num_parameters": model.count_params(),
         **{name: results[name] for name in _SHOWN if results},
@@ -115,8 +120,8 @@ def run(config: ConvertConfig) -> None:
         model=model,
         source=f"{config.model}, read by tf_robust_transfer",
         license=_license(config.model),
-        command=f"python -m tf_robust_transfer.convert --model={config.model} "
-        f"--output={config.output}",
+        command="python -m tf_robust_transfer.convert "
+        + shlex.join([f"--model={config.model}", f"--output={config.output}"]),
         results=results,
     )
     sys.stdout.write(
@@ -183,6 +188,7 @@ def _clean_accuracy(config, model):
             f"the model has {model.output_shape[-1]} classes, {config.dataset} has "
             f"{test.num_classes}; give another --dataset, or none"
         )
+    check_unit_pixels(model, "--model")
     images = test.images.astype(np.float32) / np.float32(255)
     result = evaluate_robustness(
         model,

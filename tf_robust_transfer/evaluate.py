@@ -11,6 +11,7 @@ from tf_robust_transfer.analysis.alignment import gradient_alignment
 from tf_robust_transfer.attacks.threat_model import ThreatModel
 from tf_robust_transfer.checkpoints import load_model
 from tf_robust_transfer.checkpoints.native import native_file
+from tf_robust_transfer.checkpoints.specs import is_native
 from tf_robust_transfer.command import run_command
 from tf_robust_transfer.command_line import to_text
 from tf_robust_transfer.config import (
@@ -21,14 +22,15 @@ from tf_robust_transfer.config import (
     check_outputs,
     check_specs,
 )
-from tf_robust_transfer.errors import InputError
+from tf_robust_transfer.errors import InputError, of_flag
 from tf_robust_transfer.evaluation import challenge_files, evaluate_robustness
-from tf_robust_transfer.evaluation.model_card import add_results, card_path
+from tf_robust_transfer.evaluation.model_card import add_results, read_card
 from tf_robust_transfer.evaluation.parts import part_of, part_path, paths_beside
 from tf_robust_transfer.files import path_of, write_json
 from tf_robust_transfer.flag_types import boolean, fractions
 from tf_robust_transfer.inference.faster_copy import PRECISIONS, on_gpu
 from tf_robust_transfer.models.batch_statistics import BATCH_NORMS
+from tf_robust_transfer.models.bounds import check_unit_pixels
 from tf_robust_transfer.options import one_of, option
 from tf_robust_transfer.reports.lines import accuracy_line, accuracy_lines, diagnostics_text
 from tf_robust_transfer.runs import device, local_parts
@@ -137,12 +139,14 @@ class EvaluateConfig(AttackConfig, SharedConfig):
         check_outputs(self, "output", "save_adversarial", "state")
         check_inputs(self, "adversarial_examples")
         check_specs("model", self.model)
-        card = card_path(native_file(self.model)) if self.model_card else None
-        if card and not card.exists():
-            raise InputError(
-                f"--model_card: there is no model card {str(card)!r}; convert and train write one "
-                "beside the file"
-            )
+        if self.model_card:
+            if not is_native(self.model):
+                raise InputError(
+                    "--model_card is for a .keras file or a run folder, got "
+                    f"{self.model!r}; convert it first"
+                )
+            with of_flag("model_card"):
+                read_card(native_file(self.model))
         check_specs("teacher", *filter(None, [self.teacher]))
         self.check_split(self.split)
 
@@ -156,6 +160,7 @@ def run(config: EvaluateConfig) -> None:
         config = dataclasses.replace(config, merge=True)
     _LOG.info(device.line(device.record(precision=config.precision, jit=on_gpu())))
     model = load_model(config.model)
+    check_unit_pixels(model, "--model")
     teacher = load_model(config.teacher) if config.teacher else None
     test = load_split(config, config.split)
     images = pixels(test.images)

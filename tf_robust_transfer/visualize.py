@@ -16,7 +16,7 @@ from tf_robust_transfer.config import SPEC, SharedConfig, check_outputs, check_s
 from tf_robust_transfer.errors import InputError
 from tf_robust_transfer.files import path_of, told_apart
 from tf_robust_transfer.flag_types import fraction, names, paths
-from tf_robust_transfer.models.classifier import pixel_bounds
+from tf_robust_transfer.models.bounds import check_unit_pixels
 from tf_robust_transfer.options import at_least, one_of, option
 from tf_robust_transfer.papers.figures import SWEEPS
 from tf_robust_transfer.plots.channel_maps import plot_channel_maps
@@ -137,11 +137,7 @@ def run(config: VisualizeConfig) -> None:
     titles = told_apart([_parts(spec) for spec in specs])
     models = {title: load_model(spec) for title, spec in zip(titles, specs, strict=True)}
     for title, model in models.items():
-        if pixel_bounds(model) != (0.0, 1.0):
-            raise InputError(
-                f"the model {title} takes images in {pixel_bounds(model)}, the data set's are in "
-                "(0, 1); in Python, put a Rescaling before it and save it anew"
-            )
+        check_unit_pixels(model, f"the model {title}")
     plot(models, pixels(shown.images), shown.labels, config)
 
 

@@ -10,7 +10,7 @@ import tensorflow as tf
 from tf_robust_transfer.adapters import layers
 from tf_robust_transfer.checkpoints import as_model
 from tf_robust_transfer.errors import InputError
-from tf_robust_transfer.models.classifier import pixel_bounds
+from tf_robust_transfer.models.bounds import pixel_bounds
 from tf_robust_transfer.models.copies import copy_of
 from tf_robust_transfer.ops.gradients import input_gradient
 from tf_robust_transfer.plugins import find, is_plugin

@@ -24,7 +24,7 @@ from tf_robust_transfer.checkpoints import as_model
 from tf_robust_transfer.errors import InputError
 from tf_robust_transfer.evaluation.examples import collect, image_shape
 from tf_robust_transfer.losses import classification
-from tf_robust_transfer.models.classifier import pixel_bounds
+from tf_robust_transfer.models.bounds import pixel_bounds
 from tf_robust_transfer.models.pairs import check_pair
 from tf_robust_transfer.ops.gradients import input_gradient
 

@@ -11,7 +11,7 @@ from tf_robust_transfer.errors import InputError
 from tf_robust_transfer.evaluation.examples import image_shape
 from tf_robust_transfer.evaluation.result import RobustnessResult, clopper_pearson
 from tf_robust_transfer.evaluation.robust_accuracy import evaluate_robustness
-from tf_robust_transfer.models.classifier import pixel_bounds
+from tf_robust_transfer.models.bounds import pixel_bounds
 from tf_robust_transfer.models.endpoints import endpoints
 
 # What a network may have been trained on in place of [0, 1].

@@ -18,7 +18,7 @@ from tf_robust_transfer.attacks.threat_model import ThreatModel, check_batch
 from tf_robust_transfer.checkpoints import as_model
 from tf_robust_transfer.errors import InputError
 from tf_robust_transfer.losses import classification
-from tf_robust_transfer.models.classifier import pixel_bounds
+from tf_robust_transfer.models.bounds import pixel_bounds
 from tf_robust_transfer.ops.gradients import input_gradient
 
 POINTS = 41

@@ -10,7 +10,7 @@ import typing
 import tensorflow as tf
 
 from tf_robust_transfer.errors import InputError
-from tf_robust_transfer.models.classifier import as_floats, pixel_bounds
+from tf_robust_transfer.models.bounds import as_floats, pixel_bounds
 from tf_robust_transfer.ops import norms
 
 # Rounding of float32 pixels may carry an image this far out of ball or bounds before it is

@@ -141,6 +141,11 @@ def file_sha256(path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def is_native(spec: str) -> bool:
+    """Whether a SPEC is a file of Keras's or a run folder on this machine."""
+    return _parse(spec)[0] is _NATIVE
+
+
 def _parse(spec):
     """(Scheme, location)."""
     if is_address(str(spec)):

@@ -9,6 +9,7 @@ import tensorflow as tf
 from tf_robust_transfer.attacks.pgd import PGD
 from tf_robust_transfer.inference.kept import compiled, kept
 from tf_robust_transfer.losses import classification
+from tf_robust_transfer.models.probabilities import probability_layer
 from tf_robust_transfer.ops.gradients import input_gradient
 
 # Logits divided by their l2 norm may differ by so much between two passes, as in the official
@@ -46,7 +47,7 @@ def check_model(model, images, labels, threat_model, seed: int) -> list[str]:
         for line in (
             _randomised(model, images, logits),
             _batch_statistics(model, images, logits, threat_model.bounds[0]),
-            _probabilities(logits),
+            _probabilities(model, logits),
             *_zero_gradients(model, images, labels, threat_model, seed),
         )
         if line
@@ -91,8 +92,8 @@ def _batch_statistics(model, images, logits, lowest):
     return None
 
 
-def _probabilities(logits):
-    if (
+def _probabilities(model, logits):
+    if probability_layer(model) or (
         logits.min() >= -1e-5
         and logits.max() <= 1 + 1e-5
         and np.abs(logits.sum(axis=1) - 1).max() <= 1e-5

@@ -6,7 +6,7 @@ import tensorflow as tf
 from tf_robust_transfer.attacks.threat_model import check_batch
 from tf_robust_transfer.data.labels import class_labels
 from tf_robust_transfer.errors import InputError
-from tf_robust_transfer.models.classifier import divided_already
+from tf_robust_transfer.models.bounds import divided_already
 
 
 def image_shape(images):

@@ -10,6 +10,7 @@ import re
 from tf_robust_transfer.errors import InputError
 from tf_robust_transfer.evaluation.result import at_each_radius, warnings_of
 from tf_robust_transfer.files import write_text
+from tf_robust_transfer.models.bounds import pixel_bounds
 
 _FIGURES = re.compile(r"(?<=\n## Figures\n\n).*?(?=\n## |\Z)", re.DOTALL)
 
@@ -55,12 +56,13 @@ def write_card(
     if trained_on:
         metadata["datasets"] = [trained_on]
     metadata["model-index"] = [{"name": path.stem, "results": []}]
+    low, high = pixel_bounds(model)
     shape = " x ".join(str(size) for size in model.input_shape[1:])
     body = f"""
 # {path.stem}
 
 - network: {model.name}, {model.count_params():,} parameters
-- input: images of {shape} in [0, 1], normalised by the network itself
+- input: images of {shape} in [{low:g}, {high:g}], normalised by the network itself
 - output: logits of {model.output_shape[-1]} classes
 - source: {source}
 - licence: {license or "not known"}
@@ -95,8 +97,7 @@ def add_results(model_file, results: dict, record: str) -> None:
     Raises:
         InputError: no card there, or one that this package has not written.
     """
-    path = card_path(model_file)
-    metadata, body = _read(path)
+    metadata, body = read_card(model_file)
     entries = metadata["model-index"][0]["results"]
     dataset = {"name": results["dataset"], "type": results["dataset"], "split": results["split"]}
     entry = next((entry for entry in entries if entry["dataset"] == dataset), None)
@@ -129,11 +130,16 @@ def add_results(model_file, results: dict, record: str) -> None:
         for metric in entry["metrics"]
         if (metric["name"], metric["args"]["examples"]) not in same
     ] + found
-    _write(path, metadata, body)
+    _write(card_path(model_file), metadata, body)
 
 
-def _read(path):
-    """(metadata, body) of a card."""
+def read_card(model_file) -> tuple[dict, str]:
+    """(metadata, text) of the card beside a model's file.
+
+    Raises:
+        InputError: no card there, or one that this package has not written.
+    """
+    path = card_path(model_file)
     try:
         _, head, body = path.read_text(encoding="utf-8").split("---\n", 2)
         lines = (line.partition(": ") for line in head.splitlines())

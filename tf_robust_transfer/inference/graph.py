@@ -117,6 +117,7 @@ class InferenceGraph:
         return found
 
     def __call__(self, images, **_):
+        (images,) = keras.tree.flatten(images)  # a nested model may take a list or a dict of them
         values = {id(self.input): images}
         for node in self.nodes:
             arguments, options = node.arguments.fill_in(values)

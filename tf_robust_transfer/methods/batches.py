@@ -9,7 +9,7 @@ import tensorflow as tf
 
 from tf_robust_transfer.data.labels import NOT_ONE_HOT, class_labels, other_columns, out_of_range
 from tf_robust_transfer.errors import InputError
-from tf_robust_transfer.models.classifier import as_floats, divided_already
+from tf_robust_transfer.models.bounds import as_floats, divided_already
 
 # Images that are this far outside their bounds are of another range: augmentation may overshoot.
 TOLERANCE = 0.01

@@ -7,7 +7,7 @@ from tf_robust_transfer.adapters import adapt
 from tf_robust_transfer.errors import InputError
 from tf_robust_transfer.methods.base import Method
 from tf_robust_transfer.methods.igam_options import IGAMFlags, IGAMOptions
-from tf_robust_transfer.models.classifier import pixel_bounds
+from tf_robust_transfer.models.bounds import pixel_bounds
 from tf_robust_transfer.models.pairs import check_pair
 from tf_robust_transfer.ops import replicas
 from tf_robust_transfer.ops.random import fold_seed

@@ -9,7 +9,8 @@ import numpy as np
 
 from tf_robust_transfer.checkpoints import as_model
 from tf_robust_transfer.errors import InputError
-from tf_robust_transfer.models.classifier import known_input_shape, pixel_bounds, write_line
+from tf_robust_transfer.models.bounds import pixel_bounds
+from tf_robust_transfer.models.classifier import known_input_shape, write_line
 from tf_robust_transfer.models.probabilities import probability_layer
 
 ROLES = ("student", "teacher")
@@ -45,7 +46,7 @@ def check_networks(method) -> None:
         if model.output_shape[-1] < 2:
             raise InputError(
                 f"the {role} has one output, the losses are of logits of at least 2 classes; "
-                + write_line()
+                + (write_line(probabilities=True) if probability_layer(model) else write_line())
             )
         last, (logits, again) = probability_layer(model), _two_passes(model)
         if role == "teacher" and not np.allclose(logits, again, rtol=1e-2, atol=1e-4):

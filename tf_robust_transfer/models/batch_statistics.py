@@ -5,7 +5,7 @@ change.
 import keras
 
 from tf_robust_transfer.errors import InputError
-from tf_robust_transfer.models.copies import give_weights
+from tf_robust_transfer.models.copies import copy_of
 
 # Where a choice is offered: moving averages, or the statistics of the current batch.
 BATCH_NORMS = ("moving", "batch")
@@ -47,10 +47,7 @@ def with_batch_statistics(model: keras.Model) -> keras.Model:
         InputError: a subclassed model, or a batch-norm layer inside a layer that is no functional
             model.
     """
-
-    copy = _cloned(model, lambda layer: type(layer).from_config(layer.get_config()))
-    give_weights(copy, model.get_weights())
-    return copy
+    return _cloned(model, lambda layer: type(layer).from_config(layer.get_config()))
 
 
 def on_batch_statistics(model: keras.Model) -> keras.Model:
@@ -59,9 +56,7 @@ def on_batch_statistics(model: keras.Model) -> keras.Model:
 
     So weights that the given model gets later reach it, but for those of batch norm.
     """
-    form = _cloned(model, lambda layer: layer)
-    give_weights(form, model.get_weights())
-    return form
+    return _cloned(model, lambda layer: layer)
 
 
 def _cloned(model, of_other_layers):
@@ -75,12 +70,9 @@ def _cloned(model, of_other_layers):
         return of_other_layers(layer)
 
     try:
-        copy = keras.models.clone_model(model, clone_function=clone, recursive=True)
-    except (ValueError, TypeError, NotImplementedError) as error:
-        raise InputError(
-            f"batch statistics need a functional or sequential model, got {type(model).__name__}; "
-            "use moving averages"
-        ) from error
+        copy = copy_of(model, clone_function=clone, recursive=True)
+    except InputError as error:
+        raise InputError(f"for batch statistics {error}; or use moving averages") from None
     left = [
         layer.name
         for layer in copy._flatten_layers()

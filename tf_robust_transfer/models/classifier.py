@@ -10,59 +10,17 @@ import keras
 import numpy as np
 
 from tf_robust_transfer.errors import InputError, nearest
+from tf_robust_transfer.models.bounds import PixelBounds
 from tf_robust_transfer.models.graphs import graph_of, plain_values
-from tf_robust_transfer.models.probabilities import built_outputs, without_probabilities
+from tf_robust_transfer.models.probabilities import (
+    built_outputs,
+    squashing_layer,
+    without_probabilities,
+)
 from tf_robust_transfer.models.settings import check_settings
 
 # Under `vars(model)`, where Keras tracks nothing: whatever begins so is no part of a saved model.
 _MADE = "__tf_robust_transfer_classifiers"
-
-
-@keras.saving.register_keras_serializable(package="tf_robust_transfer")
-class PixelBounds(keras.layers.Layer):
-    """Returns its images as they are, and says in which bounds the network takes them.
-
-    images: float [batch, height, width, channels].
-
-    Args:
-        bounds: (lowest, highest) pixel value.
-    """
-
-    def __init__(self, bounds=(0.0, 1.0), **kwargs):
-        super().__init__(**kwargs)
-        self.bounds = tuple(float(bound) for bound in bounds)
-
-    def call(self, images):
-        return images
-
-    def get_config(self):
-        return {**super().get_config(), "bounds": self.bounds}
-
-
-def pixel_bounds(model) -> tuple[float, float]:
-    """(lowest, highest) pixel value of the images that a network takes: (0, 1), unless
-    `as_classifier` was told other bounds.
-    """
-    found = [layer for layer in getattr(model, "layers", ()) if isinstance(layer, PixelBounds)]
-    return found[0].bounds if found else (0.0, 1.0)
-
-
-def as_floats(bounds) -> str:
-    """The advice where images in whole numbers are given: "divide by 255 first"."""
-    unit = tuple(bounds) == (0.0, 1.0)
-    return "divide by 255 first" if unit else "write images.astype('float32')"
-
-
-def divided_already(bounds, highest) -> str:
-    """What is wrong with images whose highest pixel is this, where bounds are those of 255 grey
-    levels and the images lie in [0, 1]; "": nothing.
-    """
-    if bounds[0] == 0 and bounds[1] > 2 and 0 < highest <= 1:
-        return (
-            f"the bounds are {tuple(bounds)}, and no pixel is above {highest:g}: the images are "
-            f"divided by {bounds[1]:g} already; multiply them by it"
-        )
-    return ""
 
 
 def classifier(
@@ -101,6 +59,11 @@ def classifier(
     logits = _chosen(model, _outputs(model, images), output, shape, spec)
     if probabilities:
         logits = without_probabilities(inputs, logits, bounds)
+    elif logits.shape[-1] == 1 and (last := squashing_layer(logits)):
+        raise InputError(
+            f"{_named(model)} has one output, a probability (its last layer is {last!r}); "
+            + write_line(spec, probabilities=True)
+        )
     if logits.shape[-1] == 1:
         logits = keras.ops.concatenate([keras.ops.zeros_like(logits), logits], axis=-1)
     if classes is not None:

@@ -6,6 +6,7 @@ import re
 import keras
 
 from tf_robust_transfer.errors import InputError, nearest
+from tf_robust_transfer.models.copies import uncompiled
 from tf_robust_transfer.models.graphs import graph_of
 
 _ENDPOINT = re.compile(r"block\d+|logits")
@@ -142,6 +143,9 @@ def _read(model, paths):
         tensors[(operation.name,)] = result
         return result
 
-    again = keras.models.clone_model(graph, clone_function=lambda layer: layer, call_function=call)
+    with uncompiled(graph):
+        again = keras.models.clone_model(
+            graph, clone_function=lambda layer: layer, call_function=call
+        )
     tensors.update({(tensor.name,): tensor for tensor in again.inputs})
     return again.inputs, again.outputs[0], [tensors[path] for path in paths]

@@ -15,14 +15,23 @@ PROBABILITY_FLOOR = 1e-30
 
 def probability_layer(model) -> str | None:
     """The name of the softmax or sigmoid that a functional model ends in, or None."""
-    outputs = built_outputs(model)
-    while hasattr(outputs, "_keras_history"):
-        operation = outputs._keras_history[0]
+    return squashing_layer(built_outputs(model))
+
+
+def squashing_layer(tensor) -> str | None:
+    """The name of the softmax or sigmoid that a symbolic tensor comes from, or None."""
+    while hasattr(tensor, "_keras_history"):
+        operation, node, index = tensor._keras_history
         if isinstance(operation, (Functional, keras.Sequential)):
             outputs = built_outputs(operation)
-            continue
-        ends = type(operation).__name__ in ("Softmax", "Sigmoid") or _squashes(operation)
-        return operation.name if ends else None
+            tensor = None if outputs is None else keras.tree.flatten(outputs)[index]
+        elif getattr(operation, "activation", None) is keras.activations.linear and isinstance(
+            operation, keras.layers.Activation
+        ):  # such as what brings half precision to float32
+            tensor = operation._inbound_nodes[node].input_tensors[0]
+        else:
+            ends = type(operation).__name__ in ("Softmax", "Sigmoid") or _squashes(operation)
+            return operation.name if ends else None
     return None
 
 
@@ -51,11 +60,12 @@ def without_probabilities(inputs, outputs, bounds):
 
 def _before_probabilities(outputs):
     """The tensor that the last softmax or sigmoid takes, or None where none is last."""
-    operation, index, _ = outputs._keras_history
-    node = operation._inbound_nodes[index]
+    operation, node, index = outputs._keras_history
+    node = operation._inbound_nodes[node]
     given = node.input_tensors[0]
     if isinstance(operation, (Functional, keras.Sequential)):
-        return _before_probabilities(operation.call(given))
+        returned = operation.call(*node.arguments.args)
+        return _before_probabilities(keras.tree.flatten(returned)[index])
     if type(operation).__name__ in ("Softmax", "Sigmoid") or (
         isinstance(operation, keras.layers.Activation) and _squashes(operation)
     ):

@@ -21,7 +21,7 @@ from tf_robust_transfer.errors import InputError
 from tf_robust_transfer.files import path_of, replacing
 from tf_robust_transfer.inference.kept import compiled, kept
 from tf_robust_transfer.losses import classification
-from tf_robust_transfer.models.classifier import pixel_bounds
+from tf_robust_transfer.models.bounds import pixel_bounds
 from tf_robust_transfer.ops.examples import beside_images
 from tf_robust_transfer.ops.gradients import input_gradient
 

@@ -8,7 +8,7 @@ from tf_robust_transfer import data, methods
 from tf_robust_transfer.checkpoints import load_model
 from tf_robust_transfer.errors import InputError
 from tf_robust_transfer.models import build_model
-from tf_robust_transfer.models.classifier import pixel_bounds
+from tf_robust_transfer.models.bounds import check_unit_pixels
 from tf_robust_transfer.models.precision import with_precision
 from tf_robust_transfer.runs.optimizers import optimizer
 
@@ -29,11 +29,7 @@ def student_network(config, images: data.ImageData, teacher=None) -> keras.Model
                 f"--initial_model takes images {found[0]} to {found[1]} classes, the data set has "
                 f"images {wanted[0]} and {wanted[1]} classes; give a network of these, or none"
             )
-        if pixel_bounds(student) != (0.0, 1.0):
-            raise InputError(
-                f"--initial_model takes images in {pixel_bounds(student)}, the data set's are in "
-                "(0, 1); in Python, put a Rescaling before it and save it anew"
-            )
+        check_unit_pixels(student, "--initial_model")
         # A network of `finetune` comes with its features frozen.
         student.trainable = False
         student.trainable = True

@@ -12,7 +12,7 @@ from tf_robust_transfer.flag_types import fraction
 from tf_robust_transfer.inference.faster_copy import PRECISIONS, FasterCopy
 from tf_robust_transfer.losses import classification
 from tf_robust_transfer.models.batch_statistics import BATCH_NORMS, with_batch_statistics
-from tf_robust_transfer.models.classifier import pixel_bounds
+from tf_robust_transfer.models.bounds import pixel_bounds
 from tf_robust_transfer.models.copies import give_weights
 from tf_robust_transfer.ops.batch_norm import batch_norm_layers, with_our_moments
 from tf_robust_transfer.ops.gradients import input_gradient

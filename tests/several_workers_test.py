@@ -331,6 +331,71 @@ def test_a_batch_that_cannot_be_shared_out_is_refused(tmp_path):
     assert "a batch of 63 cannot be shared out evenly among 2 devices" in found[1].stderr
 
 
+_FITTED = """
+import json, os, sys
+
+os.environ["TF_CONFIG"] = sys.argv[1]
+import numpy as np, tensorflow as tf
+
+strategy = tf.distribute.MultiWorkerMirroredStrategy()
+import keras
+import tf_robust_transfer as rt
+
+rng = np.random.default_rng(0)
+images, labels = rng.uniform(size=(24, 4, 4, 1)).astype(np.float32), np.arange(24) % 3
+batches = tf.data.Dataset.from_tensor_slices((images, labels)).batch(8, drop_remainder=True)
+with strategy.scope():
+    keras.utils.set_random_seed(0)
+    method = rt.Natural(student=rt.build_model("small_cnn", (4, 4, 1), 3))
+    method.compile("sgd")
+fitted = method.fit(batches, validation_data=batches, epochs=2, verbose=0)
+found = method.evaluate(batches, verbose=0, return_dict=True)
+alone = method.student(images).numpy()
+print(json.dumps([found, fitted.history["val_loss"], float(np.mean(alone.argmax(1) == labels))]))
+"""
+
+
+@SLOW
+def test_held_out_data_and_evaluate_in_python():
+    """Keras's own test function reduces each entry of the logs over an axis that it has not."""
+    names = [f"localhost:{port}" for port in free_ports(2)]
+
+    def worker(index):
+        config = {"cluster": {"worker": names}, "task": {"type": "worker", "index": index}}
+        return fresh_process.run(_FITTED, json.dumps(config))
+
+    with concurrent.futures.ThreadPoolExecutor(2) as pool:
+        processes = list(pool.map(worker, range(2)))
+    done(processes)
+    for process in processes:
+        found, held_out, accuracy = json.loads(process.stdout.splitlines()[-1])
+        assert found["accuracy"] == pytest.approx(accuracy)
+        assert found["loss"] == pytest.approx(held_out[-1], rel=1e-5) and len(held_out) == 2
+
+
+@SLOW
+def test_a_teacher_that_one_worker_cannot_save_ends_both(tmp_path):
+    """Its training lies within the loading of the student's parts, at whose end all are asked."""
+    (tmp_path / "teacher.flags").write_text("--method=natural\n--train_steps=400\n")
+    flags = "--method=mixacm", f"--teacher=flagfile:{tmp_path / 'teacher.flags'}", *SHARED
+    broken = """
+from tf_robust_transfer.errors import InputError
+from tf_robust_transfer.runs import callbacks
+
+
+def full(*_, **__):
+    raise InputError("the disk is full")
+
+
+callbacks.Checkpoint.save = full
+"""
+    chief, other = two_workers(
+        *flags, "--train_steps=20", f"--run_dir={tmp_path / 'run'}", first=(broken, "")
+    )
+    assert chief.returncode == 2 and "the disk is full" in chief.stderr
+    assert other.returncode == 1 and "another worker is gone" in other.stderr
+
+
 def test_what_is_overridden_is_called_by_keras():
     """Keras's `fit` draws a batch in vain, and fails under several workers, unless the method's own
     `_maybe_symbolic_build` stands in for its own; batch norm has to take its moments by name."""

@@ -42,11 +42,13 @@ def check_model(model, images, labels, threat_model, seed: int) -> list[str]:
             f"{bad} of {len(logits)} clean images give NaN or infinite logits; these count as "
             "errors of the model"
         ]
+    random = _randomised(model, images, logits)
     return [
         line
         for line in (
-            _randomised(model, images, logits),
-            _batch_statistics(model, images, logits, threat_model.bounds[0]),
+            random,
+            # Whether a random model looks at other images cannot be seen so.
+            None if random else _batch_statistics(model, images, logits, threat_model.bounds[0]),
             _probabilities(model, logits),
             *_zero_gradients(model, images, labels, threat_model, seed),
         )

@@ -293,6 +293,8 @@ class Method(
         if self.gradient_clip_norm:
             gradients, norm = clip(gradients, self.gradient_clip_norm, self.optimizer)
             terms["gradient_norm"] = 0.0, replicas.once(norm)
+        elif isinstance(self.optimizer, keras.optimizers.LossScaleOptimizer):
+            gradients = replicas.finite_or_nan(gradients)
         self.optimizer.apply(gradients, self._trained)
         if self.average is not None:
             self.average.see(self.student, self.iterations)

@@ -71,10 +71,12 @@ class Batches:
         bounds: (lowest, highest) pixel value that the images have to lie in.
         num_classes: of the student.
         first_step: number of the step of the first batch, for the messages.
+        replicas: among how many a batch is shared out.
     """
 
-    def __init__(self, bounds, num_classes: int, first_step: int):
+    def __init__(self, bounds, num_classes: int, first_step: int, replicas: int = 1):
         self.bounds, self.num_classes, self.first_step = bounds, num_classes, first_step
+        self.replicas = replicas
         # What a generator raises comes out of TensorFlow as an error of its own.
         self.refused = None
 
@@ -155,6 +157,10 @@ class Batches:
             finite = tf.math.is_finite(tf.reduce_sum(tf.cast(images, tf.float32)))
             step = number + self.first_step + 1
             checks = [refuse(finite, "an image at step {} holds NaN or infinite pixels", step)]
+            if self.replicas > 1:
+                count = tf.shape(images)[0]
+                shared = ~leaves_a_replica_out(count, self.replicas)
+                checks.append(refuse(shared, self._of_shares("{}"), count))
             with tf.control_dependencies(checks):
                 checks.append(tf.cond(number == 0, lambda: first(images), lambda: True))
             rank = labels.shape.rank
@@ -175,6 +181,12 @@ class Batches:
 
         return dataset.enumerate().map(check)
 
+    def _of_shares(self, count):
+        return (
+            f"a batch of {count} images leaves one of the {self.replicas} replicas without any; "
+            "leave it out (drop_remainder=True), or take another batch size"
+        )
+
     def _generator(self, batches):
         for number, batch in enumerate(batches):
             self.check_batch(number, batch)
@@ -183,6 +195,8 @@ class Batches:
     def check_batch(self, number, batch):
         if isinstance(batch, (tuple, list)) and len(batch) == 2 and hasattr(batch[0], "dtype"):
             try:
+                if leaves_a_replica_out(len(batch[0]), self.replicas):
+                    raise InputError(self._of_shares(len(batch[0])))
                 self.check(*batch, step=self.first_step + number + 1, in_range=number == 0)
             except InputError as error:
                 self.refused = error
@@ -212,6 +226,14 @@ class _CheckedPyDataset(keras.utils.PyDataset):
 
     def on_epoch_end(self):
         self.dataset.on_epoch_end()
+
+
+def leaves_a_replica_out(count, replicas: int):
+    """Whether TensorFlow, which deals a batch out in shares of count / replicas, rounded up, has
+    none left for the last replica. count: an int, or a tensor int [].
+    """
+    share = -(-count // replicas)
+    return (replicas - 1) * share >= count
 
 
 def _are_tensors(spec):

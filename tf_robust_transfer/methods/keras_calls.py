@@ -8,7 +8,7 @@ import keras
 import tensorflow as tf
 
 from tf_robust_transfer.errors import InputError
-from tf_robust_transfer.methods.batches import Batches, are_arrays, refusal
+from tf_robust_transfer.methods.batches import Batches, are_arrays, leaves_a_replica_out, refusal
 from tf_robust_transfer.methods.networks import bounds_of, check_bounds, check_networks
 from tf_robust_transfer.methods.watch import AtEpochsEnd
 from tf_robust_transfer.ops import workers
@@ -38,10 +38,10 @@ class TakesCheckedBatches:
         elif isinstance(validation, tf.data.Dataset):
             given["validation_data"] = checks.checked(validation, None)[0]
         if isinstance(given["x"], tf.data.Dataset):
-            given["x"] = workers.rows(self.distribute_strategy, given["x"])
             given.setdefault("shuffle", False)  # Keras's own, and its warning that it is void
-        elif workers.several(self.distribute_strategy):
-            workers.check_even(given["x"])
+        for name in ("x", "validation_data"):
+            if given.get(name) is not None:
+                given[name] = _shared_out(self, given[name])
         given["callbacks"] = _watched(self, given.get("callbacks"))
         with _told(checks):
             return super().fit(**given)
@@ -56,6 +56,7 @@ class TakesCheckedBatches:
         checks = _checks_of(self)
         given["x"], given["y"] = checks.checked(given.get("x"), given.get("y"))
         _check_shares(self, given)
+        given["x"] = _shared_out(self, given["x"])
         with _told(checks):
             return super().evaluate(**given)
 
@@ -84,7 +85,22 @@ def _named(function, args, kwargs) -> dict:
 def _checks_of(method) -> Batches:
     if not method.compiled:
         raise InputError(f"compile the {type(method).__name__} first: compile(optimizer=...)")
-    return Batches(bounds_of(method), method.student.output_shape[-1], method.steps_done)
+    return Batches(
+        bounds_of(method),
+        method.student.output_shape[-1],
+        method.steps_done,
+        method.distribute_strategy.num_replicas_in_sync,
+    )
+
+
+def _shared_out(method, batches):
+    """What several workers take: a dataset of which each replica gets its own rows."""
+    strategy = method.distribute_strategy
+    if isinstance(batches, tf.data.Dataset):
+        return workers.rows(strategy, batches)
+    if workers.several(strategy):
+        workers.check_even(batches)
+    return batches
 
 
 def _check_shares(method, given):
@@ -102,14 +118,18 @@ def _check_shares(method, given):
         trained = math.floor(counts[0][0] * (1.0 - given["validation_split"]))  # as Keras splits
         counts = [(trained, batch_size), (counts[0][0] - trained, held_size)]
     replicas = method.distribute_strategy.num_replicas_in_sync
+    if replicas == 1:
+        return
     for num_images, batch_size in counts:
         last = num_images % batch_size
-        if 0 < last < replicas:
-            raise InputError(
-                f"the last of the batches of {batch_size} has {last} of {num_images} images, which "
-                f"{replicas} replicas cannot share; leave it out (x[:{num_images - last}]), or "
-                "take another batch_size"
-            )
+        for count in {min(batch_size, num_images), last} - {0}:
+            if leaves_a_replica_out(count, replicas):
+                raise InputError(
+                    f"the {'last of the ' * (count == last)}batches of {batch_size} has {count} of "
+                    f"{num_images} images, which {replicas} replicas cannot share; "
+                    + (f"leave it out (x[:{num_images - last}]), or " if count == last else "")
+                    + "take another batch_size"
+                )
 
 
 def _watched(method, callbacks):

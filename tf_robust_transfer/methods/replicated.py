@@ -50,6 +50,21 @@ class RunsOnReplicas:
                 self.train_function = _of_the_whole_batch(layers, self.train_function)
         return self.train_function
 
+    def make_test_function(self, force=False):
+        """As keras.Model's, which several workers cannot run: as `_step_of_several_workers`."""
+        if not workers.several(self.distribute_strategy):
+            return super().make_test_function(force)
+        if self.test_function is None or force:
+            strategy = self.distribute_strategy
+
+            @tf.function(reduce_retracing=True, autograph=False)
+            def step(iterator):
+                logs = strategy.run(self.test_step, args=(iterator.get_next(),))
+                return {n: strategy.experimental_local_results(logs[n])[0] for n in logs}
+
+            self.test_function = step
+        return self.test_function
+
     def _refresh_passes(self):
         """Passes that keep a copy of the teacher take the weights that it may have got since."""
         for of in {term.of for term in self.terms}:

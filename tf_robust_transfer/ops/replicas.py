@@ -107,6 +107,21 @@ def summed_norm(gradients):
     return tf.linalg.global_norm(present)
 
 
+def finite_or_nan(gradients):
+    """The gradients, with NaN in place of every number where one of them is not finite on any
+    replica. gradients: list of tensors or None.
+
+    A Keras LossScaleOptimizer looks for what overflowed among its own replica's gradients alone,
+    and skips the step there."""
+    present = [gradient for gradient in gradients if gradient is not None]
+    if _num_replicas() == 1 or not present:
+        return gradients
+    finite = [tf.reduce_all(tf.math.is_finite(gradient)) for gradient in present]
+    bad = tf.cast(~tf.reduce_all(finite), tf.float32)
+    bad = _context().all_reduce(tf.distribute.ReduceOp.SUM, bad)
+    return [None if g is None else tf.where(bad > 0, float("nan"), g) for g in gradients]
+
+
 def update(change, variables, others, value) -> None:
     """Changes variables of every replica by others of the same replica, without a reduction.
 

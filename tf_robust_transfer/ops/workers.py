@@ -18,7 +18,7 @@ _LONGEST = 8000  # bytes of a text
 
 
 class ToldError(InputError):
-    """The bad input of another worker, which all have heard of."""
+    """Bad input of one of several workers, of which nobody waits to hear."""
 
 
 def several(strategy) -> bool:
@@ -121,6 +121,21 @@ def together(strategy):
 
 
 @contextlib.contextmanager
+def alone(strategy):
+    """An InputError of one of several workers within it ends this process: the others are in a
+    step, and learn of it when this one is gone. It may lie within `together`.
+    """
+    try:
+        yield
+    except ToldError:
+        raise
+    except InputError as error:
+        if not several(strategy):
+            raise
+        raise ToldError(str(error)) from error
+
+
+@contextlib.contextmanager
 def told_when_lost(strategy):
     """Within it, what TensorFlow raises where another worker is gone is a LostWorkerError."""
     try:
@@ -190,10 +205,11 @@ def check_even(batches) -> None:
         )
 
 
-def check_divides(batch_size: int, devices: int) -> None:
-    """Raises an InputError where a batch cannot be shared out evenly."""
-    if batch_size % devices:
+def check_divides(batch_size: int, devices: int, pairs: bool = False) -> None:
+    """Raises an InputError where a batch (with `pairs`, its half) cannot be shared out evenly."""
+    unit, paired = devices * (1 + pairs), " in pairs, for mixup," if pairs else ""
+    if batch_size % unit:
         raise InputError(
-            f"a batch of {batch_size} cannot be shared out evenly among {devices} devices; give a "
-            f"batch size that is a multiple of {devices}"
+            f"a batch of {batch_size} cannot be shared out evenly{paired} "
+            f"among {devices} devices; give a batch size that is a multiple of {unit}"
         )

@@ -126,10 +126,12 @@ class RunFolder:
         free = FREE_FLAGS + (_FREE_WHEN_FINISHED if self.finished else ())
         for name, text in texts.items():
             if name not in free and stored.get(name, text) != text:
+                of_one = name == "jit" and stored[name] == "on"
                 raise InputError(
                     f"the run folder {str(self.path)!r} was made with --{name}={stored[name]}, not "
-                    f"--{name}={text}; give that one to go on, another --run_dir, or remove that "
-                    "folder to train anew"
+                    f"--{name}={text}; give that one to go on"
+                    f"{' (several GPUs: --distribution_strategy=one_device too)' * of_one}, "
+                    "another --run_dir, or remove that folder to train anew"
                 )
 
     @property

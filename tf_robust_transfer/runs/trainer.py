@@ -93,10 +93,7 @@ def _run(config, strategy):
         validation = None
         if config.validation_fraction:
             train, validation = data.hold_out(train, config.validation_fraction, config.seed)
-        batch_size = config.batch_size
-        if config.smoke:
-            batch_size = max(2, strategy.num_replicas_in_sync)
-        workers.check_divides(batch_size, strategy.num_replicas_in_sync)
+        batch_size = _batch_size(config, strategy.num_replicas_in_sync)
         steps_per_epoch = data.steps_per_epoch(train, batch_size)
     total_steps = config.train_steps or max(1, round(config.epochs * steps_per_epoch))
     if config.smoke:
@@ -122,11 +119,22 @@ def _run(config, strategy):
         config, strategy, folder, method, train, test, validation, batch_size, steps_per_epoch,
         total_steps,
     )  # fmt: skip
-    fit(run)
-    if chief:
-        # IGAM's own teacher has the adapter before it.
-        _finish(run, getattr(method, "teacher", teacher))
+    with workers.alone(strategy):
+        fit(run)
+        if chief:
+            # IGAM's own teacher has the adapter before it.
+            _finish(run, getattr(method, "teacher", teacher))
     return folder
+
+
+def _batch_size(config, replicas):
+    """Images of a step, or an InputError where they cannot be shared out."""
+    # Mixup mixes each image with the next one of its replica.
+    pairs = replicas > 1 and getattr(config, "mixup_alpha", 0) > 0
+    if config.smoke:
+        return max(2, replicas * (1 + pairs))
+    workers.check_divides(config.batch_size, replicas, pairs)
+    return config.batch_size
 
 
 def _check_alike(config, train, test):
@@ -182,18 +190,23 @@ def check_training(config: TrainConfig) -> None:
     _check_alike(config, train, load_split(config, "test"))
     if config.validation_fraction:
         train, _ = data.hold_out(train, config.validation_fraction, config.seed)
-    if not config.smoke:
-        replicas = distribution_strategy(config.distribution_strategy).num_replicas_in_sync
-        workers.check_divides(config.batch_size, replicas)
-    steps_per_epoch = data.steps_per_epoch(train, 2 if config.smoke else config.batch_size)
+    strategy = distribution_strategy(config.distribution_strategy)
+    batch_size = _batch_size(config, strategy.num_replicas_in_sync)
+    steps_per_epoch = data.steps_per_epoch(train, batch_size)
     total_steps = config.train_steps or max(1, round(config.epochs * steps_per_epoch))
-    compiled_method(
-        config,
-        images=train,
-        teacher=teachers.load(config),
-        steps_per_epoch=steps_per_epoch,
-        total_steps=total_steps,
-    )
+    teacher = teachers.load(config)
+    # The variables of several workers are made together, and this each does for itself.
+    several = workers.several(strategy)
+    with contextlib.nullcontext() if several else strategy.scope():
+        if teacher is not None and strategy.num_replicas_in_sync > 1 and not several:
+            teacher = teachers.in_scope(teacher)
+        compiled_method(
+            config,
+            images=train,
+            teacher=teacher,
+            steps_per_epoch=steps_per_epoch,
+            total_steps=total_steps,
+        )
 
 
 def _on(config):

@@ -93,11 +93,14 @@ def main():
     path = pathlib.Path(options.output)
     path.parent.mkdir(parents=True, exist_ok=True)
     found = json.loads(path.read_text()) if path.exists() else {}
-    found |= {
+    settings = {
         "teacher": pathlib.Path(options.teacher).name,
         "batch_size": options.batch_size,
         "seed": options.seed,
     }
+    if found and any(found.get(name) != value for name, value in settings.items()):
+        raise SystemExit(f"error: {path} holds rows of other settings; give another --output")
+    found |= settings
     for network in options.networks.split(","):
         rows = found.setdefault(network, {})
         for name, variant in VARIANTS.items():

@@ -296,8 +296,11 @@ def evaluate(options, records):
             )
             seconds = time.perf_counter() - begun
             lines = (ended.stdout if not ended.returncode else ended.stderr).strip().splitlines()
-            if row not in records.rows:
-                records.add(row=row, seconds=seconds, code=ended.returncode, said=lines[-4:])
+            if ended.returncode:
+                records.add(row=row, failed=lines[-1] if lines else "", code=ended.returncode)
+                return
+            if records.wants(row):
+                records.add(row=row, seconds=seconds, code=0, said=lines[-4:])
 
 
 def parse_arguments():

@@ -118,7 +118,9 @@ def main(arguments=None) -> int:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument(
-        "--students", default="mixacm,igam,pgd7,natural,rkd", help=", ".join(SPEEDS)
+        "--students",
+        default="mixacm,igam,pgd7,natural,rkd",
+        help=", ".join(name for name in SPEEDS if name != "teacher"),
     )
     parser.add_argument("--seeds", default="0")
     parser.add_argument("--quick", action="store_true", help="a third of the images")
@@ -131,7 +133,7 @@ def main(arguments=None) -> int:
     parser.add_argument("--jobs", type=int, default=4, help="networks at once")
     options = parser.parse_args(arguments[:at])
     rows = options.students.split(",")
-    unknown = set(rows) - set(SPEEDS)
+    unknown = set(rows) - (set(SPEEDS) - {"teacher"})  # which comes with its students
     if unknown:
         parser.error(f"unknown student {sorted(unknown)[0]!r}; known: {', '.join(SPEEDS)}")
     train_flags, share = options.train_flags, 1.0
@@ -140,6 +142,8 @@ def main(arguments=None) -> int:
         train_flags, share = f"--train_fraction=1/3 {train_flags}".strip(), 1 / 3
         run_dir = options.run_dir or "runs/cifar10_quick"
         records = options.records or f"{run_dir}/records"
+    if options.pack:
+        pathlib.Path(options.pack).parent.mkdir(parents=True, exist_ok=True)
     sys.stdout.write(plan(rows, options.seeds.split(","), share, options.jobs, run_dir))
     sys.stdout.flush()
     device = gpu()

@@ -16,8 +16,16 @@ out="${1:?usage: scripts/gpu_check.sh [--rehearse] OUT [MODEL] [DATA_DIR] [CHECK
 model="${2:-}" data="${3:-}" checkout="${4:-}"
 mkdir -p "$out" && out="$(cd -- "$out" && pwd)"
 if [ -n "${PACK:-}" ]; then PACK="$(cd -- "$(dirname -- "$PACK")" && pwd)/$(basename -- "$PACK")"; fi
+# Other SPECs than paths stay as they are.
+if [ -e "$model" ]; then model="$(realpath -m -- "$model")"; fi
+if [ -n "$data" ]; then data="$(realpath -m -- "$data")"; fi
+if [ -n "$checkout" ]; then checkout="$(realpath -m -- "$checkout")"; fi
 cd -- "$(dirname -- "${BASH_SOURCE[0]}")/.."
 python="${PY:-.venv/bin/python}" torch="${TORCH_PY:-python3}"
+if ! command -v "$python" >/dev/null; then
+  echo "gpu_check.sh: no Python at $python; run scripts/test.sh once, or set PY" >&2
+  exit 3
+fi
 export PYTHONPATH="$PWD${PYTHONPATH:+:$PYTHONPATH}" TF_CPP_MIN_LOG_LEVEL="${TF_CPP_MIN_LOG_LEVEL:-2}" PYTHONUNBUFFERED=1
 # A slow machine that rehearses may take longer.
 end=$((SECONDS + ${SECONDS_IN_ALL:-590})) factor="${PART_FACTOR:-1}"

@@ -38,7 +38,7 @@ class Runner:
     """
 
     def __init__(self, runs, records, further, train_flags=()):
-        self.runs, self.records = pathlib.Path(runs), pathlib.Path(records)
+        self.runs, self.records = (pathlib.Path(path).expanduser() for path in (runs, records))
         self.further, self.train_flags = list(further), train_flags
 
     def row(self, row, seed):
@@ -106,6 +106,7 @@ class Runner:
             # One of before there were such files is taken as it is.
             if made_by.exists() and made_by.read_text() != wanted:
                 output.unlink(missing_ok=True)
+                output.with_name(f"{output.name}.state.npz").unlink(missing_ok=True)
             if not output.exists():
                 made_by.write_text(wanted)
                 self._run(
@@ -289,7 +290,7 @@ def main():
             f"that begin with {options.only!r} there is none in {', '.join(options.files or files)}"
         )
     os.chdir(ROOT)  # as the workers do
-    records = pathlib.Path(options.records)
+    records = pathlib.Path(options.records).expanduser()
     missing = [
         (row, seed)
         for row, seed in chosen

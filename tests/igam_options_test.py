@@ -195,7 +195,9 @@ class TestTeacherBatchNorm:
             def call(self, x):
                 return self.inner(x)
 
-        with pytest.raises(InputError, match="functional or sequential model, got Subclass"):
+        with pytest.raises(
+            InputError, match="cannot clone Subclass: give a functional or sequential"
+        ):
             with_batch_statistics(Subclass())
 
         class Hides(keras.layers.Layer):
